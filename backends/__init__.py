@@ -1,0 +1,1 @@
+"""Backends: targets, lowering and schedules, artifacts."""

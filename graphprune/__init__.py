@@ -1,0 +1,48 @@
+"""GraphPrune: smaller and faster networks, verified.
+
+The public verbs are imported on first use, so that ``import graphprune`` loads neither torch nor tvm.
+"""
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+if _TYPE_CHECKING:
+    from .analysis import Analysis as Analysis
+    from .api import analyze as analyze
+    from .api import compile as compile
+    from .api import load as load
+    from .api import load_weights as load_weights
+    from .api import optimize as optimize
+    from .api import save as save
+    from .api import verify as verify
+    from .errors import GraphPruneError as GraphPruneError
+    from .plan import Plan as Plan
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "optimize": "api",
+    "analyze": "api",
+    "verify": "api",
+    "compile": "api",
+    "load": "api",
+    "save": "api",
+    "load_weights": "api",
+    "Analysis": "analysis",
+    "Plan": "plan",
+    "GraphPruneError": "errors",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'graphprune' has no attribute {name!r}")
+    value = getattr(_import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

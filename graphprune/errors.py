@@ -1,0 +1,61 @@
+"""Every error that GraphPrune raises on purpose. Each says what is wrong, where, and how to go on."""
+
+
+class GraphPruneError(Exception):
+    """Base class: catch this to catch everything that GraphPrune raises on purpose."""
+
+
+class UnsupportedModelError(GraphPruneError, TypeError):
+    """The object given as a model is of a kind that no frontend reads."""
+
+
+class TraceError(GraphPruneError, RuntimeError):
+    """The model could not be run or traced with the example inputs."""
+
+
+class ExampleInputsError(GraphPruneError, ValueError):
+    """Example inputs are missing, could not be inferred, or do not fit the model."""
+
+
+class BudgetError(GraphPruneError, ValueError):
+    """The budget is not a valid number or cannot be reached; carries the least reachable one."""
+
+
+class NothingToPruneError(BudgetError):
+    """No group of the model may be dropped; the message lists the locks."""
+
+
+class CriterionError(GraphPruneError, ValueError):
+    """A criterion is unknown, lacks what it needs, or gave scores that are not finite."""
+
+
+class WeightsError(GraphPruneError, ValueError):
+    """Weights are NaN, infinite, or on the meta device where numbers are needed."""
+
+
+class PlanError(GraphPruneError, ValueError):
+    """A plan is damaged, inconsistent, or was made for another model."""
+
+
+class ApplyError(GraphPruneError, RuntimeError):
+    """A plan could not be written into the model without changing what the model computes."""
+
+
+class VerifyError(GraphPruneError, AssertionError):
+    """The pruned program does not equal the masked original; names the first node that differs."""
+
+
+class TargetError(GraphPruneError, ValueError):
+    """The compile target is unknown, or this machine cannot build for it or run it."""
+
+
+class CompileError(GraphPruneError, RuntimeError):
+    """The model could not be lowered to the target."""
+
+
+class FileFormatError(GraphPruneError, ValueError):
+    """A file (artifact, weights, plan) is damaged, incomplete, or of another format."""
+
+
+class InputError(GraphPruneError, ValueError):
+    """An artifact was called with inputs of the wrong number, shape or dtype."""

@@ -1,0 +1,1 @@
+"""Propagation rules, by family of operators."""

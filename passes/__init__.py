@@ -1,0 +1,1 @@
+"""Passes: program in, valid program out; one pass per file."""
