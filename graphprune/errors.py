@@ -59,3 +59,7 @@ class FileFormatError(GraphPruneError, ValueError):
 
 class InputError(GraphPruneError, ValueError):
     """An artifact was called with inputs of the wrong number, shape or dtype."""
+
+
+class OptionError(GraphPruneError, ValueError):
+    """An option has a value that is not among those it can take."""

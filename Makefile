@@ -1,0 +1,51 @@
+# Every target makes its own .venv and installs what it needs: python3 and make are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    train, prune, verify and compile a small network; shows one table and one picture"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff, the import border, mypy"
+	@echo "make bench   speed against Torch-Pruning, accuracy on CIFAR-10, latency; writes docs/benchmarks/"
+	@echo "make clean   remove .venv and everything else that was made"
+
+demo: $(STAMP)
+	$(BIN)/graphprune demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/cifar.py
+
+clean:
+	rm -rf .venv build dist *.egg-info graphprune-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Compiled models are linked by the system's C++ compiler; where there is none, the ziglang wheel brings one.
+COMMA := ,
+COMPILER := $(shell for name in c++ g++ clang++ cc gcc; do command -v $$name; done)
+EXTRAS := demo,test,lint,bench$(if $(COMPILER),,$(COMMA)link)
+
+# torchvision is for tests and benchmarks only, and only its models: without its dependencies, which pin a torch.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "GraphPrune needs Python 3.10 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "This Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Installing into .venv (a few minutes the first time) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchvision
+	@touch $@

@@ -1,0 +1,205 @@
+"""Artifacts: compiled models in one file that runs without a compiler.
+
+The file is an uncompressed zip with two members: `manifest.json` says what the model is, takes and returns, and
+`library.so` is the code with its weights.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FileFormatError, InputError, TargetError
+from ..files import atomic_path
+from .targets import host_features
+
+FORMAT = "graphprune-artifact"
+FORMAT_VERSION = 1
+_MANIFEST, _LIBRARY = "manifest.json", "library.so"
+# Zip files store a date per member; a fixed one keeps equal artifacts equal.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and element type of one input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+class Artifact:
+    """A compiled model. Call it like the model; save it to one file.
+
+    ```python
+    artifact = load("resnet.gp")
+    y = artifact(x)                 # numpy in, numpy out; torch in, torch out
+    print(artifact.inputs)          # names, shapes, element types
+    ```
+
+    `manifest` is the dictionary stored in the file, `target` the name of the target, `size` the bytes of the
+    file, `threads` the number of threads a call uses (None: as many as the machine has, or `TVM_NUM_THREADS`).
+    """
+
+    def __init__(self, library: bytes, manifest: dict[str, Any], threads: int | None = None) -> None:
+        from .runtime import Program
+
+        if threads is not None and threads < 1:
+            raise InputError(f"threads must be at least 1, not {threads}")
+        self.manifest = manifest
+        self.inputs = tuple(_spec(entry) for entry in manifest["inputs"])
+        self.outputs = tuple(_spec(entry) for entry in manifest["outputs"])
+        self._library = library
+        self._program = Program(library, threads)
+
+    @property
+    def target(self) -> str:
+        """Name of the target the code was made for."""
+        return self.manifest["target"]["name"]
+
+    @property
+    def threads(self) -> int | None:
+        """Number of threads a call uses; None leaves it to the runtime."""
+        return self._program.threads
+
+    @property
+    def size(self) -> int:
+        """Size of the saved file in bytes."""
+        return len(self._bytes())
+
+    def __repr__(self) -> str:
+        takes = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
+        gives = ", ".join(f"{spec.name}: {spec}" for spec in self.outputs)
+        return f"Artifact({self.target}; {takes} -> {gives})"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model on tensors, positional in the order of `inputs` or by name.
+
+        Returns what the model returns (a tensor, a tuple, a list, a dictionary), as numpy arrays if every input
+        is one, else as torch tensors or, without torch tensors among the inputs, as DLPack tensors.
+        Raises `InputError` for a wrong number, name, shape or element type.
+        """
+        from .runtime import to_tensor
+
+        values = self._bind(args, kwargs)
+        pairs = [to_tensor(value, spec.name) for value, spec in zip(values, self.inputs, strict=True)]
+        for (tensor, _), spec in zip(pairs, self.inputs, strict=True):
+            shape, dtype = tuple(int(extent) for extent in tensor.shape), str(tensor.dtype)
+            if shape != spec.shape or dtype != spec.dtype:
+                raise InputError(f"input {spec.name!r} must be {spec}, got {dtype}{list(shape)}")
+        results = self._program([tensor for tensor, _ in pairs])
+        convert = _converter(values)
+        return _unflatten(self.manifest["output_tree"], [convert(result) for result in results])
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """The values in the order of the inputs."""
+        names = [spec.name for spec in self.inputs]
+        given = dict(zip(names, args, strict=False))
+        unknown = [name for name in kwargs if name not in names]
+        twice = [name for name in kwargs if name in given]
+        missing = [name for name in names if name not in given and name not in kwargs]
+        if len(args) > len(names) or unknown or twice or missing:
+            got = [*(f"#{index}" for index in range(len(args))), *kwargs]
+            wanted = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
+            raise InputError(f"expected {len(names)} input(s) ({wanted}), got {len(got)} ({', '.join(got)})")
+        return [given.get(name, kwargs.get(name)) for name in names]
+
+    def save(self, path: "str | os.PathLike[str]") -> None:
+        """Write the artifact to one file, whole or not at all."""
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(self._bytes())
+
+    def _bytes(self) -> bytes:
+        manifest = {**self.manifest, "sha256": {_LIBRARY: hashlib.sha256(self._library).hexdigest()}}
+        text = json.dumps(manifest, indent=1, sort_keys=True).encode()
+        buffer = BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(zipfile.ZipInfo(_MANIFEST, _EPOCH), text)
+            archive.writestr(zipfile.ZipInfo(_LIBRARY, _EPOCH), self._library)
+        return buffer.getvalue()
+
+
+def load(path: "str | os.PathLike[str]", threads: int | None = None) -> Artifact:
+    """Read an artifact and make it ready to run; needs no compiler and does not import `tvm`.
+
+    Raises `FileNotFoundError`, `FileFormatError` for a file that is damaged or not an artifact, and
+    `TargetError` when this processor lacks instructions that the code uses.
+    """
+    library, manifest = _read(Path(path))
+    wanted = manifest["target"]["features"]
+    missing = [feature for feature in wanted if feature not in host_features()]
+    if missing:
+        name = manifest["target"]["name"]
+        raise TargetError(
+            f"{path} was compiled for {name}, but this processor lacks {', '.join(missing)}; "
+            "compile the model again on this machine or for an older target, such as x86-avx2"
+        )
+    return Artifact(library, manifest, threads)
+
+
+def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The members of an artifact file, checked."""
+    advice = "copy it again or compile the model again"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(archive.read(_MANIFEST))
+            library = archive.read(_LIBRARY)
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, NotImplementedError) as error:
+        raise FileFormatError(f"{path} is not a complete artifact ({error}); {advice}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise FileFormatError(f"{path} is a zip file but not an artifact; save one with artifact.save(path)")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        version = manifest.get("format_version")
+        raise FileFormatError(
+            f"{path} has artifact format {version}, this version reads {FORMAT_VERSION}; compile the model again"
+        )
+    if manifest.get("sha256", {}).get(_LIBRARY) != hashlib.sha256(library).hexdigest():
+        raise FileFormatError(f"{path} is damaged: its checksum does not match; {advice}")
+    return library, manifest
+
+
+def describe(spec: TensorSpec) -> dict[str, Any]:
+    """A tensor's entry in the manifest."""
+    return {**asdict(spec), "shape": list(spec.shape)}
+
+
+def _spec(entry: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"])
+
+
+def _converter(values: list[Any]) -> Any:
+    """How results are returned: as the kind of tensor that was given."""
+    if all(isinstance(value, np.ndarray) for value in values):
+        return np.from_dlpack
+    for value in values:
+        if type(value).__module__.partition(".")[0] == "torch" or hasattr(value, "detach"):
+            import torch
+
+            return torch.from_dlpack
+    return lambda tensor: tensor
+
+
+def _unflatten(tree: Any, leaves: list[Any]) -> Any:
+    """The model's own structure of outputs: numbers stand for tensors, null for None."""
+    if isinstance(tree, int):
+        return leaves[tree]
+    if tree is None:
+        return None
+    kind, content = tree["kind"], tree["items"]
+    if kind == "dict":
+        return {key: _unflatten(item, leaves) for key, item in content.items()}
+    items = [_unflatten(item, leaves) for item in content]
+    return items if kind == "list" else tuple(items)

@@ -1,0 +1,79 @@
+"""Lowers `conv1d` and `conv2d` with constant weights: dense, grouped, depthwise."""
+
+import numpy as np
+from tvm import relax
+
+from . import convolution, window
+from .layout import Blocked, as_image, count_blocks
+from .lowering import Lowering, Value
+from .rewriting import shape_of
+
+# A plain input of up to this many channels (an image) is read as it is instead of being blocked first.
+_FEW_CHANNELS = 4
+
+
+def _pair(values: object, fill: int) -> tuple[int, int]:
+    """One or two numbers as (vertical, horizontal)."""
+    numbers = [int(v) for v in values]
+    return (fill, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def _border(values: object) -> tuple[int, int, int, int]:
+    """Padding as (top, left, bottom, right)."""
+    numbers = [int(v) for v in values]
+    return (0, numbers[0], 0, numbers[1]) if len(numbers) == 2 else tuple(numbers)
+
+
+def lower(lowering: Lowering, call: relax.Call) -> Value | None:
+    """A convolution whose weights are constant, in the blocked layout."""
+    weight = lowering.constant(call.args[1])
+    attrs = call.attrs
+    if weight is None or not lowering.is_image(call.args[0]) or attrs.data_layout not in ("NCHW", "NCW"):
+        return None
+    if weight.dtype != np.float32 or attrs.kernel_layout not in ("OIHW", "OIW"):
+        return None
+    weight = weight if weight.ndim == 4 else weight[:, :, None, :]
+    data = lowering.value(call.args[0])
+    shape = shape_of(call.args[0])
+    out_shape = shape_of(call)
+    groups = int(attrs.groups)
+    if groups > 1 and weight.shape[:2] == (groups, 1) and shape[1] == groups:
+        return _depthwise(lowering, call, data, weight, out_shape)
+    few = shape[1] <= _FEW_CHANNELS and not isinstance(data, Blocked)
+    if few:
+        segments, lanes_in = (1,) * shape[1], 1
+        source = data if len(shape) == 4 else lowering.builder.emit(relax.op.reshape(data, as_image(shape)))
+    else:
+        source = lowering.blocked(data)
+        segments, lanes_in, source = source.segments, lowering.lanes, source.expr
+    packed, first = convolution.pack_weights(weight, groups, segments, lanes_in, lowering.lanes)
+    batch, _, height, width = as_image(shape)
+    numbers = convolution.Convolution(
+        batch, count_blocks(segments, lanes_in), lanes_in, height, width, packed.shape[0], lowering.lanes,
+        packed.shape[1], bool(first.any()), tuple(weight.shape[2:]), _pair(attrs.strides, 1), _pair(attrs.dilation, 1),
+        _border(attrs.padding), lowering.target.accumulators,
+    )  # fmt: skip
+    arguments = [source, relax.const(packed), *([relax.const(first)] if numbers.grouped else [])]
+    result = lowering.kernel(
+        "convolution", lambda d, w, f=None: convolution.compute(numbers, d, w, f), *arguments
+    )
+    return lowering.wrap(result, out_shape)
+
+
+def _depthwise(lowering: Lowering, call: relax.Call, data: Value, weight: np.ndarray, out_shape: tuple) -> Value:
+    """One filter per channel: the result keeps the segments of the input."""
+    source = lowering.blocked(data)
+    attrs = call.attrs
+    batch, _, height, width = as_image(source.shape)
+    top, left, _, _ = _border(attrs.padding)
+    numbers = window.Window(
+        "depthwise", (batch, source.blocks, height, width, lowering.lanes), tuple(weight.shape[2:]),
+        _pair(attrs.strides, 1), _pair(attrs.dilation, 1), (top, left), as_image(out_shape)[2:],
+        lowering.target.accumulators,
+    )  # fmt: skip
+    packed = relax.const(window.pack_weights(weight, source.segments, lowering.lanes))
+    result = lowering.kernel("depthwise", lambda d, w: window.compute(numbers, d, w), source.expr, packed)
+    return lowering.wrap(result, out_shape, source.segments)
+
+
+HANDLERS = {"relax.nn.conv1d": lower, "relax.nn.conv2d": lower}

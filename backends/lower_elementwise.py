@@ -1,0 +1,83 @@
+"""Lowers elementwise operators whose operands are blocked: the same operator, on the blocked tensors."""
+
+from collections.abc import Callable
+
+import numpy as np
+from tvm import relax
+
+from .layout import Blocked, as_image, pack_constant
+from .lowering import Lowering, Value
+from .rewriting import dtype_of, shape_of
+
+# Finite numbers stay finite: safe on lanes that hold no channel.
+_FINITE_UNARY = (
+    "abs", "atan", "ceil", "clip", "cos", "erf", "exp", "floor", "negative", "round", "sigmoid", "sign", "sin",
+    "square", "tanh", "nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.relu6", "nn.silu", "nn.softplus",
+)  # fmt: skip
+_FINITE_BINARY = ("add", "subtract", "multiply", "maximum", "minimum")
+# An empty lane could become infinite or NaN, and NaN times a zero weight is NaN.
+_OTHER_UNARY = ("log", "rsqrt", "sqrt", "tan", "acos", "asin", "sinh", "cosh")
+_OTHER_BINARY = ("divide", "power")
+
+
+def _unary(finite: bool) -> Callable[[Lowering, relax.Call], Value | None]:
+    def lower(lowering: Lowering, call: relax.Call) -> Value | None:
+        data = lowering.value(call.args[0])
+        if not isinstance(data, Blocked) or (data.has_holes and not finite):
+            return None
+        emitted = lowering.builder.emit(relax.Call(call.op, [data.expr, *call.args[1:]], call.attrs, call.ty_args))
+        return lowering.wrap(emitted, data.shape, data.segments)
+
+    return lower
+
+
+def _binary(finite: bool) -> Callable[[Lowering, relax.Call], Value | None]:
+    def lower(lowering: Lowering, call: relax.Call) -> Value | None:
+        values = [lowering.value(argument) for argument in call.args]
+        blocked = [value for value in values if isinstance(value, Blocked)]
+        if not blocked:
+            return None
+        shape = np.broadcast_shapes(*(shape_of(argument) for argument in call.args))
+        like = max(blocked, key=lambda value: value.shape[1])
+        if len(shape) != len(like.shape) or shape[1] != like.shape[1]:
+            return None
+        if like.has_holes and not finite and lowering.constant(call.args[1]) is None:
+            return None
+        operands = [_operand(lowering, argument, value, like) for argument, value in zip(call.args, values, strict=True)]
+        if any(operand is None for operand in operands):
+            return None
+        emitted = lowering.builder.emit(relax.Call(call.op, operands, call.attrs, call.ty_args))
+        return lowering.wrap(emitted, tuple(int(s) for s in shape), like.segments)
+
+    return lower
+
+
+def _operand(lowering: Lowering, argument: relax.Expr, value: Value, like: Blocked) -> relax.Expr | None:
+    """An operand in the layout of `like`: blocked, or of a shape that broadcasts over blocks and lanes."""
+    if dtype_of(argument) != "float32":
+        return None
+    if isinstance(value, Blocked) and value.segments == like.segments:
+        return value.expr
+    shape = shape_of(argument)
+    if len(shape) == 0:
+        return value
+    full = (1,) * (len(like.shape) - len(shape)) + shape
+    constant = lowering.constant(argument)
+    if constant is not None and full[1] != 1:
+        return relax.const(pack_constant(constant.reshape(as_image(full)), like.segments, lowering.lanes, fill=1.0))
+    if constant is not None:
+        return relax.const(constant.reshape((*as_image(full), 1)))
+    plain = lowering.plain(value) if isinstance(value, Blocked) else value
+    if full[1] == 1:
+        return lowering.builder.emit(relax.op.reshape(plain, (*as_image(full), 1)))
+    if full != shape:
+        plain = lowering.builder.emit(relax.op.reshape(plain, full))
+    return lowering.blocked(plain, like.segments).expr
+
+
+HANDLERS = {
+    **{f"relax.{name}": _unary(finite=True) for name in _FINITE_UNARY},
+    **{f"relax.{name}": _unary(finite=False) for name in _OTHER_UNARY},
+    **{f"relax.{name}": _binary(finite=True) for name in _FINITE_BINARY},
+    **{f"relax.{name}": _binary(finite=False) for name in _OTHER_BINARY},
+}

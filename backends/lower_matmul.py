@@ -1,0 +1,36 @@
+"""Lowers matrix products: constant weights are packed now, other operands inside the kernel."""
+
+from math import prod
+
+from tvm import relax
+
+from . import matmul
+from .lowering import Lowering, Value
+from .rewriting import dtype_of, shape_of
+
+
+def lower(lowering: Lowering, call: relax.Call) -> Value | None:
+    """A float32 product of two operands of two or more axes, batches alike."""
+    left, right = (shape_of(argument) for argument in call.args)
+    out = shape_of(call)
+    floats = all(dtype_of(argument) == "float32" for argument in call.args)
+    if not floats or left is None or right is None or len(left) < 2 or len(right) < 2 or 0 in (*left, *right):
+        return None
+    weight = lowering.constant(call.args[1])
+    data = lowering.expression(call.args[0])
+    if weight is not None and weight.ndim == 2:
+        shape = _numbers(lowering, 1, prod(left[:-1]), left[-1], right[-1])
+        packed = relax.const(matmul.pack_weights(weight, shape))
+        return lowering.kernel("linear", lambda a, b: matmul.compute(shape, a, b, out, True), data, packed)
+    if left[:-2] != right[:-2]:
+        return None
+    shape = _numbers(lowering, prod(left[:-2]), left[-2], left[-1], right[-1])
+    other = lowering.expression(call.args[1])
+    return lowering.kernel("matmul", lambda a, b: matmul.compute(shape, a, b, out, False), data, other)
+
+
+def _numbers(lowering: Lowering, batch: int, rows: int, inner: int, columns: int) -> matmul.MatMul:
+    return matmul.MatMul(batch, rows, inner, columns, lowering.lanes, lowering.target.accumulators)
+
+
+HANDLERS = {"relax.matmul": lower}

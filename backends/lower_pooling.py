@@ -1,0 +1,85 @@
+"""Lowers max and average pools of blocked values."""
+
+import numpy as np
+from tvm import relax
+
+from . import window
+from .layout import Blocked, as_image
+from .lower_convolution import _border, _pair
+from .lowering import Lowering, Value
+from .rewriting import shape_of
+
+
+def _sliding(lowering: Lowering, call: relax.Call, data: Blocked, kind: str, out_shape: tuple) -> window.Window:
+    attrs = call.attrs
+    batch, _, height, width = as_image(data.shape)
+    top, left, _, _ = _border(attrs.padding)
+    return window.Window(
+        kind, (batch, data.blocks, height, width, lowering.lanes), _pair(attrs.pool_size, 1), _pair(attrs.strides, 1),
+        _pair(attrs.dilation, 1), (top, left), as_image(out_shape)[2:], lowering.target.accumulators,
+    )  # fmt: skip
+
+
+def _max(lowering: Lowering, call: relax.Call) -> Value | None:
+    data = lowering.value(call.args[0])
+    if not isinstance(data, Blocked):
+        return None
+    out_shape = shape_of(call)
+    numbers = _sliding(lowering, call, data, "max", out_shape)
+    result = lowering.kernel("max_pool", lambda d: window.compute(numbers, d), data.expr)
+    return lowering.wrap(result, out_shape, data.segments)
+
+
+def _average(lowering: Lowering, call: relax.Call) -> Value | None:
+    data = lowering.value(call.args[0])
+    if not isinstance(data, Blocked):
+        return None
+    out_shape = shape_of(call)
+    numbers = _sliding(lowering, call, data, "sum", out_shape)
+    total = lowering.kernel("average_pool", lambda d: window.compute(numbers, d), data.expr)
+    share = 1 / _counts(numbers, _border(call.attrs.padding), bool(call.attrs.count_include_pad))
+    factor = relax.const(np.ascontiguousarray(share.astype("float32").reshape(1, 1, *share.shape, 1)))
+    return lowering.wrap(lowering.builder.emit(relax.op.multiply(total, factor)), out_shape, data.segments)
+
+
+def _counts(numbers: window.Window, border: tuple[int, int, int, int], with_border: bool) -> np.ndarray:
+    """How many positions each window averages over: those inside the input, or inside its border as well."""
+    counts = []
+    for axis in range(2):
+        size = numbers.size[2 + axis]
+        low, high = (-border[axis], size + border[2 + axis]) if with_border else (0, size)
+        starts = np.arange(numbers.out_size[axis]) * numbers.stride[axis] - numbers.before[axis]
+        taps = starts[:, None] + np.arange(numbers.kernel[axis])[None, :] * numbers.dilation[axis]
+        counts.append(((taps >= low) & (taps < high)).sum(axis=1))
+    counted = counts[0][:, None] * counts[1][None, :]
+    return np.full((1, 1), counted[0, 0]) if (counted == counted[0, 0]).all() else counted
+
+
+def _adaptive(lowering: Lowering, call: relax.Call) -> Value | None:
+    """An adaptive pool whose windows are all alike is a sum over a reshaped tensor."""
+    data = lowering.value(call.args[0])
+    out_shape = shape_of(call)
+    if not isinstance(data, Blocked):
+        return None
+    batch, _, height, width = as_image(data.shape)
+    rows, columns = as_image(out_shape)[2:]
+    if height % rows or width % columns:
+        return None
+    step = (height // rows, width // columns)
+    numbers = window.Window(
+        "sum", (batch, data.blocks, height, width, lowering.lanes), step, step, (1, 1), (0, 0), (rows, columns),
+        lowering.target.accumulators,
+    )  # fmt: skip
+    total = lowering.kernel("average_pool", lambda d: window.compute(numbers, d), data.expr)
+    scaled = relax.op.multiply(total, relax.const(1 / (step[0] * step[1]), "float32"))
+    return lowering.wrap(lowering.builder.emit(scaled), out_shape, data.segments)
+
+
+HANDLERS = {
+    "relax.nn.max_pool1d": _max,
+    "relax.nn.max_pool2d": _max,
+    "relax.nn.avg_pool1d": _average,
+    "relax.nn.avg_pool2d": _average,
+    "relax.nn.adaptive_avg_pool1d": _adaptive,
+    "relax.nn.adaptive_avg_pool2d": _adaptive,
+}

@@ -1,0 +1,122 @@
+"""Decides layouts: walks a Relax function and lowers what profits from blocked channels.
+
+Every value is either plain or `Blocked`. A handler says, for one operator, what to emit for it in the blocked
+layout, or returns None ("not mine"), and then the operator is copied with plain arguments. Conversions are
+emitted only where a plain reader meets a blocked value, and at most once per value.
+
+```python
+module = lower_to_blocks(target)(module)
+```
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from .folding import constant_of
+from .layout import Blocked, merge, pack, unpack
+from .rewriting import Rewriter, dtype_of, op_name, rewrite, shape_of
+from .targets import Target
+
+Value = relax.Expr | Blocked
+Handler = Callable[["Lowering", relax.Call], Value | None]
+
+# How TVM's fusion sees a kernel: it may take elementwise readers of its result into itself.
+FUSABLE = {"op_pattern": 4}
+
+
+class Lowering(Rewriter):
+    """The state of one walk: what every variable became, and conversions made so far."""
+
+    target: Target
+    handlers: dict[str, Handler]
+
+    def __init__(self, module: tvm.IRModule, function: relax.Function) -> None:
+        super().__init__(module, function)
+        self.unpacked: dict[relax.Expr, relax.Expr] = {}
+        self.packed: dict[tuple[relax.Expr, tuple[int, ...]], Blocked] = {}
+
+    @property
+    def lanes(self) -> int:
+        """Channels per block."""
+        return self.target.vector_width
+
+    def visit(self, var: relax.Var, value: relax.Expr) -> object:
+        """The lowered value of one binding."""
+        if isinstance(value, relax.Var):
+            return self.replaced.get(value, value)
+        handler = self.handlers.get(op_name(value))
+        if handler is not None and shape_of(var) is not None:
+            lowered = handler(self, value)
+            if lowered is not None:
+                return lowered
+        return super().visit(var, value)
+
+    def value(self, expr: relax.Expr) -> Value:
+        """What an old expression became, in whatever layout it has."""
+        return self.replaced.get(expr, expr) if isinstance(expr, relax.Var) else expr
+
+    def expression(self, expr: relax.Expr) -> relax.Expr:
+        """What an old expression became, as a plain tensor."""
+        if isinstance(expr, relax.Tuple):
+            return super().expression(expr)
+        value = self.value(expr)
+        return self.plain(value) if isinstance(value, Blocked) else value
+
+    def plain(self, value: Blocked) -> relax.Expr:
+        """A blocked value as a plain tensor."""
+        if value.expr not in self.unpacked:
+            self.unpacked[value.expr] = unpack(self.builder, value)
+        return self.unpacked[value.expr]
+
+    def blocked(self, value: Value, segments: tuple[int, ...] | None = None) -> Blocked:
+        """A value in blocked layout, with the given segments or with those it has."""
+        if isinstance(value, Blocked):
+            if segments is None or value.segments == segments:
+                return value
+            value = self.plain(value)
+        segments = segments or (int(value.ty.shape[1]),)
+        key = (value, segments)
+        if key not in self.packed:
+            self.packed[key] = pack(self.builder, value, segments, self.lanes)
+        return self.packed[key]
+
+    def wrap(self, expr: relax.Expr, shape: tuple[int, ...], segments: tuple[int, ...] | None = None) -> Blocked:
+        """A new blocked value of the plain shape `shape`."""
+        return Blocked(expr, shape, merge(segments or (shape[1],), self.lanes), self.lanes)
+
+    def constant(self, expr: relax.Expr) -> np.ndarray | None:
+        """The numpy value of an old expression that is constant."""
+        value = self.value(expr)
+        return None if isinstance(value, Blocked) else constant_of(value)
+
+    def is_image(self, expr: relax.Expr) -> bool:
+        """Whether a value is a float32 tensor `(batch, channels, *space)` with one or two space axes."""
+        shape = shape_of(expr)
+        return shape is not None and len(shape) in (3, 4) and dtype_of(expr) == "float32" and 0 not in shape
+
+    def kernel(self, name: str, compute: Callable, *arguments: relax.Expr) -> relax.Expr:
+        """Call a template that elementwise readers may be fused into."""
+        return self.builder.emit_te(
+            compute, *arguments, primfunc_name_hint=name, primfunc_attrs=FUSABLE
+        )
+
+
+def lower_to_blocks(target: Target) -> tvm.transform.Pass:
+    """The pass that lowers convolutions, pools, products and what lies between them for a target."""
+    from .lower_convolution import HANDLERS as convolutions
+    from .lower_elementwise import HANDLERS as elementwise
+    from .lower_matmul import HANDLERS as products
+    from .lower_pooling import HANDLERS as pools
+    from .lower_shape import HANDLERS as shapes
+
+    table = {**elementwise, **shapes, **pools, **products, **convolutions}
+    lowering = type("TargetLowering", (Lowering,), {"target": target, "handlers": table})
+
+    @tvm.transform.module_pass(opt_level=0, name="graphprune.LowerToBlocks")
+    def run(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
+        return rewrite(module, lowering)
+
+    return run

@@ -1,0 +1,84 @@
+"""The pass pipeline: from a Relax module as imported to scheduled kernels and virtual machine code.
+
+```python
+from graphprune.backends.pipeline import pipeline
+
+executable = tvm.compile(module, target=llvm_target("x86"), relax_pipeline=pipeline("x86"))
+```
+"""
+
+import tvm
+from tvm import relax
+
+from .folding import fold_affine, fold_constants
+from .lowering import lower_to_blocks
+from .schedules import apply_schedules
+from .targets import Target, get_target
+
+_transform = relax.transform
+
+
+def llvm_target(target: "str | Target") -> tvm.target.Target:
+    """What TVM's code generator needs to know about a target."""
+    target = get_target(target)
+    options = {name: list(value) if isinstance(value, tuple) else value for name, value in target.options}
+    return tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, **options})
+
+
+def optimize_passes(target: Target) -> list[tvm.transform.Pass]:
+    """Framework operators in, blocked kernels and plain operators out."""
+    return [
+        _transform.DecomposeOpsForInference(),
+        _transform.CanonicalizeBindings(),
+        fold_constants,
+        _transform.DeadCodeElimination(),
+        fold_affine,
+        _transform.DeadCodeElimination(),
+        lower_to_blocks(target),
+        _transform.DeadCodeElimination(),
+    ]
+
+
+def kernel_passes(target: Target) -> list[tvm.transform.Pass]:
+    """Every operator becomes a kernel, neighbours are fused, kernels are scheduled."""
+    return [
+        relax.backend.DispatchSampling(),
+        relax.backend.DispatchSortScan(),
+        _transform.LegalizeOps(),
+        _transform.AnnotateTIROpPattern(),
+        _transform.FoldConstant(),
+        _transform.FuseOps(),
+        _transform.FuseTIR(),
+        _transform.DeadCodeElimination(),
+        apply_schedules(target),
+    ]
+
+
+def runtime_passes() -> list[tvm.transform.Pass]:
+    """Memory planning and lowering to the virtual machine."""
+    return [
+        _transform.RewriteDataflowReshape(),
+        _transform.ToNonDataflow(),
+        _transform.RemovePurityChecking(),
+        _transform.CallTIRRewrite(),
+        _transform.StaticPlanBlockMemory(),
+        _transform.LowerAllocTensor(),
+        _transform.KillAfterLastUse(),
+        _transform.LowerRuntimeBuiltin(),
+        _transform.ComputePrimValue(),
+        _transform.VMShapeLower(),
+        _transform.AttachGlobalSymbol(),
+    ]
+
+
+def pipeline(target: "str | Target" = "x86") -> tvm.transform.Pass:
+    """The whole pipeline as one pass over any Relax module with static shapes."""
+    target = get_target(target)
+
+    @tvm.transform.module_pass(opt_level=0, name="graphprune.Pipeline")
+    def run(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
+        with llvm_target(target):
+            passes = optimize_passes(target) + kernel_passes(target) + runtime_passes()
+            return tvm.transform.Sequential(passes)(module)
+
+    return run

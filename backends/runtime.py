@@ -1,0 +1,104 @@
+"""The small runtime: loads a compiled library with `tvm_ffi` and `libtvm_runtime`, without the `tvm` package."""
+
+import ctypes
+import importlib.util
+import os
+import tempfile
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from ..errors import FileFormatError, InputError, TargetError
+
+# Compiled code loads whole vectors and assumes that tensors begin at such an address.
+_ALIGNMENT = 64
+_CPU, _POOLED = 1, 2
+
+
+@cache
+def load_runtime_library() -> ctypes.CDLL:
+    """Load `libtvm_runtime` once per process; the `tvm` package, imported before or after, shares it."""
+    spec = importlib.util.find_spec("tvm")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        path = Path(folder) / "lib" / "libtvm_runtime.so"
+        if path.exists():
+            return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    raise TargetError("libtvm_runtime.so was not found: install the package apache-tvm")
+
+
+class Program:
+    """A loaded library: call it with aligned tensors, get a list of tensors."""
+
+    def __init__(self, library: bytes, threads: int | None = None) -> None:
+        load_runtime_library()
+        self._lock = threading.Lock()
+        self._configured = threading.local()
+        self.threads = threads
+        self._module = _load(library)
+        self._machine = self._module["vm_load_executable"]()
+        self._machine["vm_initialization"](_CPU, 0, _POOLED)
+        self._main = self._machine["main"]
+
+    def __call__(self, tensors: list[tvm_ffi.Tensor]) -> list[tvm_ffi.Tensor]:
+        """Run the program. Calls from several threads take turns."""
+        with self._lock:
+            self._configure()
+            result = self._main(*tensors)
+        return [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
+
+    def _configure(self) -> None:
+        """Each calling thread has its own pool of workers; give it the size that was asked for."""
+        if self.threads is not None and getattr(self._configured, "threads", None) != self.threads:
+            configure = tvm_ffi.get_global_func("runtime.config_threadpool")
+            configure(1, self.threads)
+            self._configured.threads = self.threads
+
+
+def _load(library: bytes) -> Any:
+    """Load a library from memory: through a private file that is gone before this returns."""
+    with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+        path = os.path.join(folder, "library.so")
+        with open(path, "wb") as file:
+            file.write(library)
+        try:
+            return tvm_ffi.load_module(path)
+        except (OSError, RuntimeError) as error:
+            raise FileFormatError(f"the compiled library does not load on this machine: {error}") from error
+
+
+def to_tensor(value: Any, name: str) -> tuple[tvm_ffi.Tensor, Any]:
+    """A numpy array, torch tensor or any other DLPack tensor as the runtime wants it, contiguous and aligned.
+
+    Returns the tensor and the object that owns its memory. Raises `InputError` for anything else.
+    """
+    if isinstance(value, np.ndarray):
+        owner = _aligned(value)
+        return tvm_ffi.from_dlpack(owner), owner
+    if hasattr(value, "detach"):
+        value = value.detach().contiguous()
+    if not hasattr(value, "__dlpack__"):
+        raise InputError(f"input {name!r} must be a tensor (numpy, torch or DLPack), not {type(value).__name__}")
+    try:
+        tensor = tvm_ffi.from_dlpack(value)
+        if tensor.device.dlpack_device_type() != _CPU:
+            raise InputError(f"input {name!r} is on {tensor.device}; move it to the CPU first")
+        array = np.from_dlpack(tensor)
+    except (BufferError, TypeError, RuntimeError, ValueError) as error:
+        raise InputError(f"input {name!r} cannot be read through DLPack: {error}") from error
+    owner = _aligned(array)
+    return (tensor, value) if owner is array else (tvm_ffi.from_dlpack(owner), owner)
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """The same numbers, contiguous, writeable (DLPack insists) and at an aligned address; copied if need be."""
+    if array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous and array.flags.writeable:
+        return array
+    room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy

@@ -1,0 +1,42 @@
+"""Gives every kernel a schedule: the first rule of the list that answers wins.
+
+A rule is a function `(PrimFunc, Target) -> Schedule | None`. To add one, write it and put it in `RULES`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import tvm
+from tvm import s_tir, tirx
+
+from . import convolution, generic, matmul, window
+from .targets import Target
+
+Rule = Callable[[tirx.PrimFunc, Target], s_tir.Schedule | None]
+
+RULES: tuple[Rule, ...] = (convolution.schedule, window.schedule, matmul.schedule, generic.schedule)
+
+
+def apply_schedules(target: Target, rules: Sequence[Rule] = RULES) -> tvm.transform.Pass:
+    """A pass that schedules every PrimFunc of a module that has no schedule yet."""
+
+    @tvm.transform.module_pass(opt_level=0, name="graphprune.ApplySchedules")
+    def run(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
+        updated = {}
+        for name, function in module.functions_items():
+            if isinstance(function, tirx.PrimFunc) and not function.attrs.get("tirx.is_scheduled"):
+                scheduled = _first(rules, function, target)
+                if scheduled is not None:
+                    updated[name] = scheduled
+        for name, function in updated.items():
+            module[name] = function
+        return module
+
+    return run
+
+
+def _first(rules: Sequence[Rule], function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc | None:
+    for rule in rules:
+        schedule = rule(function, target)
+        if schedule is not None:
+            return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
+    return None

@@ -1,0 +1,146 @@
+"""What the schedule rules share: finding blocks, inlining what was fused, tiles that live in registers."""
+
+from math import ceil
+
+from tvm import s_tir, tirx
+
+from .targets import Target
+
+# A sum has at least this many cycles of latency times issue ports: fewer accumulators leave units idle.
+_IN_FLIGHT = 8
+_SERIAL = 0
+
+
+def blocks_of(schedule: s_tir.Schedule) -> list[s_tir.schedule.SBlockRV]:
+    """The blocks of a function in program order."""
+    return schedule.get_child_blocks(schedule.get_sblock("root"))
+
+
+def find(schedule: s_tir.Schedule, annotation: str) -> s_tir.schedule.SBlockRV | None:
+    """The block that carries an annotation, or None."""
+    for block in blocks_of(schedule):
+        if annotation in schedule.get(block).annotations:
+            return block
+    return None
+
+
+def named(schedule: s_tir.Schedule, name: str) -> s_tir.schedule.SBlockRV | None:
+    """The block of this name, or None."""
+    for block in blocks_of(schedule):
+        if schedule.get(block).name_hint == name:
+            return block
+    return None
+
+
+def annotation_of(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV, name: str) -> tuple[int, ...]:
+    """An annotation that is a list of integers."""
+    return tuple(int(item) for item in schedule.get(block).annotations[name])
+
+
+def inline_epilogue(schedule: s_tir.Schedule, reduction: s_tir.schedule.SBlockRV) -> s_tir.schedule.SBlockRV:
+    """Inline everything between a reduction and the last block; returns the last block."""
+    while True:
+        consumers = _all_consumers(schedule, reduction)
+        if len(consumers) == 1:
+            return consumers[0]
+        schedule.compute_inline(consumers[0])
+
+
+def _all_consumers(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> list[s_tir.schedule.SBlockRV]:
+    """Everything after a block, in program order."""
+    blocks = blocks_of(schedule)
+    names = [schedule.get(b).name_hint for b in blocks]
+    return blocks[names.index(schedule.get(block).name_hint) + 1 :]
+
+
+def merge_axes(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV, first: int, count: int) -> None:
+    """Make `count` neighbouring axes of an elementwise block into one.
+
+    Fused loops alone are not enough: a tile that straddles two rows must be one interval of a single axis.
+    """
+    if count == 1:
+        return
+    extents = [int(var.dom.extent) for var in schedule.get(block).iter_vars]
+
+    def merged(*index):
+        flat = index[first]
+        for axis in range(first + 1, first + count):
+            flat = flat * extents[axis] + index[axis]
+        return (*index[:first], flat, *index[first + count :])
+
+    schedule.transform_block_layout(block, tirx.IndexMap.from_func(merged, ndim=len(extents)))
+
+
+def extent(schedule: s_tir.Schedule, loop: s_tir.schedule.LoopRV) -> int:
+    """The constant extent of a loop."""
+    return int(schedule.get(loop).extent)
+
+
+def vectorize(schedule: s_tir.Schedule, loop: s_tir.schedule.LoopRV) -> None:
+    """Vectorise a loop that nobody has claimed yet."""
+    if schedule.get(loop).kind == _SERIAL:
+        schedule.vectorize(loop)
+
+
+def unroll(schedule: s_tir.Schedule, *loops: s_tir.schedule.LoopRV) -> None:
+    """Unroll loops that nobody has claimed yet."""
+    for loop in loops:
+        if schedule.get(loop).kind == _SERIAL:
+            schedule.unroll(loop)
+
+
+def accumulate(
+    schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV, outer: int, spatial: int, unrolled: int
+) -> None:
+    """Turn a reduction that sits inside a tile loop into accumulators held in registers.
+
+    The block's loops are `outer` loops of the tile, `spatial` loops over the tile (the last one the lanes), and
+    the reduction loops, of which the innermost `unrolled` are unrolled.
+    """
+    loops = schedule.get_loops(block)[outer:]
+    tile, sums = loops[:spatial], loops[spatial:]
+    schedule.reorder(*sums, *tile)
+    vectorize(schedule, tile[-1])
+    unroll(schedule, *tile[:-1])
+    if unrolled:
+        unroll(schedule, *sums[-unrolled:])
+    # The initial zeros take over the loop kinds, so vectorise before taking them apart.
+    zeros = schedule.get_loops(schedule.decompose_reduction(block, sums[0]))[outer:]
+    unroll(schedule, *zeros[:-1])
+    vectorize(schedule, zeros[-1])
+
+
+def register_tile(columns: int, blocks: int, registers: int, widest: int = 14) -> tuple[int, int]:
+    """How many columns and how many output blocks one tile of accumulators takes.
+
+    Columns need not divide evenly: the last tile computes a few columns that are thrown away. The choice
+    balances that waste against loads per multiplication and against too few sums in flight.
+    """
+
+    def cost(width: int, depth: int) -> float:
+        work = width * depth
+        waste = ceil(columns / width) * width / columns
+        loads = width + depth if depth > 1 else width + 1
+        return waste * max(work, loads, _IN_FLIGHT) / work
+
+    candidates = [
+        (width, depth)
+        for width in range(1, min(columns, widest) + 1)
+        for depth in (1, 2, 3, 4)
+        if blocks % depth == 0 and width * depth <= registers
+    ]
+    return min(candidates, key=lambda pair: (round(cost(*pair), 3), -pair[0] * pair[1], pair[1]))
+
+
+def schedule_pad(schedule: s_tir.Schedule, target: Target) -> None:
+    """Write the block called "pad" in parallel and in vectors, if there is one."""
+    pad = named(schedule, "pad")
+    if pad is None:
+        return
+    loops = schedule.get_loops(pad)
+    if extent(schedule, loops[-1]) > 1:
+        vectorize(schedule, loops[-1])
+    else:
+        _, lane = schedule.split(loops[-2], [None, target.vector_width])
+        vectorize(schedule, lane)
+    schedule.parallel(schedule.fuse(*loops[:3]))

@@ -1,0 +1,100 @@
+"""Windows that slide over each channel alone: depthwise convolution, max pooling, average pooling.
+
+All lanes of a vector do the same, so channels need no mixing; the output is computed in tiles of columns that
+stay in registers.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from tvm import s_tir, te, tirx
+
+from .layout import pack_constant
+from .targets import Target
+from .tiling import accumulate, annotation_of, find, inline_epilogue, register_tile, schedule_pad, unroll, vectorize
+
+_TILE = "graphprune.window"
+
+
+@dataclass(frozen=True)
+class Window:
+    """The numbers that make one sliding window different from another; `out_size` is the size of the result."""
+
+    kind: Literal["depthwise", "max", "sum"]
+    size: tuple[int, int, int, int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    before: tuple[int, int]
+    out_size: tuple[int, int]
+    registers: int
+
+    @property
+    def columns(self) -> int:
+        """Output columns per register tile."""
+        return register_tile(self.out_size[1], 1, self.registers)[0]
+
+
+def pack_weights(weight: np.ndarray, segments: tuple[int, ...], lanes: int) -> np.ndarray:
+    """Arrange depthwise weights `(channels, 1, kh, kw)` as `(blocks, kh, kw, lanes)`."""
+    return pack_constant(weight.transpose(1, 0, 2, 3), segments, lanes)[0]
+
+
+def _pad(data: te.Tensor, rows: int, columns: int, window: Window) -> te.Tensor:
+    """The input with a border that never wins a maximum and never adds to a sum."""
+    batch, blocks, height, width, lanes = window.size
+    top, left = window.before
+    border = te.min_value(data.dtype) if window.kind == "max" else tirx.const(0, data.dtype)
+
+    def value(n, c, y, x, lane):
+        inside = tirx.all(y >= top, y < height + top, x >= left, x < width + left)
+        return tirx.if_then_else(inside, data[n, c, y - top, x - left, lane], border)
+
+    return te.compute((batch, blocks, rows, columns, lanes), value, name="pad")
+
+
+def compute(window: Window, data: te.Tensor, weight: te.Tensor | None = None) -> te.Tensor:
+    """The reduction over the window as an expression, `(batch, blocks, out_height, out_width, lanes)`."""
+    batch, blocks, height, width, lanes = window.size
+    (rows, columns), (kh, kw) = window.out_size, window.kernel
+    (sy, sx), (dy, dx) = window.stride, window.dilation
+    wide = window.columns
+    tiles = -(-columns // wide)
+    needed = ((rows - 1) * sy + (kh - 1) * dy + 1, (tiles * wide - 1) * sx + (kw - 1) * dx + 1)
+    fits = window.before == (0, 0) and needed[0] <= height and needed[1] <= width
+    source = data if fits else _pad(data, *needed, window)
+    ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
+
+    def term(n, c, y, t, r, lane):
+        read = source[n, c, y * sy + ky * dy, (t * wide + r) * sx + kx * dx, lane]
+        if window.kind == "max":
+            return te.max(read, axis=[ky, kx])
+        return te.sum(read if weight is None else read * weight[c, ky, kx, lane], axis=[ky, kx])
+
+    reduced = te.compute((batch, blocks, rows, tiles, wide, lanes), term, name="window", attrs={_TILE: [wide, kh * kw]})
+    return te.compute(
+        (batch, blocks, rows, columns, lanes),
+        lambda n, c, y, x, lane: reduced[n, c, y, x // wide, x % wide, lane],
+        name="untile",
+    )
+
+
+def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
+    """Schedule a function that contains the template and whatever elementwise work was fused behind it."""
+    sch = s_tir.Schedule(function)
+    reduced = find(sch, _TILE)
+    if reduced is None:
+        return None
+    wide, taps = annotation_of(sch, reduced, _TILE)
+    result = inline_epilogue(sch, reduced)
+    n, c, y, x, lane = sch.get_loops(result)
+    tile, column = sch.split(x, [None, wide])
+    sch.parallel(sch.fuse(n, c, y))
+    vectorize(sch, lane)
+    unroll(sch, column)
+    sch.set_scope(reduced, 0, "local")
+    sch.compute_at(reduced, tile, preserve_unit_loops=True)
+    accumulate(sch, reduced, outer=2, spatial=6, unrolled=2 if taps <= 32 else 1)
+    schedule_pad(sch, target)
+    return sch

@@ -1,0 +1,159 @@
+"""The dependency analysis: run the rules over a graph, solve, and answer questions about what hangs together."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .graph import Graph, Node, Value
+from .labels import Equations, Labels, Layout, Solution
+from .ops import OPS
+
+if TYPE_CHECKING:
+    import networkx
+
+    from .cost import Cost
+    from .plan import Plan
+
+UNUSED = "is not used when the model runs"
+
+
+@dataclass(eq=False)
+class Analysis:
+    """What hangs together in a model.
+
+    `graph` is the program, `layouts` the labels of every value, `solution` the class of every label.
+    `weights(name)` gives a stored tensor as numpy; `inputs` describes the example inputs (JSON-able);
+    `seconds` tells what the stages cost.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    analysis = graphprune.analyze(net, torch.randn(1, 4))
+    print(analysis.explain())
+    plan = analysis.plan(sparsity=0.5)
+    slim = plan.apply(net)
+    ```
+    """
+
+    graph: Graph
+    layouts: dict[Value, Layout]
+    equations: Equations
+    solution: Solution
+    weights: Callable[[str], NDArray[Any]]
+    inputs: Any = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, graph: Graph, weights: Callable[[str], NDArray[Any]], inputs: Any = None) -> "Analysis":
+        """Analyse a graph that a frontend has read."""
+        start = time.process_time()
+        equations, layouts = propagate(graph)
+        solution = equations.solve()
+        seconds = {"labels": time.process_time() - start}
+        return cls(graph, layouts, equations, solution, weights, inputs, seconds)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the names and shapes of all stored tensors: which models a plan fits."""
+        from .plan import fingerprint
+
+        return fingerprint({name: leaf.shape for name, leaf in self.graph.leaves.items()})
+
+    @cached_property
+    def leaf_classes(self) -> dict[tuple[str, int], Labels]:
+        """The class of every position of every labelled axis of every stored tensor."""
+        classes = self.solution.classes
+        return {key: classes[labels] for key, labels in self.equations.leaf_axes.items()}
+
+    def cost(self) -> "Cost":
+        """Parameters and multiply-accumulates of the model as it is."""
+        from .cost import CostModel
+
+        return CostModel.of(self).cost(np.ones(self.solution.count, dtype=bool))
+
+    def plan(
+        self,
+        sparsity: float = 0.5,
+        *,
+        budget: str = "params",
+        criterion: Any = "l2",
+        scope: str = "global",
+        keep: Iterable[str] = (),
+        multiple_of: int = 1,
+        exact: bool | str = "prefer",
+        seed: int = 0,
+    ) -> "Plan":
+        """Decide what to drop so that at most `1 - sparsity` of the budgeted quantity is left.
+
+        Arguments are those of `graphprune.optimize`. Raises `BudgetError` where the budget cannot be met,
+        `CriterionError` or `WeightsError` where the scores cannot be computed, `OptionError` for other values.
+        """
+        from .budget import Options, make_plan
+
+        options = Options(sparsity, budget, criterion, scope, tuple(keep), multiple_of, exact, seed)
+        return make_plan(self, options)
+
+    def explain(self, limit: int | None = None) -> str:
+        """A table of the groups: how many, their parameters and MACs, what locks them, how to unlock."""
+        from .explain import explain
+
+        return explain(self, limit)
+
+    def to_networkx(self) -> "networkx.Graph":
+        """The coarse graph: parameter axes and the links between them, as a networkx graph."""
+        from .explain import to_networkx
+
+        return to_networkx(self)
+
+    def to_dot(self) -> str:
+        """The coarse graph in Graphviz's language."""
+        from .explain import to_dot
+
+        return to_dot(self)
+
+    def to_graphml(self) -> str:
+        """The coarse graph as GraphML text."""
+        from .explain import to_graphml
+
+        return to_graphml(self)
+
+
+def _spread(equations: Equations, node: Node, layout: Layout) -> list[Layout]:
+    """One layout for all outputs of the first one's shape (values and indices); others fix what they depend on."""
+    shape = node.outputs[0].shape
+    for value in node.outputs[1:]:
+        if value.shape != shape and value.uses:
+            for array in layout:
+                equations.lock(array.labels, f"has another output that is read: {value!r}")
+    return [layout if value.shape == shape else () for value in node.outputs]
+
+
+def propagate(graph: Graph) -> tuple[Equations, dict[Value, Layout]]:
+    """Run the rule of every node in order; lock what leaves the program and what never enters it."""
+    equations = Equations()
+    layouts: dict[Value, Layout] = {value: () for value in graph.inputs}
+    for leaf in graph.leaves.values():
+        layouts[leaf] = equations.fresh_leaf(leaf)
+    unknown = OPS["unknown"]
+    for node in graph.nodes:
+        equations.node = node
+        rule = OPS.get(node.op, unknown)
+        arguments = [() if value is None else layouts[value] for value in node.inputs]
+        result = rule(equations, node, *arguments)
+        results = result if isinstance(result, list) else _spread(equations, node, result)
+        layouts.update(zip(node.outputs, results, strict=True))
+    equations.node = None
+    for value in graph.outputs:
+        for array in layouts[value]:
+            equations.lock(array.labels, "is an output of the program", "the sizes of outputs are kept")
+    for leaf in graph.leaves.values():
+        if leaf.uses == 0:
+            for array in layouts[leaf]:
+                equations.lock(array.labels, f"{leaf.name} {UNUSED}", "give example_inputs that reach it")
+    return equations, layouts

@@ -1,0 +1,215 @@
+"""Allocation: which units to drop so that the budget is met, never exceeded, and missed by less than one granule."""
+
+import warnings
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cost import CostModel
+from .criteria import resolve
+from .errors import BudgetError, CriterionError, NothingToPruneError, OptionError
+from .labels import Labels
+from .scores import check_finite, class_scores
+from .units import Units, build_units
+
+if TYPE_CHECKING:
+    from .analysis import Analysis
+    from .plan import Plan
+
+BUDGETS = ("params", "macs")
+SCOPES = ("global", "layer")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; see `graphprune.optimize`."""
+
+    sparsity: float = 0.5
+    budget: str = "params"
+    criterion: Any = "l2"
+    scope: str = "global"
+    keep: tuple[str, ...] = ()
+    multiple_of: int = 1
+    exact: bool | str = "prefer"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise `BudgetError` or `OptionError` for values that cannot be meant."""
+        number = isinstance(self.sparsity, (int, float, np.number)) and not isinstance(self.sparsity, bool)
+        if not number or not 0 < self.sparsity < 1:
+            raise BudgetError(
+                f"sparsity={self.sparsity!r} must lie between 0 and 1, exclusive: 0.5 drops half of the {self.budget}"
+            )
+        if self.budget not in BUDGETS:
+            raise OptionError(f"budget={self.budget!r}: choose one of {', '.join(BUDGETS)}")
+        if self.scope not in SCOPES:
+            raise OptionError(f"scope={self.scope!r}: choose one of {', '.join(SCOPES)}")
+        if isinstance(self.multiple_of, bool) or not isinstance(self.multiple_of, int) or self.multiple_of < 1:
+            raise OptionError(f"multiple_of={self.multiple_of!r} must be a positive whole number")
+        if self.exact not in ("prefer", True, False):
+            raise OptionError(f"exact={self.exact!r}: choose 'prefer', True or False")
+        resolve(self.criterion)
+
+
+def make_plan(analysis: "Analysis", options: Options) -> "Plan":
+    """Score, order, cut. Exact groups first; inexact ones only as `options.exact` allows."""
+    from .plan import Plan
+
+    options.check()
+    kept_whole = _kept_classes(analysis, options.keep)
+    free = (analysis.solution.locked < 0) & ~kept_whole
+    exact = analysis.solution.inexact < 0
+    model = CostModel.of(analysis)
+    before = model.cost(np.ones(free.size, dtype=bool))
+    limit = int(np.floor(getattr(before, options.budget) * (1 - options.sparsity) + 1e-9))
+    tries = [free] if options.exact is False else [free & exact]
+    if options.exact == "prefer" and (free & ~exact).any():
+        tries.append(free)
+    if options.criterion != "random":
+        check_finite(analysis)
+    least = None
+    for candidates in tries:
+        units, order = _ordered(analysis, options, candidates)
+        alive = cut(model, options.budget, limit, units, order)
+        least = min(least or before, alive[1], key=lambda cost: getattr(cost, options.budget))
+        if alive[0] is not None:
+            touched = ~alive[0] & ~exact
+            if touched.any() and options.exact == "prefer":
+                _warn_inexact(analysis, touched)
+            return Plan.of(analysis, alive[0], options, before, model.cost(alive[0]))
+    raise _unreachable(analysis, options, before, least, limit, free & exact)
+
+
+def cut(
+    model: CostModel, budget: str, limit: int, units: Units, order: list[Labels]
+) -> tuple[NDArray[np.bool_] | None, Any]:
+    """Drop granules from the front of `order` until the cost is at most `limit`.
+
+    Returns the living classes (None where the limit is out of reach) and the cost when everything is dropped.
+    """
+    flat = np.concatenate(order) if order else np.zeros(0, dtype=np.int64)
+    ends = np.cumsum([0, *(granule.size for granule in order)])
+
+    def alive_after(granules: int) -> NDArray[np.bool_]:
+        dropped = np.zeros(units.count, dtype=bool)
+        dropped[flat[: ends[granules]]] = True
+        return ~dropped[units.of_class]
+
+    least = model.cost(alive_after(len(order)))
+    if getattr(least, budget) > limit:
+        return None, least
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        if model.evaluate(budget, alive_after(middle)) <= limit:
+            high = middle
+        else:
+            low = middle + 1
+    return alive_after(low), least
+
+
+def _ordered(analysis: "Analysis", options: Options, free: NDArray[np.bool_]) -> tuple[Units, list[Labels]]:
+    """Units and the granules in the order in which they are dropped."""
+    scores = class_scores(analysis, resolve(options.criterion), free, options.seed)
+    scored = ~np.isnan(scores)
+    if free.any() and not (free & scored).any():
+        name = options.criterion if isinstance(options.criterion, str) else "the criterion"
+        raise CriterionError(f"{name} scores none of the groups that may be dropped: choose another criterion, like l2")
+    units = build_units(analysis, np.where(scored, scores, 0.0), free & scored)
+    units = _normalised(units)
+    return units, granules(units, _protected(analysis, units), options.multiple_of, options.scope)
+
+
+def _normalised(units: Units) -> Units:
+    """Divide scores by the mean of their family, so that layers of different scale can be compared."""
+    number = int(units.family.max()) + 1
+    weight = units.free.astype(np.float64)
+    total = np.bincount(units.family, weights=units.score * weight, minlength=number)
+    mean = total / np.maximum(np.bincount(units.family, weights=weight, minlength=number), 1)
+    scale = np.where(mean > 0, mean, 1.0)
+    return Units(units.of_class, units.score / scale[units.family], units.free, units.family)
+
+
+def _protected(analysis: "Analysis", units: Units) -> NDArray[np.bool_]:
+    """The best unit of every axis stays, so that no axis is ever emptied."""
+    protected = np.zeros(units.count, dtype=bool)
+    classes = analysis.solution.classes
+    arrays = list(analysis.leaf_classes.values()) + [classes[labels] for labels in analysis.equations.filled]
+    for array in arrays:
+        for row in array if array.ndim == 2 else [array]:
+            members = units.of_class[row]
+            if units.free[members].all():
+                protected[members[np.argmax(units.score[members])]] = True
+    return protected
+
+
+def granules(units: Units, protected: NDArray[np.bool_], multiple_of: int, scope: str) -> list[Labels]:
+    """Bundles of units, least important first; within a family the order of the scores is kept."""
+    droppable = units.free & ~protected
+    size = np.bincount(units.family, minlength=int(units.family.max()) + 1)
+    index = np.flatnonzero(droppable)
+    index = index[np.lexsort((units.score[index], units.family[index]))]
+    bounds = np.flatnonzero(np.diff(units.family[index], prepend=-1, append=-1))
+    found: list[tuple[float, Labels]] = []
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        members = index[start:stop]
+        width, position, key = int(size[units.family[members[0]]]), 0, -np.inf
+        while position < members.size:
+            step = (width - position) % multiple_of or multiple_of
+            if position + step > members.size or position + step >= width:
+                break
+            bundle = members[position : position + step]
+            position += step
+            own = position / width if scope == "layer" else float(units.score[bundle].mean())
+            key = max(key, own)
+            found.append((key, bundle))
+    found.sort(key=lambda pair: pair[0])
+    return [bundle for _, bundle in found]
+
+
+def _kept_classes(analysis: "Analysis", patterns: tuple[str, ...]) -> NDArray[np.bool_]:
+    kept = np.zeros(analysis.solution.count, dtype=bool)
+    for pattern in patterns:
+        names = [name for name in analysis.graph.leaves if _matches(name, pattern)]
+        if not names:
+            raise OptionError(f"keep={pattern!r} matches no parameter; names look like {_some_names(analysis)}")
+        for (name, _), classes in analysis.leaf_classes.items():
+            if name in names:
+                kept[classes.ravel()] = True
+    return kept
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+
+
+def _some_names(analysis: "Analysis") -> str:
+    return ", ".join(list(analysis.graph.leaves)[:3])
+
+
+def _warn_inexact(analysis: "Analysis", touched: NDArray[np.bool_]) -> None:
+    first = analysis.solution.inexact[np.flatnonzero(touched)[0]]
+    reason = analysis.equations.inexact[first][1]
+    warnings.warn(
+        f"the budget is out of reach of exact groups, so {int(touched.sum())} inexact ones were dropped ({reason}); "
+        "pass exact=True to refuse this",
+        stacklevel=4,
+    )
+
+
+def _unreachable(
+    analysis: "Analysis", options: Options, before: Any, least: Any, limit: int, free: NDArray[np.bool_]
+) -> BudgetError:
+    from .explain import lock_summary
+
+    locks = lock_summary(analysis)
+    if not free.any():
+        return NothingToPruneError(f"nothing can be dropped from this model.\n{locks}")
+    total, floor = getattr(before, options.budget), getattr(least, options.budget)
+    return BudgetError(
+        f"sparsity={options.sparsity} allows {limit:,} of {total:,} {options.budget}, but at least {floor:,} must stay "
+        f"(sparsity {1 - floor / total:.3f} is the most that can be reached with these options).\n{locks}"
+    )

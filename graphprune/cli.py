@@ -1,0 +1,238 @@
+"""The command line: `graphprune demo | explain | optimize | verify | compile`.
+
+Frameworks are imported inside the commands, so that `--help` answers at once.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from . import __version__, report
+from .errors import GraphPruneError
+from .files import atomic_path
+
+app = typer.Typer(
+    help="Make trained neural networks smaller and faster, and verify that they still compute the same.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_MODEL = "A model: [b]package.module:callable[/b] that returns an nn.Module, or a saved program [b]model.pt2[/b]."
+_INPUT = "Shape of one input, [b]1,3,224,224[/b] or [b]1,128:int64[/b]; repeat for several. Inferred where possible."
+_WEIGHTS = "Weights to load into the model first: .safetensors (also pruned ones) or a state dict (.pt)."
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
+Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", metavar="SHAPE", help=_INPUT, show_default=False)]
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help=_WEIGHTS)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def main() -> None:
+    """Run the command line; errors of ours become one line and exit code 1."""
+    try:
+        app()
+    except (GraphPruneError, OSError) as error:
+        print(f"graphprune: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"graphprune {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where models, plan and picture go.")] = Path(
+        "graphprune-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of initialisation and training.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for the latency measurement.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train, prune, verify, fine-tune, compile and measure a small network on handwritten digits; about a minute."""
+    from .demo import run
+
+    figures = run(out, seed, threads, Console(stderr=as_json))
+    if as_json:
+        _print_json(figures)
+
+
+@app.command(epilog="Example: [b]graphprune explain torchvision.models:resnet18 --dot groups.dot[/b]")
+def explain(
+    model: Model,
+    inputs: Inputs = None,
+    dot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the groups for Graphviz.")] = None,
+    graphml: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the groups as GraphML.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print which channels hang together, what each group costs, what is locked and how to unlock it."""
+    import graphprune
+
+    from .explain import group_rows
+    from .frontends.torch import source
+
+    example_inputs = source.example_inputs(inputs or [])
+    loaded = _load(model, None)
+    with _status("analysing"):
+        analysis = graphprune.analyze(loaded, example_inputs=example_inputs)
+    for path, text in ((dot, analysis.to_dot), (graphml, analysis.to_graphml)):
+        if path:
+            _write(path, text())
+    if as_json:
+        cost, groups = analysis.cost(), [asdict(row) for row in group_rows(analysis)]
+        _print_json({"params": cost.params, "macs": cost.macs, "groups": groups})
+    else:
+        print(analysis.explain())
+
+
+@app.command(epilog="Example: [b]graphprune optimize my_models:Net -o slim.safetensors --sparsity 0.5 -i 1,3,32,32[/b]")
+def optimize(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="slim.safetensors or slim.pt2")],
+    sparsity: Annotated[float, typer.Option(help="The share of the budget to remove.")] = 0.5,
+    budget: Annotated[Literal["params", "macs"], typer.Option(help="What is counted.")] = "params",
+    criterion: Annotated[str, typer.Option(help="How groups are scored: l2, l1, bn_scale, random.")] = "l2",
+    scope: Annotated[Literal["global", "layer"], typer.Option(help="Where groups compete.")] = "global",
+    keep: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave; repeat.")] = None,
+    multiple_of: Annotated[int, typer.Option(min=1, help="Keep channel counts multiples of this.")] = 1,
+    inputs: Inputs = None,
+    weights: Weights = None,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Verify in float64 over several inputs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove whole channels until at most 1 - SPARSITY of the budget is left, verify, and write the result.
+
+    The file ending decides: .safetensors holds weights and plan (read by graphprune.load_weights), .pt2 a program.
+    """
+    import graphprune
+
+    from .frontends.torch import source
+
+    if out.suffix not in (".safetensors", ".pt2"):
+        raise typer.BadParameter("must end in .safetensors or .pt2", param_hint="--out")
+    example_inputs = source.example_inputs(inputs or [])
+    original = _load(model, weights)
+    with _status("pruning and verifying"):
+        slim = graphprune.optimize(
+            original,
+            sparsity=sparsity,
+            example_inputs=example_inputs,
+            budget=budget,
+            criterion=criterion,
+            scope=scope,
+            keep=tuple(keep or ()),
+            multiple_of=multiple_of,
+            verify=False,
+        )
+        plan = graphprune.plan_of(slim)
+        verified = graphprune.verify(original, slim, plan, example_inputs=example_inputs, thorough=thorough)
+        if out.suffix == ".pt2":
+            source.save_program(slim, out, example_inputs)
+        else:
+            graphprune.save(slim, out)
+    figures = {key: list(plan.report[key]) for key in ("params", "macs")}
+    if as_json:
+        _print_json({**figures, "error": verified.error, "dtype": verified.dtype, "out": str(out)})
+    else:
+        caption = f"verified: pruned equals masked, relative error {verified.error:.1e} ({verified.dtype})"
+        Console().print(report.optimized(figures["params"], figures["macs"], caption), f"written to {out}")
+
+
+@app.command(epilog="Example: [b]graphprune verify my_models:Net slim.safetensors --thorough -i 1,3,32,32[/b]")
+def verify(
+    model: Model,
+    slim: Annotated[Path, typer.Argument(metavar="SLIM", help="What optimize wrote: slim.safetensors")],
+    inputs: Inputs = None,
+    weights: Weights = None,
+    thorough: Annotated[bool, typer.Option("--thorough", help="In float64 over several inputs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a pruned model computes what the original computes with the same channels set to zero."""
+    import graphprune
+
+    from .frontends.torch import source
+
+    example_inputs = source.example_inputs(inputs or [])
+    pruned = _load(model, slim)
+    with _status("verifying"):
+        plan = graphprune.plan_of(pruned)
+        original = _load(model, weights)
+        verified = graphprune.verify(original, pruned, plan, example_inputs=example_inputs, thorough=thorough)
+    if as_json:
+        _print_json({"error": verified.error, "tolerance": verified.tolerance, "dtype": verified.dtype})
+    else:
+        print(f"verified: relative error {verified.error:.1e}, at most {verified.tolerance:.0e} ({verified.dtype})")
+
+
+@app.command(
+    "compile",
+    epilog="Example: [b]graphprune compile my_models:Net -o slim.gp --weights slim.safetensors -i 1,3,32,32[/b]",
+)
+def compile_(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The artifact: slim.gp")],
+    target: Annotated[str, typer.Option(help="The machine to compile for.")] = "x86",
+    inputs: Inputs = None,
+    weights: Weights = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads to run with.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile a model, pruned or not, into one file that graphprune.load runs without PyTorch."""
+    import graphprune
+
+    from .frontends.torch import source
+
+    example_inputs = source.example_inputs(inputs or [])
+    loaded = _load(model, weights)
+    with _status(f"compiling for {target}"):
+        artifact = graphprune.compile(loaded, target=target, example_inputs=example_inputs, threads=threads)
+        artifact.save(out)
+    figures = {"target": target, "bytes": out.stat().st_size, "out": str(out)}
+    if as_json:
+        _print_json(figures)
+    else:
+        print(f"written to {out}: {report.size(figures['bytes'])} for {target}")
+
+
+def _load(model: str, weights: Path | None) -> Any:
+    """The model named on the command line, with the weights named beside it."""
+    import graphprune
+
+    from .frontends.torch import source
+
+    with _status(f"loading {model}"):
+        loaded = source.load_model(model)
+        if weights is None:
+            return loaded
+        if weights.suffix == ".safetensors":
+            return graphprune.load_weights(loaded, weights)
+        source.load_state(loaded, weights)
+        return loaded
+
+
+def _status(text: str) -> Any:
+    return Console(stderr=True).status(text + " ...")
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _print_json(figures: dict[str, Any]) -> None:
+    print(json.dumps(figures, indent=2))

@@ -1,0 +1,128 @@
+"""Example inputs: normalise what the user gave, infer what was not given, describe them for a plan."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ...errors import ExampleInputsError
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+HOW = "Pass example_inputs=: a tensor, a tuple of positional inputs, or a dict of keyword inputs."
+_SIZES = (224, 299, 64, 32, 28, 256, 512)
+
+
+def normalise(example_inputs: Any) -> Inputs:
+    """(positional, keyword) from a tensor, a tuple or list of positional inputs, or a dict of keyword inputs."""
+    if isinstance(example_inputs, torch.Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    if hasattr(example_inputs, "items"):
+        return (), dict(example_inputs)
+    raise ExampleInputsError(f"example_inputs is {type(example_inputs).__name__}. {HOW}")
+
+
+def candidates(module: torch.nn.Module) -> Iterator[Inputs]:
+    """Inputs that the model itself suggests, best first; sizes of images are tried in turn."""
+    dummy = getattr(module, "dummy_inputs", None)
+    if isinstance(dummy, dict):
+        yield (), dict(dummy)
+        return
+    config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
+    size = config.get("input_size") if isinstance(config, dict) else getattr(config, "input_size", None)
+    if size:
+        yield (torch.randn(1, *size, generator=_seeded()),), {}
+        return
+    yield from _from_first_layer(module)
+
+
+def _from_first_layer(module: torch.nn.Module) -> Iterator[Inputs]:
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.modules.conv._ConvNd):
+            dims = len(layer.kernel_size)
+            for size in _SIZES if dims == 2 else (1024, 64) if dims == 1 else (16, 64):
+                yield (torch.randn(1, layer.in_channels, *[size] * dims, generator=_seeded()),), {}
+            return
+        if isinstance(layer, torch.nn.Linear):
+            yield (torch.randn(1, layer.in_features, generator=_seeded()),), {}
+            yield (torch.randn(1, 16, layer.in_features, generator=_seeded()),), {}
+            return
+        if isinstance(layer, torch.nn.Embedding):
+            yield (torch.randint(0, layer.num_embeddings, (1, 16), generator=_seeded()),), {}
+            return
+
+
+def _seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def describe(inputs: Inputs) -> Any:
+    """A JSON-able description of example inputs: shapes, dtypes, ranges of integers."""
+
+    def one(item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            dtype = str(item.dtype).removeprefix("torch.")
+            described: dict[str, Any] = {"shape": list(item.shape), "dtype": dtype}
+            if not item.dtype.is_floating_point and item.numel() and not item.is_meta:
+                described |= {"low": int(item.min()), "high": int(item.max())}
+            return {"tensor": described}
+        if item is None or isinstance(item, (bool, int, float, str)):
+            return {"value": item}
+        if isinstance(item, (list, tuple)):
+            return {"items": [one(part) for part in item], "tuple": isinstance(item, tuple)}
+        if isinstance(item, dict) and all(isinstance(key, str) for key in item):
+            return {"entries": {key: one(part) for key, part in item.items()}}
+        return {"opaque": type(item).__name__}
+
+    return {"args": [one(item) for item in inputs[0]], "kwargs": {key: one(item) for key, item in inputs[1].items()}}
+
+
+def rebuild(description: Any, seed: int = 0) -> Inputs:
+    """Random inputs of a described form. Raises `ExampleInputsError` for what JSON could not hold."""
+    generator = _seeded(seed)
+
+    def one(item: dict[str, Any]) -> Any:
+        if "tensor" in item:
+            return _random(item["tensor"], generator)
+        if "items" in item:
+            parts = [one(part) for part in item["items"]]
+            return tuple(parts) if item["tuple"] else parts
+        if "entries" in item:
+            return {key: one(part) for key, part in item["entries"].items()}
+        if "opaque" in item:
+            raise ExampleInputsError(f"the plan cannot hold an input of type {item['opaque']}. {HOW}")
+        return item["value"]
+
+    if not description:
+        raise ExampleInputsError(f"this plan does not describe its inputs. {HOW}")
+    return tuple(one(item) for item in description["args"]), {k: one(v) for k, v in description["kwargs"].items()}
+
+
+def perturb(inputs: Inputs, seed: int) -> Inputs:
+    """Other inputs of the same form: random floats, integers within the range of the given ones."""
+    return rebuild(describe(inputs), seed) if not _has_opaque(inputs) else _perturb_tensors(inputs, seed)
+
+
+def _perturb_tensors(inputs: Inputs, seed: int) -> Inputs:
+    generator = _seeded(seed)
+    spec = lambda item: describe(((item,), {}))["args"][0]["tensor"]  # noqa: E731
+    changed: Inputs = tree_map(
+        lambda item: _random(spec(item), generator) if isinstance(item, torch.Tensor) else item, inputs
+    )
+    return changed
+
+
+def _has_opaque(inputs: Inputs) -> bool:
+    plain = (torch.Tensor, bool, int, float, str, type(None))
+    return any(not isinstance(leaf, plain) for leaf in tree_leaves(inputs))
+
+
+def _random(spec: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
+    dtype, shape = getattr(torch, spec["dtype"]), spec["shape"]
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
+    low, high = spec.get("low", 0), spec.get("high", 1)
+    return torch.randint(low, high + 1, shape, generator=generator).to(dtype)

@@ -1,0 +1,341 @@
+"""The tracer: record one run of a module, on meta tensors where possible, and build the Graph from it.
+
+A run under a `TorchFunctionMode` sees every torch call whatever the control flow around it. On a copy of the
+module whose parameters are meta tensors it needs no memory and no arithmetic. Functions of torch that are
+written in Python and have no entry in the translation table are entered, so that the operations inside are
+seen instead.
+"""
+
+import copy
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ...errors import TraceError
+from ...graph import Graph, Node, Value
+from .names import QUIET, TRANSLATIONS, Call, Unsupported, base_name, is_inplace
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+_MARK = "_graphprune_value"
+
+
+class Recorder(TorchFunctionMode):
+    """Turns torch calls into nodes of a Graph while it is active."""
+
+    def __init__(self, names: dict[int, str], kinds: dict[int, str], dry: bool) -> None:
+        super().__init__()
+        self.dry = dry
+        self.graph = Graph()
+        self.names, self.kinds = names, kinds
+        self.scopes: list[str] = []
+        self.measured = True
+        self.counts: dict[str, int] = {}
+        self.versions: dict[int, int] = {}
+        self.marked: list[torch.Tensor] = []
+        self.handle: Any = None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one torch call and record it."""
+        kwargs = kwargs or {}
+        name = base_name(func)
+        if name in QUIET:
+            return func(*args, **kwargs)
+        if name not in TRANSLATIONS:
+            opened = _opened(func)
+            if opened is not None:
+                with self:
+                    return opened(*args, **kwargs)
+        before: dict[int, Value] = {}
+        translated = _exchange(args, self._value, before), _exchange(kwargs, self._value, before)
+        inplace = is_inplace(func, kwargs)
+        result = _shortcut(name, args, inplace) if self.dry else None
+        if result is None:
+            result = func(*args, **kwargs)
+        self._record(name, inplace, args, translated, result, tuple(before.values()))
+        return result
+
+    def _record(
+        self,
+        name: str,
+        inplace: bool,
+        args: tuple[Any, ...],
+        translated: tuple[tuple[Any, ...], dict[str, Any]],
+        result: Any,
+        before: tuple[Value, ...],
+    ) -> None:
+        written = name == "__setitem__"
+        produced = [args[0]] if written else _tensors(result)
+        if not produced:
+            return
+        call = Call(name, *translated, tuple(tuple(tensor.shape) for tensor in produced))
+        try:
+            operation, inputs, attrs = TRANSLATIONS[name](call) if name in TRANSLATIONS else _unknown(name, before)
+        except Unsupported as reason:
+            operation, inputs, attrs = "unknown", before, {"name": name, "reason": str(reason)}
+        if not before and operation == "unknown":
+            operation = "constant"
+        outputs = tuple(self._fresh(operation, tensor) for tensor in produced)
+        for value in inputs:
+            if value is not None:
+                value.uses += 1
+        scope = self.scopes[-1] if self.scopes else ""
+        node = Node(outputs[0].name, operation, inputs, outputs, attrs, scope, self.measured, self.handle)
+        self.graph.nodes.append(node)
+        for tensor, value in zip(produced, outputs, strict=True):
+            self._mark(tensor, value, inplace or written)
+
+    def _fresh(self, operation: str, tensor: torch.Tensor) -> Value:
+        number = self.counts[operation] = self.counts.get(operation, 0) + 1
+        return Value(f"{operation}_{number}", tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+    def _mark(self, tensor: torch.Tensor, value: Value, inplace: bool) -> None:
+        """Remember the value of a tensor; a write in place makes every other view of its storage stale."""
+        storage = tensor.untyped_storage()._cdata
+        if inplace:
+            self.versions[storage] = self.versions.get(storage, 0) + 1
+        setattr(tensor, _MARK, (self, value, self.versions.get(storage, 0)))
+        self.marked.append(tensor)
+
+    def _value(self, tensor: torch.Tensor) -> Value:
+        mark = getattr(tensor, _MARK, None)
+        if mark is not None and mark[0] is self:
+            if mark[2] == self.versions.get(tensor.untyped_storage()._cdata, 0):
+                return mark[1]
+            return self._stale(tensor, mark[1])
+        name = self.names.get(id(tensor))
+        if name is None:  # a tensor that the module does not own: a global, a default argument
+            value = self._fresh("outside", tensor)
+            value.kind = "outside"
+        else:
+            value = self.leaf(name, tensor)
+        self._mark(tensor, value, False)
+        return value
+
+    def leaf(self, name: str, tensor: torch.Tensor) -> Value:
+        """The value of a stored tensor."""
+        if name not in self.graph.leaves:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            self.graph.leaves[name] = Value(name, tuple(tensor.shape), dtype, self.kinds[id(tensor)])
+        return self.graph.leaves[name]
+
+    def _stale(self, tensor: torch.Tensor, old: Value) -> Value:
+        """A view of storage that was since written through another view: what it holds is not known."""
+        value = self._fresh("unknown", tensor)
+        reason = "is read after another view of the same memory was written in place"
+        attrs = {"name": "alias", "reason": reason, "unlock": "write out of place"}
+        self.graph.nodes.append(Node(value.name, "unknown", (old,), (value,), attrs, measured=self.measured))
+        self._mark(tensor, value, False)
+        return value
+
+    def finish(self) -> Graph:
+        """Take the marks off all tensors and hand out the graph."""
+        for tensor in self.marked:
+            if hasattr(tensor, _MARK):
+                delattr(tensor, _MARK)
+        self.marked.clear()
+        return self.graph
+
+
+def _unknown(name: str, before: tuple[Value, ...]) -> tuple[str, tuple[Value | None, ...], dict[str, Any]]:
+    return "unknown", before, {"name": name}
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    """All tensors in nested tuples, lists and dictionaries; other containers as pytree knows them."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if tree is None or isinstance(tree, (int, float, str)):
+        return []
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def _exchange(tree: Any, value_of: Callable[[torch.Tensor], Value], seen: dict[int, Value]) -> Any:
+    """Nested arguments with tensors replaced by their values; `seen` collects the values in order."""
+    if isinstance(tree, torch.Tensor):
+        if id(tree) not in seen:
+            seen[id(tree)] = value_of(tree)
+        return seen[id(tree)]
+    if type(tree) in (tuple, list):
+        return type(tree)([_exchange(item, value_of, seen) for item in tree])
+    if type(tree) is dict:
+        return {key: _exchange(item, value_of, seen) for key, item in tree.items()}
+    return tree
+
+
+_SAME = frozenset(
+    """batch_norm instance_norm relu relu6 leaky_relu elu gelu silu hardswish hardsigmoid sigmoid tanh hardtanh
+    layer_norm group_norm softmax clamp""".split()
+)
+_PAIR = frozenset("add __add__ __iadd__ mul __mul__ __imul__ sub __sub__".split())
+
+
+def _shortcut(name: str, args: tuple[Any, ...], inplace: bool) -> torch.Tensor | None:
+    """The result of a call whose shape and dtype are those of its first argument, without asking torch.
+
+    The shape functions of these operations are written in Python and would take most of the time of a trace.
+    """
+    if name not in _SAME and name not in _PAIR or not args or not isinstance(args[0], torch.Tensor):
+        return None
+    first = args[0]
+    if not first.dtype.is_floating_point or (name == "softmax" and len(args) > 3 and args[3] is not None):
+        return None
+    if name in _PAIR:
+        second = args[1] if len(args) > 1 else None
+        number = isinstance(second, (int, float)) and not isinstance(second, bool)
+        if not number and not (
+            isinstance(second, torch.Tensor) and second.shape == first.shape and second.dtype == first.dtype
+        ):
+            return None
+    return first if inplace else torch.empty_like(first)
+
+
+def _never(*_: Any, **__: Any) -> bool:
+    return False
+
+
+_OPENED: dict[Any, Callable[..., Any] | None] = {}
+
+
+def _opened(func: Any) -> Callable[..., Any] | None:
+    """A copy of a Python function of torch that no longer hands itself to the active mode."""
+    if func not in _OPENED:
+        opened = None
+        if isinstance(func, types.FunctionType) and func.__module__.startswith("torch"):
+            checks = [name for name in func.__code__.co_names if name.startswith("has_torch_function")]
+            space = {**func.__globals__, **dict.fromkeys(checks, _never)}
+            opened = types.FunctionType(func.__code__, space, func.__name__, func.__defaults__, func.__closure__)
+            opened.__kwdefaults__ = func.__kwdefaults__
+        _OPENED[func] = opened
+    return _OPENED[func]
+
+
+def stored_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, str]]:
+    """(name, tensor, kind) of every tensor in a module: parameters, buffers, plain attributes; aliases too."""
+    for prefix, part in module.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                yield dot + name, parameter, "parameter"
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                yield dot + name, buffer, "buffer"
+        for name, item in vars(part).items():
+            if isinstance(item, torch.Tensor):
+                yield dot + name, item, "parameter" if isinstance(item, torch.nn.Parameter) else "constant"
+
+
+def twin_of(module: torch.nn.Module, device: str | None) -> torch.nn.Module:
+    """A copy in evaluation mode that shares the parameters (device None) or holds meta tensors instead."""
+    memo: dict[int, Any] = {}
+    for _, tensor, kind in stored_tensors(module):
+        if device is not None:
+            memo.setdefault(id(tensor), _like(tensor, device))
+        elif kind == "parameter":
+            memo[id(tensor)] = tensor
+    try:
+        return copy.deepcopy(module, memo).eval()
+    except Exception as error:
+        raise TraceError(
+            f"the model could not be copied: {error}. Take away what copy.deepcopy cannot copy."
+        ) from error
+
+
+def _like(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty
+
+
+@contextmanager
+def _scoped(module: torch.nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Tell the recorder which submodule is running."""
+    handles = []
+    for name, part in module.named_modules():
+        enter = part.register_forward_pre_hook(lambda *_, name=name: recorder.scopes.append(name))
+        leave = part.register_forward_hook(lambda *_: (recorder.scopes.pop(), None)[1])
+        handles += [enter, leave]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def record(module: torch.nn.Module, inputs: Inputs, device: str | None) -> Graph:
+    """Record a run of a copy of `module`; with `device` "meta" nothing is computed.
+
+    Parameters that the run leaves unused are looked for in a second run in training mode (auxiliary heads).
+    Raises whatever the run raises.
+    """
+    twin = twin_of(module, device)
+    names, kinds, aliases = {}, {}, {}
+    for name, tensor, kind in stored_tensors(twin):
+        if id(tensor) in names:
+            aliases[name] = names[id(tensor)]
+        else:
+            names[id(tensor)], kinds[id(tensor)] = name, kind
+    recorder = Recorder(names, kinds, device == "meta")
+    for name, tensor, _ in stored_tensors(twin):
+        if name not in aliases:
+            recorder.leaf(name, tensor)
+    arguments = tree_map(lambda item: _input(item, device), inputs)
+    try:
+        for position, tensor in enumerate(_tensors(arguments)):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            value = Value(f"input_{position + 1}", tuple(tensor.shape), dtype, "input")
+            recorder.graph.inputs.append(value)
+            recorder._mark(tensor, value, False)
+        with torch.no_grad(), _scoped(twin, recorder):
+            _run(recorder, twin, arguments)
+            if any(leaf.kind == "parameter" and leaf.uses == 0 for leaf in recorder.graph.leaves.values()):
+                _run_training(recorder, twin, arguments)
+        recorder.graph.aliases = aliases
+        return recorder.finish()
+    finally:
+        recorder.finish()
+
+
+def _input(item: Any, device: str | None) -> Any:
+    if not isinstance(item, torch.Tensor):
+        return item
+    return item.detach().clone() if device is None else item.detach().to(device)
+
+
+def _run(recorder: Recorder, twin: torch.nn.Module, arguments: Inputs) -> None:
+    with recorder:
+        result = twin(*arguments[0], **arguments[1])
+    for leaf in tree_leaves(_plain(result)):
+        if isinstance(leaf, torch.Tensor):
+            value = recorder._value(leaf)
+            value.uses += 1
+            recorder.graph.outputs.append(value)
+
+
+def _run_training(recorder: Recorder, twin: torch.nn.Module, arguments: Inputs) -> None:
+    """Auxiliary heads run in training only; they couple channels but cost nothing at inference."""
+    nodes, outputs = len(recorder.graph.nodes), len(recorder.graph.outputs)
+    recorder.measured = False
+    recorder.scopes.clear()
+    for part in twin.modules():
+        part.training = not part._parameters and not part._buffers and bool(part._modules)
+    try:
+        _run(recorder, twin, arguments)
+    except Exception:  # what the training path needs may not be there; unused parameters stay locked
+        del recorder.graph.nodes[nodes:], recorder.graph.outputs[outputs:]
+    finally:
+        twin.eval()
+
+
+def _plain(result: Any) -> Any:
+    """Outputs of classes that pytree does not know (dataclasses, plain objects) as dictionaries."""
+    if isinstance(result, (torch.Tensor, list, tuple, dict)) or not hasattr(result, "__dict__"):
+        return result
+    return {key: item for key, item in vars(result).items()}

@@ -1,0 +1,114 @@
+"""Models, weights and inputs as a command line names them."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from ...errors import ExampleInputsError, FileFormatError, UnsupportedModelError
+from ...files import atomic_path
+
+HOW = "name a model as package.module:callable or as a saved program (model.pt2)"
+
+
+def load_model(source: str) -> Any:
+    """Load `package.module:callable` (a module is set to `eval()`) or a program saved by `torch.export.save`.
+
+    The callable takes no arguments and returns an `nn.Module`; a module attribute that is a model also does.
+    The current folder is searched first, as for `python -m`.
+    """
+    if source.endswith(".pt2"):
+        return _load_program(Path(source))
+    place, colon, attribute = source.partition(":")
+    if not colon or not place or not attribute:
+        raise UnsupportedModelError(f"{source!r} is not a model: {HOW}")
+    found = _find(place, attribute)
+    model = found if isinstance(found, nn.Module | ExportedProgram) else _call(found, source)
+    if isinstance(model, nn.Module):
+        return model.eval()
+    if isinstance(model, ExportedProgram):
+        return model
+    raise UnsupportedModelError(f"{source} gives a {type(model).__name__}, not a model: {HOW}")
+
+
+def load_state(model: nn.Module, path: Path) -> None:
+    """Load a state dict that `torch.save` wrote, in place and without running code from the file."""
+    if not path.is_file():
+        raise FileFormatError(f"there is no weights file {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state.get("state_dict", state))
+    except Exception as error:
+        raise FileFormatError(f"{path} does not hold the weights of this model: {_first_line(error)}") from error
+
+
+def example_inputs(shapes: Sequence[str]) -> "tuple[torch.Tensor, ...] | None":
+    """Tensors for `["1,3,224,224", "1,128:int64"]`, or None for no shapes: random floats, or ones of another type."""
+    return tuple(_tensor(shape) for shape in shapes) or None
+
+
+def save_program(model: Any, path: Path, inputs: "tuple[torch.Tensor, ...] | None") -> None:
+    """Write an exported program (`.pt2`), exporting a module first."""
+    if isinstance(model, nn.Module):
+        if inputs is None:
+            raise ExampleInputsError(f"exporting to {path} needs the shape of every input: --input 1,3,224,224")
+        model = torch.export.export(model, inputs, strict=False)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.export.save(model, file)
+
+
+def _load_program(path: Path) -> ExportedProgram:
+    if not path.is_file():
+        raise FileFormatError(f"there is no saved program {path}")
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise FileFormatError(f"{path} is not a program that torch.export.save wrote: {_first_line(error)}") from error
+
+
+def _find(place: str, attribute: str) -> Any:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(place)
+    except Exception as error:  # importing runs the user's code: anything can happen
+        raise UnsupportedModelError(
+            f"importing {place} failed: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UnsupportedModelError(f"{place} has no {attribute!r}: {HOW}")
+        found = getattr(found, part)
+    return found
+
+
+def _call(found: Any, source: str) -> Any:
+    if not callable(found):
+        raise UnsupportedModelError(f"{source} is a {type(found).__name__}, not a model or callable: {HOW}")
+    try:
+        return found()
+    except Exception as error:
+        message = f"{source}() failed: {type(error).__name__}: {_first_line(error)}; it must work without arguments"
+        raise UnsupportedModelError(message) from error
+
+
+def _tensor(text: str) -> torch.Tensor:
+    shape, _, kind = text.partition(":")
+    dtype = getattr(torch, kind or "float32", None)
+    try:
+        sizes = [int(part) for part in shape.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1 or not isinstance(dtype, torch.dtype):
+        raise ExampleInputsError(f"--input {text!r} is not a shape: write 1,3,224,224 or, for other types, 1,128:int64")
+    return torch.randn(sizes, dtype=dtype) if dtype.is_floating_point else torch.ones(sizes, dtype=dtype)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

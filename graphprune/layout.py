@@ -1,0 +1,290 @@
+"""The algebra of layouts: what views, broadcasting and contractions do to arrays of labels."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from math import prod
+
+import numpy as np
+
+from .graph import Shape
+from .labels import Array, Equations, Labels, Layout, Product
+
+Letters = Sequence[Hashable]
+Operand = tuple[Shape, Layout, Letters]
+
+NO_CHANNELS = "is tied to an axis that carries no channels (a program input, a constant or a size that is fixed)"
+
+
+def covering(layout: Layout, axis: int) -> Array | None:
+    """The array that covers an axis, or None where the axis is fixed."""
+    return next((array for array in layout if axis in array.axes), None)
+
+
+def line(eq: Equations, layout: Layout, axis: int, size: int) -> Labels:
+    """Labels along one axis as a 1-D array; zeros where the axis is fixed (or locked here: split with another)."""
+    array = covering(layout, axis)
+    if array is None:
+        return np.zeros(size, dtype=np.int64)
+    if len(array.axes) > 1:
+        eq.lock(array.labels, "channels that depend on two axes meet an operation on one axis")
+        return np.zeros(size, dtype=np.int64)
+    return array.labels
+
+
+def lock_axes(eq: Equations, layout: Layout, axes: Iterable[int], text: str, unlock: str = "") -> None:
+    """Lock every array that covers one of the axes."""
+    wanted = set(axes)
+    for array in layout:
+        if wanted & set(array.axes):
+            eq.lock(array.labels, text, unlock)
+
+
+def without(layout: Layout, axes: Iterable[int]) -> Layout:
+    """The arrays that cover none of the axes."""
+    dropped = set(axes)
+    return tuple(array for array in layout if not dropped & set(array.axes))
+
+
+def moved(layout: Layout, target: dict[int, int]) -> Layout:
+    """Rename axes."""
+    return tuple(array._replace(axes=tuple(target[axis] for axis in array.axes)) for array in layout)
+
+
+def dirty(layout: Layout) -> Layout:
+    """The same layout where dropped positions no longer hold zero."""
+    return tuple(array._replace(zero=False) for array in layout)
+
+
+def collapse(eq: Equations, array: Array, axis: int) -> Array:
+    """Tie all labels along one axis of an array and leave that axis out."""
+    where = array.axes.index(axis)
+    first = array.labels.take([0], where)
+    eq.tie(array.labels, first)
+    return Array(array.axes[:where] + array.axes[where + 1 :], first.squeeze(where), array.zero)
+
+
+def take(eq: Equations, layout: Layout, axis: int, index: Labels) -> Layout:
+    """Select positions along an axis (slice, split, flip)."""
+    result = []
+    for array in layout:
+        if axis in array.axes:
+            array = array._replace(labels=array.labels.take(index, array.axes.index(axis)))
+            if array.labels.size == 0:
+                continue
+            eq.filled.append(array.labels.ravel())
+        result.append(array)
+    return tuple(result)
+
+
+def select(eq: Equations, layout: Layout, axis: int, index: int) -> Layout:
+    """Take one position of an axis and leave the axis out."""
+    result = []
+    for array in layout:
+        if axis in array.axes:
+            where = array.axes.index(axis)
+            if len(array.axes) == 1 or where > 0:
+                eq.lock(array.labels, f"one position of axis {axis} is picked by number")
+                if len(array.axes) == 1:
+                    continue
+            rows = np.moveaxis(array.labels, where, 0).reshape(array.labels.shape[where], -1)
+            eq.block(rows, fixed=True)
+            rest = tuple(other for other in array.axes if other != axis)
+            array = Array(rest, array.labels.take(index, where), array.zero)
+        result.append(array._replace(axes=tuple(other - (other > axis) for other in array.axes)))
+    return tuple(result)
+
+
+def segments(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
+    """Split a reshape into its smallest independent parts: (input axes, output axes) of equal product."""
+    inner = [axis for axis, size in enumerate(before) if size != 1]
+    outer = [axis for axis, size in enumerate(after) if size != 1]
+    parts, i, j = [], 0, 0
+    while i < len(inner) and j < len(outer):
+        left, right = [inner[i]], [outer[j]]
+        have, want = before[inner[i]], after[outer[j]]
+        i, j = i + 1, j + 1
+        while have != want:
+            if have < want:
+                have, i = have * before[inner[i]], i + 1
+                left.append(inner[i - 1])
+            else:
+                want, j = want * after[outer[j]], j + 1
+                right.append(outer[j - 1])
+        parts.append((left, right))
+    return parts
+
+
+def reshape(eq: Equations, layout: Layout, before: Shape, after: Shape) -> Layout:
+    """Carry labels through a reshape.
+
+    A split gives an array over several axes with an equal-count block; a merge in the order of the labels is
+    free; a merge in another order (channel shuffle) ties the shorter axis; a minor axis merged with fixed
+    positions (pixel shuffle) is tied.
+    """
+    if 0 in before or 0 in after:
+        return ()
+    parts = segments(before, after)
+    owner = {axis: number for number, (left, _) in enumerate(parts) for axis in left}
+    crowded = set()
+    for number, (left, _) in enumerate(parts):
+        covers = [array for array in layout if set(array.axes) & set(left)]
+        if len(covers) > 1 and len(left) > 1:
+            crowded.add(number)
+            for array in covers:
+                eq.lock(array.labels, "two labelled axes are merged into one")
+    result: list[Array] = []
+    for array in layout:
+        if not any(owner[axis] in crowded for axis in array.axes):
+            result.append(_reshape_array(eq, _in_order(eq, array, parts), before, after, parts))
+    for array in result:
+        if len(array.axes) > 1:
+            eq.block(array.labels.reshape(array.labels.shape[0], -1), fixed=False)
+    return tuple(result)
+
+
+def _in_order(eq: Equations, array: Array, parts: list[tuple[list[int], list[int]]]) -> Array:
+    """Tie axes until what remains can be merged without leaving the order of the labels."""
+    for left, _ in parts:
+        if len(left) == 1:
+            continue
+        for axis in [axis for axis in left if axis in array.axes[1:]]:
+            if len(array.axes) > 1 and not set(left) <= set(array.axes):
+                array = collapse(eq, array, axis)
+        mine = [axis for axis in array.axes if axis in left]
+        while mine != sorted(mine):
+            shortest = min(mine, key=lambda axis: array.labels.shape[array.axes.index(axis)])
+            array = collapse(eq, array, shortest)
+            mine.remove(shortest)
+    return array
+
+
+def _reshape_array(
+    eq: Equations, array: Array, before: Shape, after: Shape, parts: list[tuple[list[int], list[int]]]
+) -> Array:
+    labels, tags = array.labels, [("in", axis) for axis in array.axes]
+    for left, right in parts:
+        if not any(("in", axis) in tags for axis in left):
+            continue
+        missing = [axis for axis in left if ("in", axis) not in tags]
+        labels = np.broadcast_to(
+            labels.reshape(labels.shape + (1,) * len(missing)), labels.shape + tuple(before[axis] for axis in missing)
+        )
+        tags = tags + [("in", axis) for axis in missing]
+        mine = [tags.index(("in", axis)) for axis in left]
+        rest = [position for position in range(len(tags)) if position not in mine]
+        head = [position for position in rest if position < min(mine)]
+        order = head + mine + [position for position in rest if position > min(mine)]
+        labels = labels.transpose(order)
+        tags = [tags[position] for position in order]
+        start = len(head)
+        labels = labels.reshape(
+            labels.shape[:start] + tuple(after[axis] for axis in right) + labels.shape[start + len(left) :]
+        )
+        tags[start : start + len(left)] = [("out", axis) for axis in right]
+    axes = [axis for _, axis in tags]
+    for where in range(len(axes) - 1, -1, -1):  # an axis along which no label varies carries no constraint
+        if labels.ndim > 1 and (labels == labels.take([0], where)).all():
+            labels = labels.take(0, where)
+            axes.pop(where)
+    return Array(tuple(axes), np.ascontiguousarray(labels), array.zero)
+
+
+def join(eq: Equations, operands: Sequence[Operand], zero: str) -> list[tuple[tuple[Hashable, ...], Array]]:
+    """Tie the operands of an element-wise operation or a contraction along equal letters.
+
+    `zero` tells when a dropped position of the result is zero: "any" operand (a product) or "all" (a sum).
+    Returns arrays with letters instead of axes. A letter that is fixed in one operand is locked in all.
+    """
+    named = [
+        [(tuple(letters[axis] for axis in array.axes), array) for array in layout] for _, layout, letters in operands
+    ]
+    covered = [{letter for letters, _ in arrays for letter in letters} for arrays in named]
+    fixed = {
+        letter
+        for (shape, _, letters), cover in zip(operands, covered, strict=True)
+        for letter, size in zip(letters, shape, strict=True)
+        if size > 1 and letter not in cover
+    }
+    result: list[tuple[tuple[Hashable, ...], Array]] = []
+    for number, arrays in enumerate(named):
+        for letters, array in arrays:
+            if fixed & set(letters):
+                eq.lock(array.labels, NO_CHANNELS)
+            if zero == "all" and any(not set(letters) <= cover for i, cover in enumerate(covered) if i != number):
+                array = array._replace(zero=False)
+            _merge(eq, result, letters, array, zero)
+    return result
+
+
+def _merge(
+    eq: Equations,
+    result: list[tuple[tuple[Hashable, ...], Array]],
+    letters: tuple[Hashable, ...],
+    array: Array,
+    zero: str,
+) -> None:
+    """Add one array to those joined so far, tying it to every one that shares a letter with it."""
+    position = 0
+    while position < len(result):
+        others, other = result[position]
+        if not set(letters) & set(others):
+            position += 1
+            continue
+        result.pop(position)
+        either = array.zero or other.zero if zero == "any" else array.zero and other.zero
+        if letters != others:
+            letters, array = _meet(eq, letters, array, others, other)
+        else:
+            eq.tie(array.labels, other.labels)
+        array = array._replace(zero=either)
+    result.append((letters, array))
+
+
+def _meet(
+    eq: Equations, letters: tuple[Hashable, ...], array: Array, others: tuple[Hashable, ...], other: Array
+) -> tuple[tuple[Hashable, ...], Array]:
+    """Tie two arrays over different letters: whole rows of the larger one live and die with their major letter."""
+    if len(letters) < len(others):
+        letters, array, others, other = others, other, letters, array
+    if others != letters[:1]:
+        eq.lock(other.labels, "is shared by all rows of a split axis")
+        if not set(others) < set(letters):
+            eq.lock(array.labels, "meets channels in another order")
+            return letters, array
+    named = array._replace(axes=tuple(range(len(letters))))
+    for position in range(len(letters) - 1, 0, -1):
+        named = collapse(eq, named, position)
+    if others == letters[:1]:
+        eq.tie(named.labels, other.labels)
+    return letters[:1], named
+
+
+def contract(eq: Equations, operands: Sequence[Operand], out: Letters, count: bool = True) -> Layout:
+    """A product of operands, summed over every letter that `out` lacks: matmul, linear, einsum, attention.
+
+    Summing over dropped positions is exact where one factor is zero there. The multiplications are recorded as
+    a cost that shrinks with the labelled letters.
+    """
+    joined = join(eq, operands, "any")
+    if count:
+        sizes: dict[Hashable, int] = {}
+        for shape, _, letters in operands:
+            for letter, size in zip(letters, shape, strict=True):
+                sizes[letter] = max(size, sizes.get(letter, 1))
+        for letters, _ in joined:
+            for letter in letters:
+                sizes.pop(letter, None)
+        arrays = tuple(array.labels for _, array in joined)
+        eq.macs.append((eq.node, Product(float(prod(sizes.values())), arrays, (1,) * len(arrays))))
+    place = {letter: axis for axis, letter in enumerate(out)}
+    result = []
+    for letters, array in joined:
+        gone = [position for position, letter in enumerate(letters) if letter not in place]
+        if 0 in gone and not array.zero:  # a minor axis is summed within its row, which lives or dies as a whole
+            eq.loosen(array.labels, "sums over positions that are not zero when dropped")
+        if len(gone) == len(letters):
+            continue
+        named = array._replace(axes=tuple(range(len(letters))))
+        for position in reversed(gone):
+            named = collapse(eq, named, position)
+        result.append(named._replace(axes=tuple(place[letters[position]] for position in named.axes)))
+    return tuple(result)

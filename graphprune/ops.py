@@ -1,0 +1,94 @@
+"""THE operator table: canonical name -> rule. Every frontend translates into these names.
+
+A rule is a pure function `rule(equations, node, *layouts)` of what is known of the inputs; it returns what is
+known of the output (one layout, or a list of layouts for several outputs). To add an operator: one function
+in `graphprune/rules`, one line here, one name per frontend, one test.
+"""
+
+from collections.abc import Callable
+
+from .labels import Layout
+from .rules import contract, norm, pointwise, reduce, view
+
+Rule = Callable[..., "Layout | list[Layout]"]
+
+_KEEP_ZERO = """relu relu6 leaky_relu elu selu celu gelu silu mish hardswish tanh hardtanh tanhshrink softsign
+    softshrink hardshrink erf sin tan asin atan sinh asinh atanh expm1 log1p abs neg sign sqrt square round floor
+    ceil trunc frac nan_to_num real power positive rrelu"""
+_LOSE_ZERO = """sigmoid hardsigmoid logsigmoid softplus exp exp2 log log2 log10 rsqrt reciprocal cos cosh acos acosh
+    erfc logical_not bitwise_not isnan isinf isfinite threshold scalar_compare digamma lgamma scalar_rdiv bernoulli"""
+
+OPS: dict[str, Rule] = {
+    **dict.fromkeys(_KEEP_ZERO.split(), pointwise.keeps_zero),
+    **dict.fromkeys(_LOSE_ZERO.split(), pointwise.loses_zero),
+    "clamp": pointwise.clamp,
+    "add": pointwise.sums,
+    "sub": pointwise.sums,
+    "maximum": pointwise.sums,
+    "minimum": pointwise.sums,
+    "mul": pointwise.products,
+    "logical_and": pointwise.products,
+    "div": pointwise.quotient,
+    "where": pointwise.mixture,
+    "compare": pointwise.mixture,
+    "prelu": pointwise.prelu,
+    "linear": contract.linear,
+    "matmul": contract.matmul,
+    "addmm": contract.addmm,
+    "einsum": contract.einsum,
+    "conv": contract.convolution,
+    "attention": contract.attention,
+    "embedding": contract.embedding,
+    "batch_norm": norm.batch_norm,
+    "instance_norm": norm.instance_norm,
+    "group_norm": norm.group_norm,
+    "layer_norm": norm.layer_norm,
+    "rms_norm": norm.layer_norm,
+    "identity": view.identity,
+    "reshape": view.reshape,
+    "permute": view.permute,
+    "cat": view.cat,
+    "stack": view.stack,
+    "split": view.split,
+    "unbind": view.unbind,
+    "getitem": view.getitem,
+    "flip": view.flip,
+    "roll": view.roll,
+    "expand": view.expand,
+    "repeat": view.repeat,
+    "repeat_interleave": view.repeat_interleave,
+    "pad": view.pad,
+    "pixel_shuffle": view.pixel_shuffle,
+    "pixel_unshuffle": view.pixel_unshuffle,
+    "channel_shuffle": view.channel_shuffle,
+    "sum": reduce.total,
+    "mean": reduce.average,
+    "var": reduce.average,
+    "std": reduce.average,
+    "norm": reduce.average,
+    "prod": reduce.average,
+    "logsumexp": reduce.average,
+    "max": reduce.extremum,
+    "min": reduce.extremum,
+    "softmax": reduce.along,
+    "cumsum": reduce.along,
+    "sort": reduce.along,
+    "topk": reduce.along,
+    "argmax": reduce.along,
+    "pool": reduce.pool,
+    "interpolate": reduce.pool,
+    "constant": reduce.constant,
+    "unknown": reduce.unknown,
+}
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "batch_norm": ("", "scale", "bias", "mean", "variance"),
+    "instance_norm": ("", "scale", "bias", "mean", "variance"),
+    "group_norm": ("", "scale", "bias"),
+    "layer_norm": ("", "scale", "bias"),
+    "rms_norm": ("", "scale"),
+    "conv": ("", "weight", "bias"),
+    "linear": ("", "weight", "bias"),
+    "embedding": ("", "weight"),
+}
+"""What a stored tensor is to the operation that reads it, by input position; criteria may ask for it."""

@@ -1,0 +1,214 @@
+"""The plan: which positions of which axes stay. Framework-neutral, small, saved as JSON."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import __version__
+from .errors import FileFormatError, PlanError
+from .files import atomic_path
+from .labels import Labels
+
+if TYPE_CHECKING:
+    from .analysis import Analysis
+    from .budget import Options
+    from .cost import Cost
+
+FORMAT = "graphprune-plan-1"
+
+Kept = dict[str, dict[int, NDArray[np.int64]]]
+
+
+def fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """A hash of names and shapes of stored tensors; the numbers do not matter, so that retrained weights fit."""
+    text = json.dumps(sorted((name, list(shape)) for name, shape in shapes.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(eq=False)
+class Plan:
+    """The decision what stays.
+
+    `kept[parameter][axis]` are the sorted kept indices (int64) of an axis: 1-D, or 2-D with one row per block
+    (the groups of a convolution, each with indices within its group). Axes that stay whole are absent.
+    `groups` are new group counts by weight name; `shapes` the shapes of the tensors before; `inputs` describes
+    the example inputs; `report` holds costs before and after; `fingerprint` identifies the model.
+    `exact` tells that dropping equals masking; `steps` counts how many plans were composed.
+
+    ```python
+    plan = graphprune.analyze(model).plan(sparsity=0.5)
+    plan.save("plan.json")
+    slim = graphprune.Plan.load("plan.json").apply(model)
+    ```
+    """
+
+    kept: Kept
+    groups: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
+    fingerprint: str
+    inputs: Any = None
+    options: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    exact: bool = True
+
+    @classmethod
+    def of(
+        cls, analysis: "Analysis", alive: NDArray[np.bool_], options: "Options", before: "Cost", after: "Cost"
+    ) -> "Plan":
+        """Read the plan off an analysis and the classes that stay alive."""
+        kept: Kept = {}
+        for (name, axis), classes in analysis.leaf_classes.items():
+            living = alive[classes]
+            if not living.all():
+                kept.setdefault(name, {})[axis] = _indices(living, name, axis)
+        counts = {name: int(alive[analysis.solution.classes[labels]].sum()) for name, labels in _grouped(analysis)}
+        groups = {name: count for name, count in counts.items() if name in kept}
+        leaves = analysis.graph.leaves
+        given = {key: value if not callable(value) else _name(value) for key, value in vars(options).items()}
+        return cls(
+            kept=kept,
+            groups=groups,
+            shapes={name: leaves[name].shape for name in kept},
+            fingerprint=analysis.fingerprint,
+            inputs=analysis.inputs,
+            options=given | {"keep": list(options.keep)},
+            report={"params": [before.params, after.params], "macs": [before.macs, after.macs]},
+            exact=bool((alive | (analysis.solution.inexact < 0)).all()),
+        )
+
+    def widths(self) -> list[tuple[str, int, int, int]]:
+        """(parameter, axis, size before, size after) of every axis that shrinks."""
+        return [
+            (name, axis, self.shapes[name][axis], index.shape[-1])
+            for name, axes in self.kept.items()
+            for axis, index in axes.items()
+        ]
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise `PlanError` unless the plan was made for a model with these stored tensors."""
+        if fingerprint(shapes) == self.fingerprint:
+            return
+        for name, shape in self.shapes.items():
+            if name not in shapes:
+                raise PlanError(f"this plan was made for another model: it slices {name}, which this one lacks")
+            if tuple(shapes[name]) != tuple(shape):
+                raise PlanError(
+                    f"this plan was made for another model: {name} has shape {tuple(shapes[name])} here and "
+                    f"{tuple(shape)} there"
+                )
+        raise PlanError(
+            "this plan was made for another model: the tensors that it slices are there, but others differ. "
+            "Make a new plan with graphprune.analyze(model).plan(...)."
+        )
+
+    def apply(self, model: Any, example_inputs: Any = None) -> Any:
+        """A slim copy of a model (module, GraphModule, ExportedProgram) or of a state dict.
+
+        The model given is not touched. Raises `PlanError` for a plan made for another model and `ApplyError`
+        where the model's code cannot be kept right with the new sizes.
+        """
+        from .frontends import frontend_of
+
+        return frontend_of(model).apply(model, self, example_inputs)
+
+    def then(self, second: "Plan") -> "Plan":
+        """This plan followed by another one that was made for the pruned model."""
+        kept: Kept = {name: dict(axes) for name, axes in self.kept.items()}
+        for name, axes in second.kept.items():
+            for axis, index in axes.items():
+                kept.setdefault(name, {})[axis] = _compose(kept.get(name, {}).get(axis), index, name, axis)
+        report = {
+            key: [self.report[key][0], second.report[key][1]]
+            for key in second.report
+            if key in self.report and isinstance(second.report[key], list)
+        }
+        return Plan(
+            kept=kept,
+            groups=self.groups | second.groups,
+            shapes={**second.shapes, **self.shapes},
+            fingerprint=self.fingerprint,
+            inputs=second.inputs,
+            options=second.options,
+            report=report,
+            exact=self.exact and second.exact,
+        )
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        body = vars(self) | {
+            "kept": {n: {str(axis): i.tolist() for axis, i in axes.items()} for n, axes in self.kept.items()}
+        }
+        return json.dumps({"format": FORMAT, "graphprune": __version__, **body}, default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read `to_json`. Raises `FileFormatError` where the text is no plan."""
+        try:
+            body = json.loads(text)
+            if body.pop("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}")
+            body.pop("graphprune", None)
+            body["kept"] = {
+                name: {int(axis): np.asarray(index, dtype=np.int64) for axis, index in axes.items()}
+                for name, axes in body["kept"].items()
+            }
+            body["shapes"] = {name: tuple(shape) for name, shape in body["shapes"].items()}
+            plan = cls(**body)
+            plan._check_indices()
+            return plan
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FileFormatError(f"this is not a plan, or it is damaged: {error}. Make and save it again.") from error
+
+    def _check_indices(self) -> None:
+        for name, axes in self.kept.items():
+            for axis, index in axes.items():
+                size = self.shapes[name][axis]
+                if index.size == 0 or index.min() < 0 or index.max() >= size or (np.diff(index) <= 0).any():
+                    raise ValueError(f"indices of axis {axis} of {name} are not sorted positions below {size}")
+
+    def save(self, path: "str | os.PathLike[str]") -> None:
+        """Write the plan as JSON; the file appears whole or not at all."""
+        with atomic_path(path) as temporary:
+            temporary.write_text(self.to_json())
+
+    @classmethod
+    def load(cls, path: "str | os.PathLike[str]") -> "Plan":
+        """Read a saved plan. Raises `FileFormatError` for a missing or damaged file."""
+        try:
+            return cls.from_json(Path(path).read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileFormatError(f"{os.fspath(path)} cannot be read as a plan: {error}") from error
+        except FileFormatError as error:
+            raise FileFormatError(f"{os.fspath(path)}: {error}") from error
+
+
+def _indices(living: NDArray[np.bool_], name: str, axis: int) -> NDArray[np.int64]:
+    if living.ndim == 1:
+        return np.flatnonzero(living)
+    counts = living.sum(axis=1)
+    if (counts != counts[0]).any():
+        raise PlanError(f"internal: the blocks of axis {axis} of {name} would keep {sorted(set(counts.tolist()))}")
+    return np.nonzero(living)[1].reshape(len(living), -1)
+
+
+def _grouped(analysis: "Analysis") -> list[tuple[str, Labels]]:
+    return list(analysis.equations.group_counts.items())
+
+
+def _compose(first: NDArray[np.int64] | None, second: NDArray[np.int64], name: str, axis: int) -> NDArray[np.int64]:
+    if first is None:
+        return second
+    if first.ndim != second.ndim:
+        raise PlanError(f"plans cannot be composed: axis {axis} of {name} is sliced per block in one of them only")
+    return np.take_along_axis(first, second, -1) if second.ndim == 2 else first[second]
+
+
+def _name(criterion: Any) -> str:
+    return getattr(criterion, "__name__", type(criterion).__name__)

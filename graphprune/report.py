@@ -1,0 +1,109 @@
+"""What a person reads: numbers with units, tables before and after, the picture of channels. Knows no framework."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.table import Table
+
+from .files import atomic_path
+
+GREY, BLUE, INK = "#d9dee5", "#2f6fb2", "#333a44"
+
+
+class Width(NamedTuple):
+    """The number of channels of one layer before and after pruning."""
+
+    name: str
+    before: int
+    after: int
+
+
+def count(number: int) -> str:
+    """`11689512` -> `'11.69 M'`."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.2f} {letter}"
+    return str(number)
+
+
+def size(number: int) -> str:
+    """Bytes for people: `46830571` -> `'46.83 MB'`."""
+    for unit, letter in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if number >= unit:
+            return f"{number / unit:.2f} {letter}"
+    return f"{number} B"
+
+
+def duration(seconds: float) -> str:
+    """`0.00123` -> `'1.23 ms'`."""
+    for unit, letter in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= unit:
+            return f"{seconds / unit:.2f} {letter}"
+    return f"{seconds * 1e6:.0f} µs"
+
+
+def change(before: float, after: float) -> str:
+    """How much is left: `change(200, 90)` -> `'45.0 %'`."""
+    return f"{100 * after / before:.1f} %" if before else "-"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> Table:
+    """A table whose first column is left-aligned text and whose others are right-aligned figures."""
+    drawn = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same table for a Markdown page."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def optimized(params: Sequence[int], macs: Sequence[int], verified: str) -> Table:
+    """The table that follows an optimisation: [before, after] of each cost, and how it was verified."""
+    rows = [
+        [name, count(before), count(after), change(before, after)]
+        for name, (before, after) in (("parameters", params), ("MACs", macs))
+    ]
+    return table("", ["", "before", "after", "left"], rows, caption=verified)
+
+
+def picture(widths: Sequence[Width], path: "str | os.PathLike[str]", title: str) -> Path:
+    """Draw the channels of every layer before and after as horizontal bars, into an image file (PNG, SVG, PDF)."""
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+
+    figure = Figure(figsize=(8, 1.3 + 0.34 * len(widths)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(widths))
+    axes.barh(places, [width.before for width in widths], height=0.72, color=GREY, label="before")
+    axes.barh(places, [width.after for width in widths], height=0.72, color=BLUE, label="after")
+    for place, width in zip(places, widths, strict=True):
+        axes.annotate(
+            f"{width.before} → {width.after}" if width.after != width.before else f"{width.before}",
+            (width.before, place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=INK,
+        )
+    axes.set_yticks(places, [width.name for width in widths], fontsize=9, color=INK)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.15 * max((width.before for width in widths), default=1))
+    axes.set_xticks([])  # every bar carries its number
+    axes.margins(y=0.02)
+    axes.set_title(title, fontsize=11, color=INK, loc="left")
+    axes.legend(fontsize=9, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+    axes.tick_params(length=0, colors=INK)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    final = Path(path)
+    with atomic_path(final) as temporary:
+        figure.savefig(temporary, format=final.suffix[1:] or "png", dpi=150)
+    return final

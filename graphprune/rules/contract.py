@@ -1,0 +1,187 @@
+"""Contractions: convolution, linear, matmul, einsum, attention, embedding."""
+
+from math import prod
+
+import numpy as np
+
+from ..graph import Node, Shape, Value
+from ..labels import Array, Equations, Labels, Layout, Product
+from ..layout import NO_CHANNELS, contract, dirty, join, line, lock_axes, without
+
+
+def linear(eq: Equations, node: Node, x: Layout, weight: Layout, bias: Layout = ()) -> Layout:
+    """x @ weight.T + bias; weight is (out, in)."""
+    value, matrix = _shape(node, 0), _shape(node, 1)
+    if len(matrix) == 1:
+        matrix, weight = (1, *matrix), tuple(array._replace(axes=(1,)) for array in weight)
+    batch = [f"b{axis}" for axis in range(len(value) - 1)]
+    out = contract(eq, [(value, x, [*batch, "in"]), (matrix, weight, ["out", "in"])], [*batch, "out"])
+    return _add_bias(eq, node, out, bias, len(value) - 1)
+
+
+def matmul(eq: Equations, node: Node, a: Layout, b: Layout) -> Layout:
+    """Batched matrix product with broadcasting; 1-D operands as in numpy."""
+    left, right = _shape(node, 0), _shape(node, 1)
+    rank = len(node.outputs[0].shape) + (len(left) == 1) + (len(right) == 1) - 2
+    first = ["k"] if len(left) == 1 else [*_batch(rank, len(left) - 2), "m", "k"]
+    second = ["k"] if len(right) == 1 else [*_batch(rank, len(right) - 2), "k", "n"]
+    out = [*_batch(rank, rank), *(["m"] if len(left) > 1 else []), *(["n"] if len(right) > 1 else [])]
+    return contract(eq, [(left, a, first), (right, b, second)], out)
+
+
+def addmm(eq: Equations, node: Node, bias: Layout, a: Layout, b: Layout) -> Layout:
+    """bias + a @ b, 2-D."""
+    left, right = _shape(node, 1), _shape(node, 2)
+    out = contract(eq, [(left, a, ["m", "k"]), (right, b, ["k", "n"])], ["m", "n"])
+    shape, rank = node.outputs[0].shape, len(_shape(node, 0))
+    return _joined(join(eq, [(shape, out, [0, 1]), (_shape(node, 0), bias, range(2 - rank, 2))], "all"))
+
+
+def einsum(eq: Equations, node: Node, *operands: Layout) -> Layout:
+    """Any equation without an ellipsis or repeated letters in one operand; otherwise locked."""
+    equation = str(node.attrs["equation"]).replace(" ", "")
+    inputs, _, output = equation.partition("->")
+    terms = inputs.split(",")
+    if "->" not in equation:
+        every = inputs.replace(",", "")
+        output = "".join(sorted(letter for letter in set(every) if every.count(letter) == 1))
+    if "." in equation or any(len(set(term)) < len(term) for term in terms):
+        for layout in operands:
+            for array in layout:
+                eq.lock(array.labels, f"einsum {equation!r} has an ellipsis or a diagonal", "write the letters out")
+        return ()
+    shapes = [_shape(node, position) for position in range(len(terms))]
+    return contract(eq, list(zip(shapes, operands, terms, strict=True)), output)
+
+
+def convolution(eq: Equations, node: Node, x: Layout, weight: Layout, bias: Layout = ()) -> Layout:
+    """Convolution in 1 to 3 dimensions, grouped, depthwise, with multiplier, transposed.
+
+    attrs: groups, transposed. The input is (N, C, ...) or (C, ...); weights are (out, in / groups, ...) or,
+    transposed, (in, out / groups, ...).
+    """
+    groups, transposed = int(node.attrs.get("groups", 1)), bool(node.attrs.get("transposed"))
+    value, kernel, result = _shape(node, 0), _shape(node, 1), node.outputs[0].shape
+    channel = len(value) - len(kernel) + 1
+    lock_axes(eq, x, set(range(len(value))) - {channel}, "slides over this axis")
+    lock_axes(eq, weight, range(2, len(kernel)), "is a kernel axis", "only channel axes are pruned")
+    inner = line(eq, x, channel, value[channel])
+    split = 1 if transposed else 0  # the weight axis that is not divided by the groups is 1 - split
+    if groups == 1:
+        narrow, wide = line(eq, weight, 1 - split, kernel[1 - split]), line(eq, weight, split, kernel[split])
+        if value[channel] > 1:
+            eq.tie(inner, narrow, NO_CHANNELS)
+        outer = wide if kernel[split] > 1 else None
+        factors: tuple[Labels, ...] = tuple(
+            a for a, size in ((inner, value[channel]), (wide, kernel[split])) if size > 1
+        )
+        shares: tuple[int, ...] = (1,) * len(factors)
+    else:
+        outer = _grouped(eq, node, inner, weight, groups, transposed)
+        factors, shares = (inner, outer), (1, groups)
+    _count(eq, node, kernel, value if transposed else result, factors, shares, groups, channel)
+    out: Layout = () if outer is None else (Array((channel,), outer, True),)
+    return _add_bias(eq, node, out, bias, channel)
+
+
+def _grouped(eq: Equations, node: Node, inner: Labels, weight: Layout, groups: int, transposed: bool) -> Labels:
+    """Depthwise: channels are tied. Otherwise every group keeps as many channels as the others."""
+    kernel, leaf = _shape(node, 1), node.inputs[1]
+    assert leaf is not None
+    into, out = inner.size, node.outputs[0].shape[len(_shape(node, 0)) - len(kernel) + 1]
+    whole = line(eq, weight, 0, kernel[0])
+    if into == groups:
+        outer = whole if not transposed else np.repeat(inner, out // groups)
+        eq.tie((whole if transposed else outer).reshape(groups, -1), inner[:, None], NO_CHANNELS)
+        if transposed and kernel[1] > 1:
+            lock_axes(eq, weight, [1], "is the multiplier of a depthwise transposed convolution")
+        eq.group_counts[leaf.name] = inner
+        return outer
+    if not leaf.is_leaf or leaf.uses > 1:
+        for array in weight:
+            eq.lock(array.labels, "grouped convolution with a weight that is computed or shared")
+        eq.lock(inner, "grouped convolution with a weight that is computed or shared")
+        return np.zeros(out, dtype=np.int64)
+    eq.block(inner.reshape(groups, -1), fixed=True)
+    if transposed:
+        eq.tie(inner, whole, NO_CHANNELS)
+        outer = eq.fresh(out)
+        divided = outer
+    else:
+        outer, divided = whole, inner
+        if not inner.all():
+            eq.lock(inner, NO_CHANNELS)
+    if kernel[1] > 1:
+        eq.leaf_axes[leaf.name, 1] = divided.reshape(groups, -1)
+    else:
+        eq.lock(divided, "is the only channel of its group")
+    eq.block(outer.reshape(groups, -1), fixed=True)
+    return outer
+
+
+def attention(eq: Equations, node: Node, q: Layout, k: Layout, v: Layout, mask: Layout = ()) -> Layout:
+    """softmax(q kT) v over the last two axes; the head width is fixed because the scale depends on it."""
+    query, key, values = (_shape(node, position) for position in range(3))
+    rank = len(query)
+    batch = [f"b{axis}" for axis in range(rank - 2)]
+    lock_axes(eq, q, [rank - 2], "is a sequence axis")
+    lock_axes(eq, k, [rank - 2], "softmax runs over it")
+    scores = contract(eq, [(query, q, [*batch, "m", "k"]), (key, k, [*batch, "n", "k"])], [*batch, "m", "n"])
+    for layout in (q, k):
+        for array in layout:
+            if array.axes == (rank - 1,):
+                eq.lock(array.labels, "is a head width: the attention scale depends on it")
+    if query[:-2] != key[:-2] or node.attrs.get("grouped"):
+        for layout in (q, k, v):
+            for array in without(layout, []):
+                eq.lock(array.labels, "attention with grouped or broadcast heads")
+    shape = (*query[:-1], key[-2])
+    return contract(
+        eq, [(shape, dirty(scores), [*batch, "m", "n"]), (values, v, [*batch, "n", "v"])], [*batch, "m", "v"]
+    )
+
+
+def embedding(eq: Equations, node: Node, index: Layout, weight: Layout) -> Layout:
+    """Rows of a table: its width passes on, its rows stay."""
+    lock_axes(eq, index, range(len(_shape(node, 0))), "is looked up in a table")
+    lock_axes(eq, weight, [0], "rows of an embedding table are chosen by the input")
+    last = len(node.outputs[0].shape) - 1
+    return tuple(array._replace(axes=(last,)) for array in without(weight, [0]))
+
+
+def _count(
+    eq: Equations,
+    node: Node,
+    kernel: Shape,
+    positions: Shape,
+    factors: tuple[Labels, ...],
+    shares: tuple[int, ...],
+    groups: int,
+    channel: int,
+) -> None:
+    spatial = prod(positions[channel + 1 :]) * prod(positions[:channel]) * prod(kernel[2:])
+    if groups > 1 and eq.group_counts.get(node.inputs[1].name if node.inputs[1] else "") is not None:
+        factors, shares = factors[1:], (1,)  # depthwise: one input channel per output channel
+    eq.macs.append((node, Product(float(spatial), factors, shares)))
+
+
+def _add_bias(eq: Equations, node: Node, out: Layout, bias: Layout, axis: int) -> Layout:
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is None:
+        return out
+    shape = node.outputs[0].shape
+    return _joined(join(eq, [(shape, out, range(len(shape))), (value.shape, bias, [axis])], "all"))
+
+
+def _joined(pairs: list[tuple[tuple[object, ...], Array]]) -> Layout:
+    return tuple(array._replace(axes=letters) for letters, array in pairs)  # type: ignore[arg-type]
+
+
+def _batch(rank: int, own: int) -> list[str]:
+    return [f"b{axis}" for axis in range(rank - own, rank)]
+
+
+def _shape(node: Node, position: int) -> Shape:
+    value: Value | None = node.inputs[position]
+    assert value is not None
+    return value.shape

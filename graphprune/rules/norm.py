@@ -1,0 +1,70 @@
+"""Normalisations: per channel exactly; over channels only inexactly."""
+
+from ..graph import Node, Value
+from ..labels import Array, Equations, Layout
+from ..layout import covering, dirty, join, lock_axes
+
+
+def batch_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Layout:
+    """Scale, shift, mean and variance per channel (axis 1). Zero where scale and shift are dropped too."""
+    value = node.inputs[0]
+    assert value is not None
+    channel = 1 if len(value.shape) > 1 else 0
+    return _per_channel(eq, node, x, parameters, channel)
+
+
+def instance_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Layout:
+    """Statistics per sample and channel: exact."""
+    value = node.inputs[0]
+    assert value is not None
+    fixed = set(range(len(value.shape))) - {1}
+    lock_axes(eq, x, fixed, "statistics are taken over this axis")
+    return _per_channel(eq, node, x, parameters, 1)
+
+
+def group_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Layout:
+    """Statistics over groups of channels: every group keeps equal counts, and dropping is not masking."""
+    value = node.inputs[0]
+    assert value is not None
+    groups, size = int(node.attrs["groups"]), value.shape[1]
+    lock_axes(eq, x, set(range(len(value.shape))) - {1}, "statistics are taken over this axis")
+    array = covering(x, 1)
+    if array and len(array.axes) == 1 and groups < size:
+        eq.loosen(array.labels, "group norm takes statistics over the channels that are left", "exact=False")
+        eq.block(array.labels.reshape(groups, -1), fixed=True)
+    elif array and groups == size:
+        eq.lock(array.labels, "group norm with one channel per group fixes the number of channels", "use InstanceNorm")
+    return _per_channel(eq, node, x, parameters, 1)
+
+
+def layer_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Layout:
+    """Statistics over the last `dims` axes. attrs: dims."""
+    value = node.inputs[0]
+    assert value is not None
+    rank, dims = len(value.shape), int(node.attrs["dims"])
+    for array in x:
+        if any(axis >= rank - dims for axis in array.axes):
+            eq.loosen(array.labels, f"{node.op} takes statistics over the positions that are left", "exact=False")
+    operands = [(value.shape, x, range(rank))]
+    for parameter, layout in zip(node.inputs[1:], parameters, strict=False):
+        if parameter is not None:
+            operands.append((parameter.shape, layout, range(rank - len(parameter.shape), rank)))
+    result = _placed(join(eq, operands, "any"))
+    return result if node.inputs[1] is not None else dirty(result)
+
+
+def _per_channel(eq: Equations, node: Node, x: Layout, parameters: tuple[Layout, ...], channel: int) -> Layout:
+    value = node.inputs[0]
+    assert value is not None
+    operands = [(value.shape, x, range(len(value.shape)))]
+    given: list[Value | None] = list(node.inputs[1:])
+    for parameter, layout in zip(given, parameters, strict=False):
+        if parameter is not None:
+            operands.append((parameter.shape, layout, [channel]))
+    zero = node.inputs[1] is not None or all(array.zero for array in x)  # dropped scale and shift give zero
+    result = _placed(join(eq, operands, "any"))
+    return result if zero else dirty(result)
+
+
+def _placed(pairs: list[tuple[tuple[object, ...], Array]]) -> Layout:
+    return tuple(array._replace(axes=letters) for letters, array in pairs)  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+"""Reductions, pooling, and operations along one axis."""
+
+from ..graph import Node
+from ..labels import Equations, Layout
+from ..layout import collapse, dirty, lock_axes, without
+
+
+def total(eq: Equations, node: Node, x: Layout) -> Layout:
+    """sum: exact over dropped positions that are zero. attrs: axes, keepdims."""
+    return _reduce(eq, node, x, exact=True, text="sums over positions that are not zero when dropped")
+
+
+def average(eq: Equations, node: Node, x: Layout) -> Layout:
+    """mean, var, std, norm, prod: the number of positions matters. attrs: axes, keepdims."""
+    return _reduce(eq, node, x, exact=False, text=f"{node.op} depends on the number of positions")
+
+
+def extremum(eq: Equations, node: Node, x: Layout) -> Layout:
+    """max, min: a dropped zero may have been the largest. attrs: axes, keepdims."""
+    return dirty(_reduce(eq, node, x, exact=False, text=f"{node.op} may pick a position that is dropped"))
+
+
+def along(eq: Equations, node: Node, x: Layout, *others: Layout) -> Layout:
+    """softmax, cumsum, sort, topk, argmax: positions of `axis` (None: of all axes) are mixed or counted."""
+    axes = range(len(_shape(node))) if node.attrs.get("axis") is None else [int(node.attrs["axis"])]
+    text, unlock = f"{node.op} runs over it", "prune another axis"
+    lock_axes(eq, x, axes, text, unlock)
+    for layout in others:
+        for array in layout:
+            eq.lock(array.labels, text, unlock)
+    same = all(len(output.shape) == len(_shape(node)) for output in node.outputs)
+    result = dirty(without(x, axes)) if same else ()
+    if not same:
+        for array in x:
+            eq.lock(array.labels, text, unlock)
+    return result
+
+
+def pool(eq: Equations, node: Node, x: Layout) -> Layout:
+    """Pooling and resizing over the last `dims` axes; channels pass. attrs: dims."""
+    rank = len(_shape(node))
+    slid = range(rank - int(node.attrs["dims"]), rank)
+    lock_axes(eq, x, slid, "slides over this axis")
+    return without(x, slid)
+
+
+def constant(eq: Equations, node: Node, *inputs: Layout) -> Layout:
+    """A tensor made in `forward`: no labels. Inputs give only their shape or dtype (zeros_like)."""
+    return ()
+
+
+def unknown(eq: Equations, node: Node, *inputs: Layout) -> Layout:
+    """No rule: lock everything that goes in; nothing is known of what comes out."""
+    text = str(node.attrs.get("reason") or f"operation '{node.attrs.get('name', node.op)}' has no rule")
+    for layout in inputs:
+        for array in layout:
+            eq.lock(array.labels, text, str(node.attrs.get("unlock") or "add a rule: docs/extending.md"))
+    return ()
+
+
+def _reduce(eq: Equations, node: Node, x: Layout, exact: bool, text: str) -> Layout:
+    rank = len(_shape(node))
+    axes = sorted(range(rank) if node.attrs.get("axes") is None else node.attrs["axes"])
+    keep = bool(node.attrs.get("keepdims"))
+    place = {axis: axis if keep else axis - sum(other < axis for other in axes) for axis in range(rank)}
+    result = []
+    for array in x:
+        gone = [axis for axis in array.axes if axis in axes]
+        if array.axes[0] in gone and not (exact and array.zero):
+            eq.loosen(array.labels, text, "exact=False")
+        if len(gone) == len(array.axes):
+            continue
+        for axis in gone:
+            array = collapse(eq, array, axis)
+        result.append(array._replace(axes=tuple(place[axis] for axis in array.axes)))
+    return tuple(result)
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    value = node.inputs[0]
+    assert value is not None
+    return value.shape

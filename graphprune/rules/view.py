@@ -1,0 +1,200 @@
+"""Views and copies that move positions without mixing them."""
+
+from math import prod
+
+import numpy as np
+
+from ..graph import Node, Shape
+from ..labels import Array, Equations, Labels, Layout
+from ..layout import covering, join, line, lock_axes, moved, select, take, without
+from ..layout import reshape as carry_reshape
+
+
+def identity(eq: Equations, node: Node, x: Layout, *others: Layout) -> Layout:
+    """contiguous, clone, detach, to, dropout at inference."""
+    return x
+
+
+def reshape(eq: Equations, node: Node, x: Layout) -> Layout:
+    """view, reshape, flatten, unflatten, squeeze, unsqueeze."""
+    return carry_reshape(eq, x, _shape(node), node.outputs[0].shape)
+
+
+def permute(eq: Equations, node: Node, x: Layout) -> Layout:
+    """attrs: order (output axis -> input axis)."""
+    return moved(x, {source: target for target, source in enumerate(node.attrs["order"])})
+
+
+def cat(eq: Equations, node: Node, *parts: Layout) -> Layout:
+    """Positions along `axis` follow one another; the other axes are tied."""
+    values = [value for value in node.inputs if value is not None]
+    rank, axis = len(node.outputs[0].shape), int(node.attrs["axis"])
+    kept = [(value, part) for value, part in zip(values, parts, strict=True) if prod(value.shape)]
+    others = []
+    for value, part in kept:
+        shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
+        for array in part:
+            if axis in array.axes and len(array.axes) > 1:
+                eq.lock(array.labels, "channels that depend on two axes are concatenated")
+        others.append((shape, without(part, [axis]), range(rank)))
+    result = [array._replace(axes=letters) for letters, array in join(eq, others, "all")]  # type: ignore[arg-type]
+    columns = [line(eq, part, axis, value.shape[axis]) for value, part in kept]
+    labels = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
+    if labels.any():
+        zero = all(array.zero for _, part in kept for array in part if array.axes == (axis,))
+        result.append(Array((axis,), labels, zero))
+    return tuple(result)
+
+
+def stack(eq: Equations, node: Node, *parts: Layout) -> Layout:
+    """A new axis without labels; all parts are tied."""
+    axis, rank = int(node.attrs["axis"]), len(_shape(node))
+    values = [value for value in node.inputs if value is not None]
+    operands = [(value.shape, part, range(rank)) for value, part in zip(values, parts, strict=True)]
+    joined = tuple(array._replace(axes=letters) for letters, array in join(eq, operands, "all"))  # type: ignore[arg-type]
+    return moved(joined, {old: old + (old >= axis) for old in range(rank)})
+
+
+def split(eq: Equations, node: Node, x: Layout) -> list[Layout]:
+    """attrs: axis, sizes, even. Even pieces (chunk) keep equal counts, so that the call stays right."""
+    axis, sizes = int(node.attrs["axis"]), list(node.attrs["sizes"])
+    bounds = np.cumsum([0, *sizes])
+    array = covering(x, axis)
+    if node.attrs.get("even") and array and len(array.axes) == 1 and len(sizes) > 1 and len(set(sizes)) == 1:
+        eq.block(array.labels.reshape(len(sizes), -1), fixed=True)
+    return [take(eq, x, axis, np.arange(bounds[i], bounds[i + 1])) for i in range(len(sizes))]
+
+
+def unbind(eq: Equations, node: Node, x: Layout) -> list[Layout]:
+    """One output per position of `axis`."""
+    axis = int(node.attrs["axis"])
+    return [select(eq, x, axis, position) for position in range(_shape(node)[axis])]
+
+
+def getitem(eq: Equations, node: Node, x: Layout) -> Layout:
+    """x[...]. attrs: cuts [(axis, start, stop, step)], picks [(axis, index)]; new axes of size 1 may follow."""
+    shape = list(_shape(node))
+    for axis, start, stop, step in node.attrs["cuts"]:
+        index = np.arange(shape[axis])[start:stop:step]
+        if step != 1:
+            lock_axes(eq, x, [axis], "a strided slice picks channels by number")
+        if index.size < shape[axis]:
+            x = take(eq, x, axis, index)
+        shape[axis] = index.size
+    for axis, position in sorted(node.attrs["picks"], reverse=True):
+        x = select(eq, x, axis, position) if shape[axis] > 1 else moved(x, _closed(len(shape), axis))
+        shape.pop(axis)
+    return carry_reshape(eq, x, tuple(shape), node.outputs[0].shape)
+
+
+def flip(eq: Equations, node: Node, x: Layout) -> Layout:
+    """Positions in reverse order. attrs: axes."""
+    for axis in node.attrs["axes"]:
+        x = take(eq, x, axis, np.arange(_shape(node)[axis])[::-1])
+    return x
+
+
+def roll(eq: Equations, node: Node, x: Layout) -> Layout:
+    """attrs: axes. A fixed shift along channels is not the same shift once some are dropped."""
+    lock_axes(eq, x, node.attrs["axes"], "is rolled by a fixed number of positions")
+    return x
+
+
+def expand(eq: Equations, node: Node, x: Layout) -> Layout:
+    """Broadcast to a larger shape; new positions are fixed."""
+    extra = len(node.outputs[0].shape) - len(_shape(node))
+    return moved(x, {axis: axis + extra for axis in range(len(_shape(node)))})
+
+
+def repeat(eq: Equations, node: Node, x: Layout) -> Layout:
+    """Whole copies after one another. attrs: times (one per output axis)."""
+    times = list(node.attrs["times"])
+    extra = len(times) - len(_shape(node))
+    result = moved(x, {axis: axis + extra for axis in range(len(_shape(node)))})
+    for axis, count in enumerate(times):
+        if count > 1:
+            result = _copied(eq, result, axis, count, each=False)
+    return result
+
+
+def repeat_interleave(eq: Equations, node: Node, x: Layout) -> Layout:
+    """Every position `times` times in place. attrs: axis, times."""
+    return _copied(eq, x, int(node.attrs["axis"]), int(node.attrs["times"]), each=True)
+
+
+def pad(eq: Equations, node: Node, x: Layout) -> Layout:
+    """attrs: pads {axis: (before, after)}, zero (padded with zeros). New positions are fixed."""
+    result = []
+    for array in x:
+        for axis in array.axes:
+            before, after = node.attrs["pads"].get(axis, (0, 0))
+            if (before or after) and len(array.axes) > 1:
+                eq.lock(array.labels, "channels that depend on two axes are padded")
+            elif before < 0 or after < 0:
+                eq.lock(array.labels, "is cropped by a fixed number of positions")
+                array = array._replace(labels=_cropped(array.labels, before, after))
+            elif (before or after) and not node.attrs.get("zero", True):
+                eq.lock(array.labels, "is padded from its own positions")
+            if (before or after) and len(array.axes) == 1:
+                array = array._replace(labels=np.pad(array.labels, (max(before, 0), max(after, 0))))
+        result.append(array)
+    return tuple(result)
+
+
+def pixel_shuffle(eq: Equations, node: Node, x: Layout) -> Layout:
+    """(N, C r r, H, W) -> (N, C, H r, W r): the r x r sub-channels of a channel live and die together."""
+    *batch, channels, height, width = _shape(node)
+    r, b = int(node.attrs["factor"]), len(batch)
+    split_shape = (*batch, channels // (r * r), r, r, height, width)
+    order = [*range(b + 1), b + 3, b + 1, b + 4, b + 2]
+    return _through(eq, x, _shape(node), split_shape, order, node.outputs[0].shape)
+
+
+def pixel_unshuffle(eq: Equations, node: Node, x: Layout) -> Layout:
+    """(N, C, H r, W r) -> (N, C r r, H, W)."""
+    *batch, channels, height, width = _shape(node)
+    r, b = int(node.attrs["factor"]), len(batch)
+    split_shape = (*batch, channels, height // r, r, width // r, r)
+    return _through(
+        eq, x, _shape(node), split_shape, [*range(b + 1), b + 2, b + 4, b + 1, b + 3], node.outputs[0].shape
+    )
+
+
+def channel_shuffle(eq: Equations, node: Node, x: Layout) -> Layout:
+    """View as (groups, channels / groups), transpose, flatten. attrs: groups."""
+    batch, channels, *rest = _shape(node)
+    groups = int(node.attrs["groups"])
+    split_shape = (batch, groups, channels // groups, *rest)
+    return _through(eq, x, _shape(node), split_shape, [0, 2, 1, *range(3, len(split_shape))], _shape(node))
+
+
+def _through(eq: Equations, x: Layout, before: Shape, middle: Shape, order: list[int], after: Shape) -> Layout:
+    layout = carry_reshape(eq, x, before, middle)
+    layout = moved(layout, {source: target for target, source in enumerate(order)})
+    return carry_reshape(eq, layout, tuple(middle[axis] for axis in order), after)
+
+
+def _closed(rank: int, axis: int) -> dict[int, int]:
+    return {other: other - (other > axis) for other in range(rank) if other != axis}
+
+
+def _copied(eq: Equations, layout: Layout, axis: int, count: int, each: bool) -> Layout:
+    result = []
+    for array in layout:
+        if axis in array.axes:
+            where = array.axes.index(axis)
+            if len(array.axes) > 1 and where > 0:
+                eq.lock(array.labels, "channels that depend on two axes are repeated")
+            copied = np.repeat(array.labels, count, where) if each else np.concatenate([array.labels] * count, where)
+            array = array._replace(labels=copied)
+        result.append(array)
+    return tuple(result)
+
+
+def _cropped(labels: Labels, before: int, after: int) -> Labels:
+    return labels[max(-before, 0) : labels.size - max(-after, 0)]
+
+
+def _shape(node: Node) -> Shape:
+    value = next(value for value in node.inputs if value is not None)
+    return value.shape

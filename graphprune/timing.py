@@ -1,0 +1,36 @@
+"""Fair timing: candidates take turns, so that a slow moment of the machine hits all of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Clock = Callable[[], float]
+
+
+def alternate(
+    calls: Mapping[str, Callable[..., object]],
+    repeats: int = 20,
+    warmup: int = 3,
+    clock: Clock = time.perf_counter,
+    arguments: Callable[[], tuple[Any, ...]] = tuple,
+) -> dict[str, float]:
+    """Median seconds of each call over `repeats` turns.
+
+    ```python
+    medians = alternate({"dense": lambda: dense(x), "slim": lambda: slim(x)})
+    ```
+
+    `clock=time.process_time` counts processor seconds instead of wall time. `arguments()` makes the arguments of each
+    single call, before its clock starts: a fresh copy for a call that changes what it is given.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warmup + repeats):
+        for name, call in calls.items():
+            given = arguments()
+            start = clock()
+            call(*given)
+            seconds = clock() - start
+            if turn >= warmup:
+                samples[name].append(seconds)
+    return {name: statistics.median(values) for name, values in samples.items()}

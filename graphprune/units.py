@@ -1,0 +1,93 @@
+"""Units: what is dropped at once. Classes, joined further where rows of a block must keep equal counts."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .labels import Block, Labels
+
+if TYPE_CHECKING:
+    from .analysis import Analysis
+
+
+@dataclass(frozen=True)
+class Units:
+    """`of_class` maps classes to units; `score`, `free` and `family` are per unit.
+
+    A family is a set of units that touch the same axes of the same tensors: the channels of one width.
+    """
+
+    of_class: Labels
+    score: NDArray[np.float64]
+    free: NDArray[np.bool_]
+    family: Labels
+
+    @property
+    def count(self) -> int:
+        """How many units there are."""
+        return int(self.score.size)
+
+
+def build_units(analysis: "Analysis", scores: NDArray[np.float64], free: NDArray[np.bool_]) -> Units:
+    """Join classes so that every block stays balanced, lowest scores with lowest scores."""
+    of_class = balance(analysis.solution.classes, analysis.equations.blocks, scores, free)
+    count = int(of_class.max()) + 1
+    members = np.bincount(of_class, minlength=count)
+    score = np.bincount(of_class, weights=scores, minlength=count) / members
+    unit_free = np.ones(count, dtype=bool)
+    unit_free[of_class[~free]] = False
+    return Units(of_class, score, unit_free, families(analysis, of_class, count))
+
+
+def families(analysis: "Analysis", of_class: Labels, count: int) -> Labels:
+    """Number the sets of units that occur equally often in every axis of every stored tensor."""
+    random = np.random.default_rng(0)
+    signature = np.zeros(count)
+    for classes in analysis.leaf_classes.values():
+        signature += np.bincount(of_class[classes.ravel()], minlength=count) * random.random()
+    return np.unique(signature, return_inverse=True)[1].astype(np.int64)
+
+
+def balance(classes: Labels, blocks: list[Block], scores: NDArray[np.float64], free: NDArray[np.bool_]) -> Labels:
+    """A map from classes to units under which all rows of every block lose equal counts."""
+    parent = np.arange(scores.size)
+    for _ in range(len(blocks) + 1):
+        changed = False
+        for block in blocks:
+            rows = np.unique(parent[classes[block.labels]], axis=0)
+            for left, right in _unbalanced(rows, block.fixed, scores, free):
+                low, high = np.minimum(parent[left], parent[right]), np.maximum(parent[left], parent[right])
+                for small, large in zip(low, high, strict=True):
+                    small, large = parent[small], parent[large]
+                    parent[parent == large] = small
+                changed = True
+        if not changed:
+            break
+    return np.unique(parent, return_inverse=True)[1].astype(np.int64)
+
+
+def _unbalanced(
+    rows: Labels, fixed: bool, scores: NDArray[np.float64], free: NDArray[np.bool_]
+) -> list[tuple[Labels, Labels]]:
+    """Pairs of units to join until the rows are balanced; none where they are."""
+    if len(rows) == 1 or (not fixed and (rows == rows[:, :1]).all()):
+        return []
+    ordered = np.sort(rows, axis=1)
+    if (ordered == ordered[:1]).all():
+        return []
+    counted = [np.unique(row, return_counts=True) for row in rows]
+    common = set.intersection(*(set(zip(units.tolist(), times.tolist(), strict=True)) for units, times in counted))
+    ranked = []
+    for units, times in counted:
+        own = np.array([pair not in common for pair in zip(units.tolist(), times.tolist(), strict=True)])
+        units, times = units[own], times[own]
+        order = np.lexsort((np.where(free[units], scores[units], np.inf), times))
+        ranked.append((units[order], times[order]))
+    first_units, first_times = ranked[0]
+    every = np.concatenate([units for units, _ in ranked])
+    alike = all(np.array_equal(times, first_times) for _, times in ranked)
+    if alike and np.unique(every).size == every.size:
+        return [(first_units, units) for units, _ in ranked[1:]]
+    return [(every[:-1], every[1:])]  # no pairing keeps the counts: all or nothing

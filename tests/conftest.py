@@ -1,0 +1,18 @@
+"""Fixtures that more than one test file uses."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with trained weights and images; tests that need it skip without it."""
+    named = os.environ.get("GRAPHPRUNE_DATA")
+    if not named:
+        pytest.skip("GRAPHPRUNE_DATA does not name a folder with trained weights and data")
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.skip(f"GRAPHPRUNE_DATA names {folder}, which is not a folder")
+    return folder

@@ -1,0 +1,217 @@
+"""The command line, run in this process: what it prints, what it writes, how it fails."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import graphprune
+from graphprune.cli import main
+
+MODELS = """
+import torch
+from torch import nn
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 4))
+
+ready = small()
+number = 3
+
+def broken():
+    raise RuntimeError("no weights here")
+"""
+SMALL, SHAPE = "cli_models:small", "1,3,8,8"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a module of models."""
+    (tmp_path / "cli_models.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "cli_models", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def graphprune_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the command line; gives exit code, stdout, stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["graphprune", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+def test_version_and_help(graphprune_) -> None:
+    assert graphprune_("--version") == (0, f"graphprune {graphprune.__version__}\n", "")
+    code, out, _ = graphprune_("optimize", "--help")
+    assert code == 0
+    assert "Example" in out and "--sparsity" in out
+
+
+def test_explain(graphprune_, folder: Path) -> None:
+    code, out, _ = graphprune_("explain", SMALL, "-i", SHAPE, "--dot", "g.dot", "--graphml", "g.graphml")
+    assert code == 0
+    assert "2.weight" in out
+    assert "graph" in (folder / "g.dot").read_text()
+    assert "<graphml" in (folder / "g.graphml").read_text()
+    code, out, _ = graphprune_("explain", SMALL, "-i", SHAPE, "--json")
+    found = json.loads(out)
+    assert found["params"] == sum(p.numel() for p in _small().parameters())
+    assert {row["status"] for row in found["groups"]} == {"free", "locked"}
+
+
+def test_optimize_writes_weights_that_load(graphprune_, folder: Path) -> None:
+    code, out, err = graphprune_("optimize", SMALL, "-o", "slim.safetensors", "-i", SHAPE)
+    assert code == 0, err
+    assert "parameters" in out and "verified" in out
+    slim = graphprune.load_weights(_small(), folder / "slim.safetensors")
+    assert _parameters(slim) <= _parameters(_small()) / 2
+    assert slim(torch.randn(2, 3, 8, 8)).shape == (2, 4)
+
+
+def test_optimize_options_reach_the_plan(graphprune_, folder: Path) -> None:
+    options = "--sparsity 0.3 --budget macs --criterion l1 --scope layer --multiple-of 2 --keep 0.*".split()
+    code, out, err = graphprune_("optimize", SMALL, "-o", "slim.safetensors", "-i", SHAPE, "--json", *options)
+    assert code == 0, err
+    found = json.loads(out)
+    assert 0 < found["macs"][1] <= 0.7 * found["macs"][0]
+    assert found["error"] < 1e-4
+    slim = graphprune.load_weights(_small(), folder / "slim.safetensors")
+    assert slim[0].out_channels == 8
+    assert slim[2].out_channels < 16 and slim[2].out_channels % 2 == 0
+
+
+def test_programs_in_and_out(graphprune_, folder: Path) -> None:
+    code, _, err = graphprune_("optimize", "cli_models:ready", "-o", "slim.pt2", "-i", SHAPE)
+    assert code == 0, err
+    once = torch.export.load(folder / "slim.pt2")
+    code, _, err = graphprune_("optimize", "slim.pt2", "-o", "slimmer.pt2", "--sparsity", "0.3", "-i", SHAPE)
+    assert code == 0, err
+    twice = torch.export.load(folder / "slimmer.pt2").module()
+    assert _parameters(twice) < _parameters(once.module()) < _parameters(_small())
+    assert twice(torch.randn(1, 3, 8, 8)).shape == (1, 4)
+
+
+def test_verify_accepts_what_optimize_wrote_and_nothing_else(graphprune_, folder: Path) -> None:
+    graphprune_("optimize", SMALL, "-o", "slim.safetensors", "-i", SHAPE)
+    code, out, err = graphprune_("verify", SMALL, "slim.safetensors", "-i", SHAPE, "--thorough", "--json")
+    assert code == 0, err
+    assert json.loads(out)["error"] < 1e-9
+    slim = graphprune.load_weights(_small(), folder / "slim.safetensors")
+    with torch.no_grad():
+        slim[2].weight[0] += 0.1
+    graphprune.save(slim, folder / "tampered.safetensors")
+    code, _, err = graphprune_("verify", SMALL, "tampered.safetensors", "-i", SHAPE)
+    assert code == 1
+    assert err.startswith("graphprune: ")
+
+
+def test_weights_are_loaded_first(graphprune_, folder: Path) -> None:
+    model = _small()
+    with torch.no_grad():
+        model[0].weight[2:] = 0  # the largest channels, and the only ones worth keeping, are 0 and 1
+        model[0].bias[2:] = 0
+    torch.save(model.state_dict(), folder / "weights.pt")
+    command = ("optimize", SMALL, "-o", "slim.safetensors", "-i", SHAPE, "--keep", "2.*", "--sparsity", "0.1")
+    code, _, err = graphprune_(*command, "--weights", "weights.pt")
+    assert code == 0, err
+    kept = graphprune.plan_of(graphprune.load_weights(_small(), folder / "slim.safetensors")).kept["0.weight"][0]
+    assert {0, 1} <= set(kept.tolist())
+
+
+def test_compile(graphprune_, folder: Path) -> None:
+    graphprune_("optimize", SMALL, "-o", "slim.safetensors", "-i", SHAPE)
+    code, out, err = graphprune_("compile", SMALL, "-o", "slim.gp", "--weights", "slim.safetensors", "-i", SHAPE)
+    assert code == 0, err
+    assert "slim.gp" in out
+    x = torch.randn(1, 3, 8, 8)
+    slim = graphprune.load_weights(_small(), folder / "slim.safetensors").eval()
+    torch.testing.assert_close(torch.as_tensor(graphprune.load(folder / "slim.gp")(x)), slim(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("nonsense", "package.module:callable"),
+        ("no_such_module:net", "no_such_module"),
+        ("cli_models:absent", "absent"),
+        ("cli_models:number", "int"),
+        ("cli_models:broken", "no weights here"),
+        ("os:getcwd", "str"),
+        ("absent.pt2", "absent.pt2"),
+        ("damaged.pt2", "damaged.pt2"),
+    ],
+)
+def test_a_wrong_model_is_one_clear_line(graphprune_, folder: Path, model: str, said: str) -> None:
+    (folder / "damaged.pt2").write_bytes(b"not a program")
+    _fails(graphprune_("optimize", model, "-o", "slim.safetensors"), said)
+    assert not (folder / "slim.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("-i", "1,3,x"), "1,3,x"),
+        (("-i", "1,3,8,8:float33"), "float33"),
+        (("-i", "1,5,8,8"), ""),
+        (("-i", SHAPE, "--sparsity", "1.5"), "1.5"),
+        (("-i", SHAPE, "--sparsity", "0.9999"), ""),
+        (("-i", SHAPE, "--criterion", "magic"), "magic"),
+        (("-i", SHAPE, "--weights", "absent.pt"), "absent.pt"),
+        (("-i", SHAPE, "--weights", "cli_models.py"), "cli_models.py"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(graphprune_, folder: Path, options: tuple[str, ...], said: str) -> None:
+    _fails(graphprune_("optimize", SMALL, "-o", "slim.safetensors", *options), said)
+    assert not (folder / "slim.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("no-such-command",),
+        ("optimize", SMALL),
+        ("optimize", SMALL, "-o", "slim.txt"),
+        ("optimize", SMALL, "-o", "slim.pt2", "--budget", "euros"),
+    ],
+)
+def test_wrong_usage_exits_with_2(graphprune_, folder: Path, arguments: tuple[str, ...]) -> None:
+    assert graphprune_(*arguments)[0] == 2
+
+
+def test_control_c_leaves_nothing_behind(graphprune_, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    before = sorted(folder.iterdir())
+    assert graphprune_("optimize", SMALL, "-o", "slim.safetensors", "-i", SHAPE)[0] == 130
+    assert [path for path in sorted(folder.iterdir()) if path.name != "__pycache__"] == before
+
+
+def _fails(outcome: tuple[int, str, str], said: str) -> None:
+    code, _, err = outcome
+    assert code == 1
+    assert "Traceback" not in err
+    (line,) = (line for line in err.splitlines() if line.startswith("graphprune: "))
+    assert said in line
+
+
+def _small() -> torch.nn.Module:
+    namespace: dict = {}
+    exec(MODELS, namespace)
+    return namespace["small"]()
+
+
+def _parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
