@@ -12,7 +12,7 @@ from tvm import s_tir, te, tirx
 
 from .layout import positions
 from .targets import Target
-from .tiling import accumulate, annotation_of, extent, find, inline_epilogue, merge_axes, register_tile, schedule_pad, unroll, vectorize
+from .tiling import Tile, accumulate, annotation_of, extent, find, inline_epilogue, merge_axes, register_tile, schedule_pad, unroll, vectorize
 
 _TILE = "graphprune.convolution"
 
@@ -51,15 +51,28 @@ class Convolution:
 
     @property
     def flat(self) -> bool:
-        """A pointwise convolution has no rows: all pixels are one long row of columns."""
-        return self.kernel == (1, 1) and self.stride == (1, 1) and not any(self.padding)
+        """A pointwise convolution has no rows: all pixels make one long row, if some tile divides it well."""
+        if self.kernel != (1, 1) or self.stride != (1, 1) or any(self.padding):
+            return False
+        return self._flat_tile.cost <= self._row_tile.cost * 1.1
 
     @property
-    def tile(self) -> tuple[int, int]:
+    def tile(self) -> Tile:
         """Columns and output blocks per register tile."""
+        return self._flat_tile if self.flat else self._row_tile
+
+    @property
+    def _depth(self) -> int:
+        return 1 if self.grouped else self.blocks_out
+
+    @property
+    def _flat_tile(self) -> Tile:
         rows, columns = self.out_size
-        depth = 1 if self.grouped else self.blocks_out
-        return register_tile(rows * columns if self.flat else columns, depth, self.registers)
+        return register_tile(rows * columns, self._depth, self.registers, exact=True)
+
+    @property
+    def _row_tile(self) -> Tile:
+        return register_tile(self.out_size[1], self._depth, self.registers)
 
 
 def pack_weights(weight: np.ndarray, groups: int, segments_in: tuple[int, ...], lanes_in: int, lanes: int) -> tuple:
@@ -102,14 +115,11 @@ def _pad(data: te.Tensor, size: tuple[int, int], shape: Convolution) -> te.Tenso
 def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Tensor | None) -> te.Tensor:
     """The convolution as an expression, `(batch, blocks_out, out_height, out_width, lanes)`."""
     (rows, columns), (kh, kw), (sy, sx), (dy, dx) = shape.out_size, shape.kernel, shape.stride, shape.dilation
-    wide, deep = shape.tile
+    wide, deep = shape.tile.width, shape.tile.depth
     row_count, column_count = (1, rows * columns) if shape.flat else (rows, columns)
     tiles = -(-column_count // wide)
     if shape.flat:
-        # Pixels are read through their flat number; a ragged last tile needs a copy with room for the surplus.
-        needed = (1, tiles * wide)
-        exact = tiles * wide == column_count
-        source = data if exact and len(data.shape) == 5 else _flatten(data, needed, shape)
+        source = data
     else:
         needed = ((rows - 1) * sy + (kh - 1) * dy + 1, (tiles * wide - 1) * sx + (kw - 1) * dx + 1)
         fits = not any(shape.padding) and needed[1] <= shape.width and len(data.shape) == 5
@@ -121,10 +131,9 @@ def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Te
     def term(n, o, y, t, r, lane):
         channel = first[o] + block if shape.grouped else block
         column = t * wide + r
-        if shape.flat and source is data:
-            read = source[n, channel, column // shape.width, column % shape.width, lane_in]
-        elif shape.flat:
-            read = source[n, channel, 0, column, lane_in]
+        if shape.flat:
+            pixel = (n, channel, column // shape.width, column % shape.width)
+            read = source(*pixel) if len(data.shape) == 4 else source(*pixel, lane_in)
         else:
             read = source[n, channel, y * sy + ky * dy, column * sx + kx * dx, lane_in]
         return te.sum(read * weight[o, block, ky, kx, lane_in, lane], axis=[block, ky, kx, lane_in])
@@ -137,18 +146,6 @@ def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Te
         return sums[n, o, row, column // wide, column % wide, lane]
 
     return te.compute((shape.batch, shape.blocks_out, rows, columns, shape.lanes), result, name="untile")
-
-
-def _flatten(data: te.Tensor, size: tuple[int, int], shape: Convolution) -> te.Tensor:
-    """All pixels in one row, with zeros behind the last one."""
-    pixels, plain = shape.height * shape.width, len(data.shape) == 4
-
-    def value(n, c, y, x, lane):
-        place = tirx.min(x, pixels - 1)
-        where = (n, c, place // shape.width, place % shape.width)
-        return tirx.if_then_else(x < pixels, data(*where) if plain else data(*where, lane), tirx.const(0, data.dtype))
-
-    return te.compute((shape.batch, shape.blocks_in, *size, shape.lanes_in), value, name="pad")
 
 
 def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:

@@ -21,12 +21,21 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     if weight is not None and weight.ndim == 2:
         shape = _numbers(lowering, 1, prod(left[:-1]), left[-1], right[-1])
         packed = relax.const(matmul.pack_weights(weight, shape))
-        return lowering.kernel("linear", lambda a, b: matmul.compute(shape, a, b, out, True), data, packed)
+        if sum(extent > 1 for extent in out[:-1]) > 1 and shape.rows % shape.tile[0]:
+            # Tiles that straddle rows of several axes must fit exactly; else the rows are made one axis first.
+            flat = lowering.builder.emit(relax.op.reshape(data, (shape.rows, shape.inner)))
+            product = _linear(lowering, shape, flat, packed, (shape.rows, shape.columns))
+            return lowering.builder.emit(relax.op.reshape(product, out))
+        return _linear(lowering, shape, data, packed, out)
     if left[:-2] != right[:-2]:
         return None
     shape = _numbers(lowering, prod(left[:-2]), left[-2], left[-1], right[-1])
     other = lowering.expression(call.args[1])
     return lowering.kernel("matmul", lambda a, b: matmul.compute(shape, a, b, out, False), data, other)
+
+
+def _linear(lowering: Lowering, shape: matmul.MatMul, data: relax.Expr, packed: relax.Expr, out: tuple) -> relax.Expr:
+    return lowering.kernel("linear", lambda a, b: matmul.compute(shape, a, b, out, True), data, packed)
 
 
 def _numbers(lowering: Lowering, batch: int, rows: int, inner: int, columns: int) -> matmul.MatMul:

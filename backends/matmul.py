@@ -31,7 +31,7 @@ class MatMul:
         """Rows and column blocks per register tile."""
         if self.rows == 1:
             return 1, min(8, -(-self.columns // self.lanes))
-        rows = register_tile(self.rows, 2, self.registers)[0]
+        rows = register_tile(self.rows, 2, self.registers).width
         return rows, min(max(1, self.registers // rows), -(-self.columns // self.lanes))
 
     @property

@@ -1,5 +1,6 @@
 """What the schedule rules share: finding blocks, inlining what was fused, tiles that live in registers."""
 
+from dataclasses import dataclass
 from math import ceil
 
 from tvm import s_tir, tirx
@@ -110,26 +111,35 @@ def accumulate(
     vectorize(schedule, zeros[-1])
 
 
-def register_tile(columns: int, blocks: int, registers: int, widest: int = 14) -> tuple[int, int]:
+@dataclass(frozen=True, order=True)
+class Tile:
+    """A tile of accumulators: `width` columns by `depth` output blocks; `cost` is relative, 1 being perfect."""
+
+    cost: float
+    width: int
+    depth: int
+
+
+def register_tile(columns: int, blocks: int, registers: int, exact: bool = False) -> Tile:
     """How many columns and how many output blocks one tile of accumulators takes.
 
-    Columns need not divide evenly: the last tile computes a few columns that are thrown away. The choice
-    balances that waste against loads per multiplication and against too few sums in flight.
+    Unless `exact`, columns need not divide evenly: the last tile computes a few that are thrown away. The
+    choice balances that waste against loads per multiplication and against too few sums in flight.
     """
 
     def cost(width: int, depth: int) -> float:
         work = width * depth
         waste = ceil(columns / width) * width / columns
         loads = width + depth if depth > 1 else width + 1
-        return waste * max(work, loads, _IN_FLIGHT) / work
+        return round(waste * max(work, loads, _IN_FLIGHT) / work, 3)
 
     candidates = [
-        (width, depth)
-        for width in range(1, min(columns, widest) + 1)
+        Tile(cost(width, depth), width, depth)
+        for width in range(1, min(columns, registers) + 1)
         for depth in (1, 2, 3, 4)
-        if blocks % depth == 0 and width * depth <= registers
+        if blocks % depth == 0 and width * depth <= registers and not (exact and columns % width)
     ]
-    return min(candidates, key=lambda pair: (round(cost(*pair), 3), -pair[0] * pair[1], pair[1]))
+    return min(candidates, key=lambda tile: (tile.cost, -tile.width * tile.depth, tile.depth))
 
 
 def schedule_pad(schedule: s_tir.Schedule, target: Target) -> None:

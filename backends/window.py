@@ -33,7 +33,7 @@ class Window:
     @property
     def columns(self) -> int:
         """Output columns per register tile."""
-        return register_tile(self.out_size[1], 1, self.registers)[0]
+        return register_tile(self.out_size[1], 1, self.registers).width
 
 
 def pack_weights(weight: np.ndarray, segments: tuple[int, ...], lanes: int) -> np.ndarray:

@@ -57,11 +57,9 @@ def fine_tune(model: Any, images: torch.Tensor, labels: torch.Tensor, epochs: in
     model.train()
     for _ in range(epochs):
         for batch in torch.randperm(len(images), generator=generator).split(128):
-            down, right, flip = torch.randint(0, 18, (3,), generator=generator).tolist()
-            x = functional.pad(images[batch], (4, 4, 4, 4))[
-                :, :, down // 2 : down // 2 + 32, right // 2 : right // 2 + 32
-            ]
-            loss = functional.cross_entropy(model(x.flip(3) if flip % 2 else x), labels[batch])
+            down, right, flip = torch.randint(0, 9, (3,), generator=generator).tolist()
+            x = functional.pad(images[batch], (4, 4, 4, 4))[:, :, down : down + 32, right : right + 32]
+            loss = functional.cross_entropy(model(x.flip(3) if flip < 4 else x), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

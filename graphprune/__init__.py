@@ -13,6 +13,7 @@ if _TYPE_CHECKING:
     from .api import load as load
     from .api import load_weights as load_weights
     from .api import optimize as optimize
+    from .api import plan_of as plan_of
     from .api import save as save
     from .api import verify as verify
     from .errors import GraphPruneError as GraphPruneError
@@ -27,6 +28,7 @@ _HOME = {
     "compile": "api",
     "load": "api",
     "save": "api",
+    "plan_of": "api",
     "load_weights": "api",
     "Analysis": "analysis",
     "Plan": "plan",

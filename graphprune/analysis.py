@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import TraceError
 from .graph import Graph, Node, Value
 from .labels import Equations, Labels, Layout, Solution
 from .ops import OPS
@@ -145,7 +146,10 @@ def propagate(graph: Graph) -> tuple[Equations, dict[Value, Layout]]:
         equations.node = node
         rule = OPS.get(node.op, unknown)
         arguments = [() if value is None else layouts[value] for value in node.inputs]
-        result = rule(equations, node, *arguments)
+        try:
+            result = rule(equations, node, *arguments)
+        except Exception as error:
+            raise TraceError(f"the rule for {node!r} failed: {error}. Lock it with a rule of your own.") from error
         results = result if isinstance(result, list) else _spread(equations, node, result)
         layouts.update(zip(node.outputs, results, strict=True))
     equations.node = None

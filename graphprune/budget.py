@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,25 +83,31 @@ def make_plan(analysis: "Analysis", options: Options) -> "Plan":
     raise _unreachable(analysis, options, before, least, limit, free & exact)
 
 
+class Granules(NamedTuple):
+    """Units in the order in which they are dropped; granule i is `units[ends[i]:ends[i + 1]]`."""
+
+    units: Labels
+    ends: Labels
+
+
 def cut(
-    model: CostModel, budget: str, limit: int, units: Units, order: list[Labels]
+    model: CostModel, budget: str, limit: int, units: Units, order: Granules
 ) -> tuple[NDArray[np.bool_] | None, Any]:
     """Drop granules from the front of `order` until the cost is at most `limit`.
 
     Returns the living classes (None where the limit is out of reach) and the cost when everything is dropped.
     """
-    flat = np.concatenate(order) if order else np.zeros(0, dtype=np.int64)
-    ends = np.cumsum([0, *(granule.size for granule in order)])
+    total = order.ends.size - 1
 
     def alive_after(granules: int) -> NDArray[np.bool_]:
         dropped = np.zeros(units.count, dtype=bool)
-        dropped[flat[: ends[granules]]] = True
+        dropped[order.units[: order.ends[granules]]] = True
         return ~dropped[units.of_class]
 
-    least = model.cost(alive_after(len(order)))
+    least = model.cost(alive_after(total))
     if getattr(least, budget) > limit:
         return None, least
-    low, high = 0, len(order)
+    low, high = 0, total
     while low < high:
         middle = (low + high) // 2
         if model.evaluate(budget, alive_after(middle)) <= limit:
@@ -111,7 +117,7 @@ def cut(
     return alive_after(low), least
 
 
-def _ordered(analysis: "Analysis", options: Options, free: NDArray[np.bool_]) -> tuple[Units, list[Labels]]:
+def _ordered(analysis: "Analysis", options: Options, free: NDArray[np.bool_]) -> tuple[Units, Granules]:
     """Units and the granules in the order in which they are dropped."""
     scores = class_scores(analysis, resolve(options.criterion), free, options.seed)
     scored = ~np.isnan(scores)
@@ -146,28 +152,38 @@ def _protected(analysis: "Analysis", units: Units) -> NDArray[np.bool_]:
     return protected
 
 
-def granules(units: Units, protected: NDArray[np.bool_], multiple_of: int, scope: str) -> list[Labels]:
-    """Bundles of units, least important first; within a family the order of the scores is kept."""
+def granules(units: Units, protected: NDArray[np.bool_], multiple_of: int, scope: str) -> Granules:
+    """Bundles of units, least important first; within a family the order of the scores is kept.
+
+    Where channel counts are to be multiples, the first bundle of a family brings it to a multiple and every
+    further one takes a whole multiple.
+    """
     droppable = units.free & ~protected
     size = np.bincount(units.family, minlength=int(units.family.max()) + 1)
     index = np.flatnonzero(droppable)
     index = index[np.lexsort((units.score[index], units.family[index]))]
     bounds = np.flatnonzero(np.diff(units.family[index], prepend=-1, append=-1))
-    found: list[tuple[float, Labels]] = []
+    starts, lengths, keys = [], [], []
     for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
-        members = index[start:stop]
-        width, position, key = int(size[units.family[members[0]]]), 0, -np.inf
-        while position < members.size:
-            step = (width - position) % multiple_of or multiple_of
-            if position + step > members.size or position + step >= width:
-                break
-            bundle = members[position : position + step]
-            position += step
-            own = position / width if scope == "layer" else float(units.score[bundle].mean())
-            key = max(key, own)
-            found.append((key, bundle))
-    found.sort(key=lambda pair: pair[0])
-    return [bundle for _, bundle in found]
+        width = int(size[units.family[index[start]]])
+        first = width % multiple_of or multiple_of
+        usable = min(int(stop - start), width - 1)
+        count = (usable - first) // multiple_of + 1 if usable >= first else 0
+        if count:
+            own = np.full(count, multiple_of)
+            own[0] = first
+            begin = start + np.cumsum(own) - own
+            starts.append(begin)
+            lengths.append(own)
+            means = np.add.reduceat(units.score[index[: begin[-1] + own[-1]]], begin) / own
+            keys.append((begin - start) / width if scope == "layer" else np.maximum.accumulate(means))
+    if not starts:
+        return Granules(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64))
+    order = np.argsort(np.concatenate(keys), kind="stable")
+    start_of, length_of = np.concatenate(starts)[order], np.concatenate(lengths)[order]
+    ends = np.cumsum(np.append(0, length_of))
+    flat = index[np.repeat(start_of - ends[:-1], length_of) + np.arange(ends[-1])]
+    return Granules(flat, ends)
 
 
 def _kept_classes(analysis: "Analysis", patterns: tuple[str, ...]) -> NDArray[np.bool_]:

@@ -5,6 +5,7 @@ Frameworks are imported inside the commands, so that `--help` answers at once.
 
 import json
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +30,8 @@ _MODEL = "A model: [b]package.module:callable[/b] that returns an nn.Module, or 
 _INPUT = "Shape of one input, [b]1,3,224,224[/b] or [b]1,128:int64[/b]; repeat for several. Inferred where possible."
 _WEIGHTS = "Weights to load into the model first: .safetensors (also pruned ones) or a state dict (.pt)."
 
+_EXACT = "Drop groups for which dropping is not masking: prefer (only when nothing else is left), yes (never), no."
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
 Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", metavar="SHAPE", help=_INPUT, show_default=False)]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help=_WEIGHTS)]
@@ -37,6 +40,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 
 def main() -> None:
     """Run the command line; errors of ours become one line and exit code 1."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         app()
     except (GraphPruneError, OSError) as error:
@@ -65,7 +71,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train, prune, verify, fine-tune, compile and measure a small network on handwritten digits; about a minute."""
-    from .demo import run
+    with _status("starting"):
+        from .demo import run
 
     figures = run(out, seed, threads, Console(stderr=as_json))
     if as_json:
@@ -110,6 +117,8 @@ def optimize(
     scope: Annotated[Literal["global", "layer"], typer.Option(help="Where groups compete.")] = "global",
     keep: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave; repeat.")] = None,
     multiple_of: Annotated[int, typer.Option(min=1, help="Keep channel counts multiples of this.")] = 1,
+    exact: Annotated[Literal["prefer", "yes", "no"], typer.Option(help=_EXACT)] = "prefer",
+    seed: Annotated[int, typer.Option(help="For the criterion random.")] = 0,
     inputs: Inputs = None,
     weights: Weights = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="Verify in float64 over several inputs.")] = False,
@@ -119,38 +128,29 @@ def optimize(
 
     The file ending decides: .safetensors holds weights and plan (read by graphprune.load_weights), .pt2 a program.
     """
-    import graphprune
-
+    from .budget import Options
     from .frontends.torch import source
+    from .passes.pipeline import Program, run_passes
+    from .passes.prune_channels import PruneChannels
+    from .passes.verify_equivalence import VerifyEquivalence
 
     if out.suffix not in (".safetensors", ".pt2"):
         raise typer.BadParameter("must end in .safetensors or .pt2", param_hint="--out")
-    example_inputs = source.example_inputs(inputs or [])
-    original = _load(model, weights)
-    with _status("pruning and verifying"):
-        slim = graphprune.optimize(
-            original,
-            sparsity=sparsity,
-            example_inputs=example_inputs,
-            budget=budget,
-            criterion=criterion,
-            scope=scope,
-            keep=tuple(keep or ()),
-            multiple_of=multiple_of,
-            verify=False,
-        )
-        plan = graphprune.plan_of(slim)
-        verified = graphprune.verify(original, slim, plan, example_inputs=example_inputs, thorough=thorough)
-        if out.suffix == ".pt2":
-            source.save_program(slim, out, example_inputs)
-        else:
-            graphprune.save(slim, out)
-    figures = {key: list(plan.report[key]) for key in ("params", "macs")}
+    exactness = {"prefer": "prefer", "yes": True, "no": False}[exact]
+    options = Options(sparsity, budget, criterion, scope, tuple(keep or ()), multiple_of, exactness, seed)
+    options.check()
+    program = Program(_load(model, weights), source.example_inputs(inputs or []))
+    with _status("starting") as status:
+        passes = (PruneChannels(options), VerifyEquivalence(thorough))
+        program = run_passes(program, passes, before=lambda step, _: status.update(f"{step.name} ..."))
+        source.save(program.model, out, program.example_inputs)
+    found = program.report
     if as_json:
-        _print_json({**figures, "error": verified.error, "dtype": verified.dtype, "out": str(out)})
+        verified = asdict(found["verification"])
+        _print_json({"params": found["params"], "macs": found["macs"], "verification": verified, "out": str(out)})
     else:
-        caption = f"verified: pruned equals masked, relative error {verified.error:.1e} ({verified.dtype})"
-        Console().print(report.optimized(figures["params"], figures["macs"], caption), f"written to {out}")
+        Console().print(report.optimized(found["params"], found["macs"]))
+        print(f"{found['verification']}\nwritten to {out}")
 
 
 @app.command(epilog="Example: [b]graphprune verify my_models:Net slim.safetensors --thorough -i 1,3,32,32[/b]")
@@ -168,15 +168,13 @@ def verify(
     from .frontends.torch import source
 
     example_inputs = source.example_inputs(inputs or [])
-    pruned = _load(model, slim)
+    original, pruned = _load(model, weights), _load(model, slim)
     with _status("verifying"):
-        plan = graphprune.plan_of(pruned)
-        original = _load(model, weights)
-        verified = graphprune.verify(original, pruned, plan, example_inputs=example_inputs, thorough=thorough)
+        verified = graphprune.verify(original, pruned, example_inputs=example_inputs, thorough=thorough)
     if as_json:
-        _print_json({"error": verified.error, "tolerance": verified.tolerance, "dtype": verified.dtype})
+        _print_json(asdict(verified))
     else:
-        print(f"verified: relative error {verified.error:.1e}, at most {verified.tolerance:.0e} ({verified.dtype})")
+        print(verified)
 
 
 @app.command(

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -198,16 +199,14 @@ def _widths(dense: nn.Module, slim: nn.Module) -> list[report.Width]:
     ]
 
 
-def _save(out: Path, models: dict[str, nn.Module], artifacts: dict[str, Any]) -> dict[str, list[int]]:
-    """Write the weights and the compiled networks; returns their sizes in bytes."""
-    sizes: dict[str, list[int]] = {"weights": [], "artifact": []}
-    for name, model in models.items():
-        weights, compiled = out / f"{name}.safetensors", out / f"{name}.gp"
-        graphprune.save(model, weights)
-        artifacts[name].save(compiled)
-        sizes["weights"].append(weights.stat().st_size)
-        sizes["artifact"].append(compiled.stat().st_size)
-    return sizes
+def _save(out: Path, dense: nn.Module, slim: nn.Module, artifacts: dict[str, Any]) -> dict[str, list[int]]:
+    """Write the weights and the compiled networks; returns the sizes of the files, dense and slim."""
+    save_file(dense.state_dict(), out / "dense.safetensors")
+    graphprune.save(slim, out / "slim.safetensors")
+    for name, artifact in artifacts.items():
+        artifact.save(out / f"{name}.gp")
+    endings = {"weights": "safetensors", "artifact": "gp"}
+    return {kind: [(out / f"{n}.{end}").stat().st_size for n in ("dense", "slim")] for kind, end in endings.items()}
 
 
 def run(out: Path, seed: int = 0, threads: int = 1, console: "Console | None" = None) -> dict[str, Any]:
@@ -224,6 +223,7 @@ def run(out: Path, seed: int = 0, threads: int = 1, console: "Console | None" = 
         with _step(progress, "prune half of its parameters"):
             slim = graphprune.optimize(dense, sparsity=0.5, example_inputs=image)
             plan = graphprune.plan_of(slim)
+            assert plan is not None
         with _step(progress, "verify in float64: pruned equals masked"):
             verified = graphprune.verify(dense, slim, plan, example_inputs=image, thorough=True)
         accuracies = [accuracy(dense, digits), accuracy(slim, digits)]
@@ -243,11 +243,12 @@ def run(out: Path, seed: int = 0, threads: int = 1, console: "Console | None" = 
                 "slim compiled": artifacts["slim"],
             }
             seconds = list(latency(programs, image, threads).values())
+    out.mkdir(parents=True, exist_ok=True)
     plan.save(out / "plan.json")
     figures = {
         "params": plan.report["params"],
         "macs": plan.report["macs"],
-        "bytes": _save(out, {"dense": dense, "slim": slim}, artifacts),
+        "bytes": _save(out, dense, slim, artifacts),
         "accuracy": accuracies,
         "seconds": {"in PyTorch": seconds[:2], "compiled": seconds[2:]},
         "threads": threads,

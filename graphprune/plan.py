@@ -91,6 +91,21 @@ class Plan:
             for axis, index in axes.items()
         ]
 
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """True where an element of a tensor stays; of the tensor's shape, with 1 for axes that stay whole."""
+        shape = self.shapes[name]
+        mask = np.ones([1] * len(shape), dtype=bool)
+        for axis, index in self.kept[name].items():
+            rows = np.zeros((index.shape[0] if index.ndim == 2 else 1, shape[axis]), dtype=bool)
+            np.put_along_axis(rows, index.reshape(len(rows), -1), True, axis=1)
+            spread = [1] * len(shape)
+            spread[axis] = shape[axis]
+            if index.ndim == 2:
+                rows = np.repeat(rows, shape[0] // len(rows), axis=0)
+                spread[0] = shape[0]
+            mask = mask & rows.reshape(spread)
+        return mask
+
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise `PlanError` unless the plan was made for a model with these stored tensors."""
         if fingerprint(shapes) == self.fingerprint:

@@ -65,13 +65,13 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def optimized(params: Sequence[int], macs: Sequence[int], verified: str) -> Table:
-    """The table that follows an optimisation: [before, after] of each cost, and how it was verified."""
+def optimized(params: Sequence[int], macs: Sequence[int]) -> Table:
+    """The table that follows an optimisation: [before, after] of each cost."""
     rows = [
         [name, count(before), count(after), change(before, after)]
         for name, (before, after) in (("parameters", params), ("MACs", macs))
     ]
-    return table("", ["", "before", "after", "left"], rows, caption=verified)
+    return table("", ["", "before", "after", "left"], rows)
 
 
 def picture(widths: Sequence[Width], path: "str | os.PathLike[str]", title: str) -> Path:

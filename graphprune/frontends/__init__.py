@@ -1,1 +1,33 @@
-"""Frontends: read a model into a Graph, run it, write a plan into it."""
+"""Frontends: read a model into an Analysis, run it, write a plan into it.
+
+A frontend is a module with the functions `analyze(model, example_inputs)`, `apply(model, plan, example_inputs,
+analysis)` and `outputs(model, inputs, plan, ...)`. This is the one place that knows which model belongs to which.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from ..errors import UnsupportedModelError
+
+_FRONTENDS = {
+    ("torch.nn.modules.module", "Module"): "torch.modules",
+    ("torch.export.exported_program", "ExportedProgram"): "torch.exported",
+}
+
+
+def frontend_of(model: Any) -> ModuleType:
+    """The frontend for a model, found by the names of its classes, so that no framework is imported in vain.
+
+    Raises `UnsupportedModelError` for anything else.
+    """
+    for kind in type(model).__mro__:
+        path = _FRONTENDS.get((kind.__module__, kind.__qualname__))
+        if path:
+            return import_module(f".{path}", __name__)
+    if isinstance(model, dict) and model and all(isinstance(key, str) for key in model):
+        return import_module(".torch.state", __name__)
+    raise UnsupportedModelError(
+        f"a model of type {type(model).__name__} is not supported: pass a torch.nn.Module, a torch.fx.GraphModule or a "
+        "torch.export.ExportedProgram"
+    )

@@ -1,27 +1,36 @@
 """Example inputs: normalise what the user gave, infer what was not given, describe them for a plan."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...errors import ExampleInputsError
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-
 HOW = "Pass example_inputs=: a tensor, a tuple of positional inputs, or a dict of keyword inputs."
+
+
+class Inputs(NamedTuple):
+    """Positional and keyword inputs of one call."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
 _SIZES = (224, 299, 64, 32, 28, 256, 512)
 
 
 def normalise(example_inputs: Any) -> Inputs:
     """(positional, keyword) from a tensor, a tuple or list of positional inputs, or a dict of keyword inputs."""
+    if isinstance(example_inputs, Inputs):
+        return example_inputs
     if isinstance(example_inputs, torch.Tensor):
-        return (example_inputs,), {}
+        return Inputs((example_inputs,), {})
     if isinstance(example_inputs, (tuple, list)):
-        return tuple(example_inputs), {}
+        return Inputs(tuple(example_inputs), {})
     if hasattr(example_inputs, "items"):
-        return (), dict(example_inputs)
+        return Inputs((), dict(example_inputs))
     raise ExampleInputsError(f"example_inputs is {type(example_inputs).__name__}. {HOW}")
 
 
@@ -29,12 +38,12 @@ def candidates(module: torch.nn.Module) -> Iterator[Inputs]:
     """Inputs that the model itself suggests, best first; sizes of images are tried in turn."""
     dummy = getattr(module, "dummy_inputs", None)
     if isinstance(dummy, dict):
-        yield (), dict(dummy)
+        yield Inputs((), dict(dummy))
         return
     config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, dict) else getattr(config, "input_size", None)
     if size:
-        yield (torch.randn(1, *size, generator=_seeded()),), {}
+        yield Inputs((torch.randn(1, *size, generator=_seeded()),), {})
         return
     yield from _from_first_layer(module)
 
@@ -44,14 +53,14 @@ def _from_first_layer(module: torch.nn.Module) -> Iterator[Inputs]:
         if isinstance(layer, torch.nn.modules.conv._ConvNd):
             dims = len(layer.kernel_size)
             for size in _SIZES if dims == 2 else (1024, 64) if dims == 1 else (16, 64):
-                yield (torch.randn(1, layer.in_channels, *[size] * dims, generator=_seeded()),), {}
+                yield Inputs((torch.randn(1, layer.in_channels, *[size] * dims, generator=_seeded()),), {})
             return
         if isinstance(layer, torch.nn.Linear):
-            yield (torch.randn(1, layer.in_features, generator=_seeded()),), {}
-            yield (torch.randn(1, 16, layer.in_features, generator=_seeded()),), {}
+            yield Inputs((torch.randn(1, layer.in_features, generator=_seeded()),), {})
+            yield Inputs((torch.randn(1, 16, layer.in_features, generator=_seeded()),), {})
             return
         if isinstance(layer, torch.nn.Embedding):
-            yield (torch.randint(0, layer.num_embeddings, (1, 16), generator=_seeded()),), {}
+            yield Inputs((torch.randint(0, layer.num_embeddings, (1, 16), generator=_seeded()),), {})
             return
 
 
@@ -77,7 +86,7 @@ def describe(inputs: Inputs) -> Any:
             return {"entries": {key: one(part) for key, part in item.items()}}
         return {"opaque": type(item).__name__}
 
-    return {"args": [one(item) for item in inputs[0]], "kwargs": {key: one(item) for key, item in inputs[1].items()}}
+    return {"args": [one(item) for item in inputs.args], "kwargs": {k: one(item) for k, item in inputs.kwargs.items()}}
 
 
 def rebuild(description: Any, seed: int = 0) -> Inputs:
@@ -98,7 +107,8 @@ def rebuild(description: Any, seed: int = 0) -> Inputs:
 
     if not description:
         raise ExampleInputsError(f"this plan does not describe its inputs. {HOW}")
-    return tuple(one(item) for item in description["args"]), {k: one(v) for k, v in description["kwargs"].items()}
+    keywords = {key: one(item) for key, item in description["kwargs"].items()}
+    return Inputs(tuple(one(item) for item in description["args"]), keywords)
 
 
 def perturb(inputs: Inputs, seed: int) -> Inputs:
@@ -108,7 +118,7 @@ def perturb(inputs: Inputs, seed: int) -> Inputs:
 
 def _perturb_tensors(inputs: Inputs, seed: int) -> Inputs:
     generator = _seeded(seed)
-    spec = lambda item: describe(((item,), {}))["args"][0]["tensor"]  # noqa: E731
+    spec = lambda item: describe(Inputs((item,), {}))["args"][0]["tensor"]  # noqa: E731
     changed: Inputs = tree_map(
         lambda item: _random(spec(item), generator) if isinstance(item, torch.Tensor) else item, inputs
     )

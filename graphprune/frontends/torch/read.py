@@ -53,7 +53,9 @@ def _trace(module: torch.nn.Module, inputs: Inputs) -> Graph:
             raise first
         return record(module, inputs, None)
     except Exception as error:
-        shapes = [tuple(item.shape) for item in (*inputs[0], *inputs[1].values()) if isinstance(item, torch.Tensor)]
+        shapes = [
+            tuple(item.shape) for item in (*inputs.args, *inputs.kwargs.values()) if isinstance(item, torch.Tensor)
+        ]
         given = f"inputs of shape {', '.join(map(str, shapes))}"
         message = f"{type(module).__name__} does not run with {given}: {type(error).__name__}: {error}"
         raise ExampleInputsError(f"{message}\n{HOW}") from error

@@ -6,21 +6,23 @@ written in Python and have no entry in the translation table are entered, so tha
 seen instead.
 """
 
-import copy
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import fx
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ...errors import TraceError
 from ...graph import Graph, Node, Value
+from .copying import copy_with
+from .inputs import Inputs
 from .names import QUIET, TRANSLATIONS, Call, Unsupported, base_name, is_inplace
+from .shortcuts import shortcut
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 _MARK = "_graphprune_value"
 
 
@@ -55,7 +57,7 @@ class Recorder(TorchFunctionMode):
         before: dict[int, Value] = {}
         translated = _exchange(args, self._value, before), _exchange(kwargs, self._value, before)
         inplace = is_inplace(func, kwargs)
-        result = _shortcut(name, args, inplace) if self.dry else None
+        result = shortcut(name, args, kwargs, inplace) if self.dry else None
         if result is None:
             result = func(*args, **kwargs)
         self._record(name, inplace, args, translated, result, tuple(before.values()))
@@ -169,33 +171,6 @@ def _exchange(tree: Any, value_of: Callable[[torch.Tensor], Value], seen: dict[i
     return tree
 
 
-_SAME = frozenset(
-    """batch_norm instance_norm relu relu6 leaky_relu elu gelu silu hardswish hardsigmoid sigmoid tanh hardtanh
-    layer_norm group_norm softmax clamp""".split()
-)
-_PAIR = frozenset("add __add__ __iadd__ mul __mul__ __imul__ sub __sub__".split())
-
-
-def _shortcut(name: str, args: tuple[Any, ...], inplace: bool) -> torch.Tensor | None:
-    """The result of a call whose shape and dtype are those of its first argument, without asking torch.
-
-    The shape functions of these operations are written in Python and would take most of the time of a trace.
-    """
-    if name not in _SAME and name not in _PAIR or not args or not isinstance(args[0], torch.Tensor):
-        return None
-    first = args[0]
-    if not first.dtype.is_floating_point or (name == "softmax" and len(args) > 3 and args[3] is not None):
-        return None
-    if name in _PAIR:
-        second = args[1] if len(args) > 1 else None
-        number = isinstance(second, (int, float)) and not isinstance(second, bool)
-        if not number and not (
-            isinstance(second, torch.Tensor) and second.shape == first.shape and second.dtype == first.dtype
-        ):
-            return None
-    return first if inplace else torch.empty_like(first)
-
-
 def _never(*_: Any, **__: Any) -> bool:
     return False
 
@@ -209,6 +184,8 @@ def _opened(func: Any) -> Callable[..., Any] | None:
         opened = None
         if isinstance(func, types.FunctionType) and func.__module__.startswith("torch"):
             checks = [name for name in func.__code__.co_names if name.startswith("has_torch_function")]
+            if not checks:  # nothing to take away: entering it would come back here for ever
+                return _OPENED.setdefault(func, None)
             space = {**func.__globals__, **dict.fromkeys(checks, _never)}
             opened = types.FunctionType(func.__code__, space, func.__name__, func.__defaults__, func.__closure__)
             opened.__kwdefaults__ = func.__kwdefaults__
@@ -237,14 +214,9 @@ def twin_of(module: torch.nn.Module, device: str | None) -> torch.nn.Module:
     for _, tensor, kind in stored_tensors(module):
         if device is not None:
             memo.setdefault(id(tensor), _like(tensor, device))
-        elif kind == "parameter":
-            memo[id(tensor)] = tensor
-    try:
-        return copy.deepcopy(module, memo).eval()
-    except Exception as error:
-        raise TraceError(
-            f"the model could not be copied: {error}. Take away what copy.deepcopy cannot copy."
-        ) from error
+        else:
+            memo.setdefault(id(tensor), tensor if kind == "parameter" else tensor.detach().clone())
+    return copy_with(module, memo).eval()
 
 
 def _like(tensor: torch.Tensor, device: str) -> torch.Tensor:
@@ -257,11 +229,17 @@ def _like(tensor: torch.Tensor, device: str) -> torch.Tensor:
 @contextmanager
 def _scoped(module: torch.nn.Module, recorder: Recorder) -> Iterator[None]:
     """Tell the recorder which submodule is running."""
-    handles = []
-    for name, part in module.named_modules():
-        enter = part.register_forward_pre_hook(lambda *_, name=name: recorder.scopes.append(name))
-        leave = part.register_forward_hook(lambda *_: (recorder.scopes.pop(), None)[1])
-        handles += [enter, leave]
+    names = {id(part): name for name, part in module.named_modules()}
+
+    def enter(part: torch.nn.Module, _: Any) -> None:
+        if id(part) in names:
+            recorder.scopes.append(names[id(part)])
+
+    def leave(part: torch.nn.Module, _: Any, __: Any) -> None:
+        if id(part) in names:
+            recorder.scopes.pop()
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
     try:
         yield
     finally:
@@ -309,9 +287,36 @@ def _input(item: Any, device: str | None) -> Any:
     return item.detach().clone() if device is None else item.detach().to(device)
 
 
+class _Interpreter(fx.Interpreter):
+    """Runs a GraphModule node by node, so that the recorder knows which one it sees."""
+
+    def __init__(self, module: fx.GraphModule, recorder: Recorder) -> None:
+        super().__init__(module)
+        self.recorder = recorder
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node under its name."""
+        self.recorder.handle = n.name
+        return super().run_node(n)
+
+    def call(self, arguments: Inputs) -> Any:
+        """Run with positional and keyword inputs."""
+        if not arguments.kwargs:
+            return self.run(*arguments.args)
+        if getattr(self.module.graph._codegen, "pytree_info", None) is not None:
+            flat = tree_leaves((arguments.args, arguments.kwargs))
+            return self.module.graph.process_outputs(self.run(*flat, enable_io_processing=False))
+        names = [node.target for node in self.module.graph.nodes if node.op == "placeholder"]
+        rest = [arguments.kwargs[name] for name in names[len(arguments.args) :] if name in arguments.kwargs]
+        return self.run(*arguments.args, *rest)
+
+
 def _run(recorder: Recorder, twin: torch.nn.Module, arguments: Inputs) -> None:
     with recorder:
-        result = twin(*arguments[0], **arguments[1])
+        if isinstance(twin, fx.GraphModule):
+            result = _Interpreter(twin, recorder).call(arguments)
+        else:
+            result = twin(*arguments.args, **arguments.kwargs)
     for leaf in tree_leaves(_plain(result)):
         if isinstance(leaf, torch.Tensor):
             value = recorder._value(leaf)

@@ -11,8 +11,11 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+import graphprune
+
 from ...errors import ExampleInputsError, FileFormatError, UnsupportedModelError
 from ...files import atomic_path
+from .modules import example_inputs_of
 
 HOW = "name a model as package.module:callable or as a saved program (model.pt2)"
 
@@ -53,12 +56,13 @@ def example_inputs(shapes: Sequence[str]) -> "tuple[torch.Tensor, ...] | None":
     return tuple(_tensor(shape) for shape in shapes) or None
 
 
-def save_program(model: Any, path: Path, inputs: "tuple[torch.Tensor, ...] | None") -> None:
-    """Write an exported program (`.pt2`), exporting a module first."""
+def save(model: Any, path: Path, inputs: "tuple[torch.Tensor, ...] | None") -> None:
+    """Write a pruned model: weights and plan (`.safetensors`), or an exported program (`.pt2`)."""
+    if path.suffix == ".safetensors":
+        graphprune.save(model, path)
+        return
     if isinstance(model, nn.Module):
-        if inputs is None:
-            raise ExampleInputsError(f"exporting to {path} needs the shape of every input: --input 1,3,224,224")
-        model = torch.export.export(model, inputs, strict=False)
+        model = torch.export.export(model, example_inputs_of(model, inputs), strict=False)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.export.save(model, file)
 

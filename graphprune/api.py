@@ -1,0 +1,170 @@
+"""The public verbs."""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from .errors import PlanError, UnsupportedModelError
+from .frontends import frontend_of
+
+if TYPE_CHECKING:
+    from .analysis import Analysis
+    from .backends.artifact import Artifact
+    from .equivalence import Verification
+    from .plan import Plan
+
+
+def optimize(
+    model: Any,
+    sparsity: float = 0.5,
+    *,
+    example_inputs: Any = None,
+    budget: str = "params",
+    criterion: "str | Callable[..., Any]" = "l2",
+    scope: str = "global",
+    keep: Iterable[str] = (),
+    multiple_of: int = 1,
+    exact: bool | str = "prefer",
+    seed: int = 0,
+    verify: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> Any:
+    """A smaller model that computes what the original computes with the dropped channels set to zero.
+
+    **Arguments:**
+
+    - `model`: `nn.Module`, `torch.fx.GraphModule` or `torch.export.ExportedProgram`. It is not modified.
+    - `sparsity`: the share of the budgeted quantity that goes, between 0 and 1. The result is never above the
+      budget, and less than one granule below it.
+    - `example_inputs`: a tensor, a tuple of positional inputs, or a dict of keyword inputs. Inferred from
+      `dummy_inputs`, `pretrained_cfg` / `default_cfg` or the first layer where it is left out.
+    - `budget`: "params" (elements of parameters) or "macs" (multiply-accumulates for the example inputs).
+    - `criterion`: "l2", "l1", "bn_scale", "random", or a callable (see `graphprune.criteria`).
+    - `scope`: "global" compares all channels (scores are divided by their layer's mean); "layer" takes the same
+      share from every layer.
+    - `keep`: patterns of parameter or module names that keep their sizes, such as `"layer1.*"` or `"fc"`.
+    - `multiple_of`: channel counts that change become multiples of this.
+    - `exact`: "prefer" drops groups for which dropping is not the same as masking (widths through a LayerNorm)
+      only when the budget cannot be met otherwise, with a warning; True never; False treats all alike.
+    - `seed`: for `criterion="random"`.
+    - `verify`: run the result against the masked original, in float64 on one random input; `graphprune.verify`
+      does it on several.
+    - `progress`: called with the name of every stage as it starts.
+
+    **Returns:** the same kind of thing as was given; a module keeps its class unless sizes are written into its
+    `forward`, then it is a `GraphModule`. `graphprune.plan_of(result)` is the plan that made it.
+
+    **Raises:** `BudgetError`, `NothingToPruneError`, `ExampleInputsError`, `TraceError`, `WeightsError`,
+    `CriterionError`, `OptionError`, `ApplyError`, `VerifyError`; all are `GraphPruneError`.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    slim = graphprune.optimize(net, sparsity=0.5)
+    ```
+    """
+    from .budget import Options
+    from .passes.pipeline import Program, run_passes
+    from .passes.prune_channels import PruneChannels
+    from .passes.verify_equivalence import VerifyEquivalence
+
+    options = Options(sparsity, budget, criterion, scope, tuple([keep] if isinstance(keep, str) else keep))
+    options = Options(**vars(options) | {"multiple_of": multiple_of, "exact": exact, "seed": seed})
+    options.check()
+    passes = (PruneChannels(options), *([VerifyEquivalence()] if verify else []))
+    hook = None if progress is None else lambda stage, program: progress(stage.name)
+    return run_passes(Program(model, example_inputs), passes, before=hook).model
+
+
+def analyze(model: Any, example_inputs: Any = None) -> "Analysis":
+    """Trace a model and find what hangs together, without touching weights.
+
+    **Returns:** an `Analysis`: `explain()`, `plan(...)`, `cost()`, `to_networkx()`, `to_dot()`, `to_graphml()`.
+
+    **Raises:** `UnsupportedModelError`, `ExampleInputsError`, `TraceError`.
+    """
+    analysis: Analysis = frontend_of(model).analyze(model, example_inputs)
+    return analysis
+
+
+def verify(
+    original: Any, slim: Any, plan: "Plan | None" = None, example_inputs: Any = None, thorough: bool = True
+) -> "Verification":
+    """Prove on random inputs that `slim` equals `original` with the dropped parameters set to zero.
+
+    **Arguments:** `plan` defaults to the one that made `slim`; `example_inputs` to what the plan describes.
+    Both run in float64; errors up to 1e-9 of the largest output are allowed. `thorough` compares on three inputs
+    instead of one.
+
+    **Returns:** a `Verification` with the measured error.
+
+    **Raises:** `VerifyError` that names the first node that differs; also where the outputs depend on no input or
+    the plan drops nothing.
+    """
+    from .equivalence import compare
+
+    plan = plan if plan is not None else plan_of(slim)
+    if plan is None:
+        raise PlanError("slim was not made by graphprune: pass the plan that made it")
+    return compare(frontend_of(original), original, slim, plan, example_inputs, thorough, strict=True)
+
+
+def plan_of(slim: Any) -> "Plan | None":
+    """The plan that made a pruned model, from the model before its first pruning; None for other models."""
+    plan: Plan | None = frontend_of(slim).plan_of(slim)
+    return plan
+
+
+def compile(model: Any, target: str = "x86", *, example_inputs: Any = None, threads: int | None = None) -> "Artifact":
+    """Compile a model to an artifact for a target.
+
+    **Arguments:** `model`: module or exported program; `target`: a name from `graphprune.backends.targets`;
+    `example_inputs` as in `optimize` (their shapes are the shapes of the artifact); `threads`: how many the
+    artifact runs with here.
+
+    **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file.
+
+    **Raises:** `TargetError`, `CompileError`, `ExampleInputsError`, `UnsupportedModelError`.
+    """
+    from .backends.compiler import compile_model
+
+    frontend = frontend_of(model)
+    inputs = frontend.example_inputs_of(model, example_inputs)
+    plan = frontend.plan_of(model)
+    metadata = {} if plan is None else {"fingerprint": plan.fingerprint, "report": plan.report}
+    return compile_model(model, target=target, example_inputs=inputs, threads=threads, metadata=metadata)
+
+
+def load(path: "str | os.PathLike[str]", threads: int | None = None) -> "Artifact":
+    """Load an artifact; needs `tvm_ffi` and the runtime library only.
+
+    **Raises:** `FileFormatError` for a damaged file, `TargetError` where this CPU lacks what it needs.
+    """
+    from .backends.artifact import load as load_artifact
+
+    return load_artifact(path, threads=threads)
+
+
+def save(slim: Any, path: "str | os.PathLike[str]") -> None:
+    """Write the weights and the plan of a pruned module to a .safetensors file (no pickle), whole or not at all.
+
+    **Raises:** `PlanError` where the module was not made by graphprune.
+    """
+    plan = plan_of(slim)
+    if plan is None:
+        raise PlanError("this model was not made by graphprune; its plan is not known, so it could not be loaded again")
+    frontend = frontend_of(slim)
+    if not hasattr(frontend, "save_weights"):
+        raise UnsupportedModelError("save works on modules; an ExportedProgram is saved with torch.export.save")
+    frontend.save_weights(slim, plan, path)
+
+
+def load_weights(model: Any, path: "str | os.PathLike[str]") -> Any:
+    """The pruned model of a saved file: replays its plan on `model` (the original class) and loads its weights.
+
+    `model` is not modified; its own numbers do not matter.
+
+    **Raises:** `FileFormatError` for a damaged file, `PlanError` where it belongs to another model.
+    """
+    return frontend_of(model).load_weights(model, path)

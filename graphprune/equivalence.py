@@ -1,0 +1,85 @@
+"""The oracle: the pruned program must equal the original with the dropped parameters set to zero.
+
+It knows nothing of rules or labels: it runs both programs on random inputs and compares.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import VerifyError
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+TOLERANCE = 1e-9
+"""Largest error allowed, relative to the largest output, in float64. Right programs show some 1e-16."""
+
+ROUNDING = 1e-16
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was seen: the largest error relative to the largest output, and how far inputs move the outputs."""
+
+    error: float
+    runs: int
+    sensitivity: float
+
+    @property
+    def says_little(self) -> bool:
+        """True where inputs hardly move the outputs, so that equal outputs prove nothing."""
+        return self.sensitivity <= 100 * max(self.error, ROUNDING)
+
+    def __str__(self) -> str:
+        return f"pruned equals masked: error {self.error:.1e} (allowed {TOLERANCE:.0e}) in float64, {self.runs} runs"
+
+
+def compare(
+    frontend: ModuleType, original: Any, slim: Any, plan: "Plan", example_inputs: Any, thorough: bool, strict: bool
+) -> Verification:
+    """Run both programs; see `graphprune.verify`. With `strict`, outputs that no input moves are an error."""
+    if not plan.kept:
+        raise VerifyError("the plan drops nothing, so there is nothing to verify")
+    runs = 3 if thorough else 1
+    error, sensitivity = 0.0, 0.0
+    for seed in range(runs):
+        inputs = frontend.inputs_of(original, plan, example_inputs, seed)
+        found = frontend.outputs(slim, inputs)
+        if seed == 0:
+            other = frontend.outputs(slim, frontend.inputs_of(original, plan, example_inputs, runs))
+            sensitivity = _largest_error(found, other)
+        error = max(error, _largest_error(frontend.outputs(original, inputs, plan), found))
+        # an error is small where it is small beside the outputs and beside what inputs do to them
+        allowed = min(TOLERANCE, max(sensitivity / 100, 100 * ROUNDING))
+        if not error <= allowed:
+            raise VerifyError(
+                f"the pruned program differs from the masked original by {error:.2e} of the largest output "
+                f"({allowed:.0e} allowed); first at {frontend.first_difference(original, slim, plan, inputs)}"
+            )
+    result = Verification(error, runs, sensitivity)
+    if strict and result.says_little:
+        raise VerifyError(
+            f"inputs move the outputs by {sensitivity:.1e} only, so equal outputs prove nothing. Give example_inputs "
+            "that matter, or initialise layers that are zero."
+        )
+    return result
+
+
+def _largest_error(expected: list[NDArray[Any]], found: list[NDArray[Any]]) -> float:
+    if len(expected) != len(found):
+        raise VerifyError(f"the original has {len(expected)} output tensors, the pruned program {len(found)}")
+    worst = 0.0
+    for number, (left, right) in enumerate(zip(expected, found, strict=True)):
+        if left.shape != right.shape:
+            raise VerifyError(f"output {number} has shape {left.shape} in the original and {right.shape} after pruning")
+        if not np.isfinite(left).all():
+            raise VerifyError(f"output {number} of the masked original is not finite, so it cannot be compared")
+        if left.size:
+            difference = np.abs(left.astype(np.float64) - right.astype(np.float64)).max()
+            scale = max(float(np.abs(left).max()), 1e-30)
+            worst = max(worst, float(difference) / scale if np.isfinite(difference) else np.inf)
+    return worst

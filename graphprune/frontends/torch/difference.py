@@ -1,0 +1,84 @@
+"""Find the first operation at which a pruned program leaves the masked original."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from ...plan import Plan
+from ...shapes import Alive, living
+from .inputs import Inputs
+from .names import QUIET, TRANSLATIONS, base_name
+from .read import analyze
+from .record import _opened, _tensors, stored_tensors, twin_of
+from .run import _Masked, widen
+
+
+def first_difference(original: torch.nn.Module, slim: torch.nn.Module, plan: Plan, inputs: Inputs) -> str:
+    """The name of the first node whose living positions differ in float64; a plain sentence where none does."""
+    try:
+        analysis = analyze(original, inputs)
+        alive = living(analysis, plan)
+        masked, pruned = _all_results(original, inputs, plan), _all_results(slim, inputs, None)
+    except Exception as error:
+        return f"an operation that could not be found ({error})"
+    nodes = [node for node in analysis.graph.nodes if node.measured and node.attrs.get("name") != "alias"]
+    for node, left, right in zip(nodes, masked, pruned, strict=False):
+        for value, wide, narrow in zip(node.outputs, left, right, strict=False):
+            expected = _compress(wide, analysis.layouts[value], alive)
+            if expected is None:
+                continue
+            if expected.shape != tuple(narrow.shape):
+                return f"{node} [{value.name}]: shape {tuple(narrow.shape)} where {expected.shape} is right"
+            scale = max(float(np.abs(expected).max(initial=0.0)), 1e-30)
+            error = float(np.abs(expected - narrow.numpy()).max(initial=0.0)) / scale
+            if not error <= 1e-9:
+                return f"{node} [{value.name}]: error {error:.1e}"
+    return "an output, although every operation agrees"
+
+
+class _Keep(TorchFunctionMode):
+    """Keeps the results of the calls that a recording would turn into nodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[list[torch.Tensor]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Run one call and keep a copy of what it gives."""
+        kwargs = kwargs or {}
+        name = base_name(func)
+        opened = _opened(func) if name not in TRANSLATIONS and name not in QUIET else None
+        if opened is not None:
+            with self:
+                return opened(*args, **kwargs)
+        result = func(*args, **kwargs)
+        tensors = [args[0]] if name == "__setitem__" else _tensors(result)
+        if name not in QUIET and tensors:
+            self.results.append([tensor.detach().clone().double() for tensor in tensors])
+        return result
+
+
+def _all_results(module: torch.nn.Module, inputs: Inputs, plan: Plan | None) -> list[list[torch.Tensor]]:
+    twin = twin_of(module, None)
+    masks = {}
+    for name, tensor, _ in stored_tensors(twin):
+        if plan is not None and name in plan.kept:
+            masks[id(tensor)] = torch.from_numpy(plan.mask(name))
+    arguments = tree_map(widen, inputs)
+    keep = _Keep()
+    with torch.no_grad(), _Masked(masks), keep:
+        twin(*arguments.args, **arguments.kwargs)
+    return keep.results
+
+
+def _compress(tensor: torch.Tensor, layout: Any, alive: Alive) -> Any:
+    """The living positions of a full-size value; None where labels depend on two axes."""
+    array = tensor.numpy()
+    for item in layout:
+        if len(item.axes) > 1:
+            return None
+        array = array.compress(alive[item.labels], item.axes[0])
+    return array

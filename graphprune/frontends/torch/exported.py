@@ -1,0 +1,110 @@
+"""The frontend for torch.export.ExportedProgram: unlift to a GraphModule, prune that, export it again."""
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import Dim, ExportedProgram
+
+from ...analysis import Analysis
+from ...plan import Plan
+from . import modules, run
+from .difference import first_difference as module_difference
+from .inputs import Inputs, normalise
+
+_PLAN = "_graphprune_plan"
+
+
+def _unlifted(program: ExportedProgram) -> fx.GraphModule:
+    """The program as a GraphModule with its parameters, without run-time guards on its sizes."""
+    try:
+        module: Any = program.module(check_guards=False)
+    except TypeError:  # older torch has no such guards
+        module = program.module()
+    return module
+
+
+def _inputs(program: ExportedProgram, example_inputs: Any) -> Inputs:
+    if example_inputs is not None:
+        return normalise(example_inputs)
+    if program.example_inputs is not None:
+        return Inputs(*program.example_inputs)
+    return Inputs(tuple(_like(value) for value in _placeholders(program)), {})
+
+
+def _placeholders(program: ExportedProgram) -> list[Any]:
+    wanted = set(program.graph_signature.user_inputs)
+    return [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder" and n.name in wanted]
+
+
+def _like(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    shape = [int(size) if isinstance(size, int) else 2 for size in value.shape]
+    return torch.zeros(shape, dtype=value.dtype)
+
+
+def analyze(program: ExportedProgram, example_inputs: Any = None) -> Analysis:
+    """Analyse an exported program. Parameters keep the names they have in its state dict."""
+    return modules.analyze(_unlifted(program), _inputs(program, example_inputs))
+
+
+def apply(
+    program: ExportedProgram, plan: Plan, example_inputs: Any = None, analysis: Analysis | None = None
+) -> ExportedProgram:
+    """A slim ExportedProgram with the same signature and dynamic axes."""
+    inputs = _inputs(program, example_inputs)
+    slim = modules.apply(_unlifted(program), plan, inputs)
+    result = torch.export.export(slim, inputs.args, inputs.kwargs, dynamic_shapes=_dynamic(program), strict=False)
+    earlier = plan_of(program)
+    setattr(result, _PLAN, plan if earlier is None else earlier.then(plan))
+    return result
+
+
+def _dynamic(program: ExportedProgram) -> Any:
+    """The dynamic axes of the inputs, or None where all sizes are fixed."""
+    values = _placeholders(program)
+    if not any(isinstance(v, torch.Tensor) and any(not isinstance(s, int) for s in v.shape) for v in values):
+        return None
+    dims: dict[str, Any] = {}
+
+    def axis(size: Any) -> Any:
+        if isinstance(size, int):
+            return None
+        return dims.setdefault(str(size), Dim.AUTO)
+
+    flat = [
+        {i: axis(s) for i, s in enumerate(v.shape) if axis(s) is not None} if isinstance(v, torch.Tensor) else None
+        for v in values
+    ]
+    tree = torch.utils._pytree.tree_unflatten(flat, program.call_spec.in_spec)
+    return tree[0] + tuple(tree[1].values())
+
+
+def outputs(program: ExportedProgram, inputs: Inputs, plan: Plan | None = None) -> Any:
+    """All output tensors of one run; see the frontend for modules."""
+    return run.outputs(_unlifted(program), inputs, plan)
+
+
+def inputs_of(program: ExportedProgram, plan: Plan | None, example_inputs: Any, seed: int) -> Inputs:
+    """Random inputs of the program's own form."""
+    return run.inputs_of(program, plan, _inputs(program, example_inputs), seed)
+
+
+def example_inputs_of(program: ExportedProgram, example_inputs: Any) -> Any:
+    """Example inputs as the compiler takes them."""
+    inputs = _inputs(program, example_inputs)
+    return inputs.kwargs if inputs.kwargs and not inputs.args else inputs.args
+
+
+def first_difference(original: ExportedProgram, slim: ExportedProgram, plan: Plan, inputs: Inputs) -> str:
+    """The first operation that differs."""
+    return module_difference(_unlifted(original), _unlifted(slim), plan, inputs)
+
+
+def plan_of(program: ExportedProgram) -> Plan | None:
+    """The plan that made this program, if graphprune made it."""
+    return getattr(program, _PLAN, None)
+
+
+__all__ = ["analyze", "apply", "first_difference", "inputs_of", "outputs", "plan_of"]

@@ -1,0 +1,89 @@
+"""The frontend for nn.Module and fx.GraphModule."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from ...analysis import Analysis
+from ...errors import ApplyError
+from ...plan import Plan
+from ...shapes import living, mismatches
+from .difference import first_difference
+from .inputs import Inputs, normalise, rebuild
+from .read import analyze, trace
+from .rewriting import as_graph_module, rewrite
+from .run import inputs_of, outputs
+from .slicing import shapes_of, slim_copy
+from .weights import load_weights, save_weights
+
+__all__ = [
+    "analyze",
+    "apply",
+    "example_inputs_of",
+    "first_difference",
+    "inputs_of",
+    "load_weights",
+    "outputs",
+    "plan_of",
+    "save_weights",
+]
+
+_PLAN = "_graphprune_plan"
+
+
+def apply(
+    module: torch.nn.Module, plan: Plan, example_inputs: Any = None, analysis: Analysis | None = None
+) -> torch.nn.Module:
+    """A slim copy of the same class; a GraphModule with rewritten sizes where `forward` has them written in."""
+    plan.check(shapes_of(module))
+    inputs = normalise(example_inputs) if example_inputs is not None else rebuild(plan.inputs)
+    analysis = analysis or analyze(module, inputs)
+    slim = slim_copy(module, plan)
+    problem = _problem(slim, plan, analysis, inputs)
+    if problem:
+        slim = _as_graph(module, plan, analysis, inputs, problem)
+    earlier = getattr(module, _PLAN, None)
+    setattr(slim, _PLAN, plan if earlier is None else earlier.then(plan))
+    return slim
+
+
+def plan_of(module: torch.nn.Module) -> Plan | None:
+    """The plan that made a pruned module, from the model before its first pruning to now; None if it was not."""
+    return getattr(module, _PLAN, None)
+
+
+def _problem(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs) -> str | None:
+    """The first thing that the slim module does differently from what the labels predict."""
+    try:
+        graph, _ = trace(slim, inputs)
+    except Exception as error:
+        return f"it does not run after pruning: {str(error).splitlines()[0]}"
+    return next(mismatches(analysis, plan, graph, living(analysis, plan)), None)
+
+
+def _as_graph(module: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs, problem: str) -> fx.GraphModule:
+    whole = as_graph_module(module, inputs)
+    if whole is not module:
+        analysis = analyze(whole, inputs)
+    slim = slim_copy(whole, plan)
+    assert isinstance(slim, fx.GraphModule)
+    rewrite(slim, analysis, plan, living(analysis, plan))
+    left = _problem(slim, plan, analysis, inputs)
+    if left:
+        raise ApplyError(
+            f"{type(module).__name__} cannot be kept right with the new sizes. In its own code: {problem}. "
+            f"As a rewritten graph: {left}. Take sizes from tensors in forward(), or pass keep= for these layers."
+        )
+    slim.meta["graphprune"] = f"sizes are written into forward(), so a GraphModule was made: {problem}"
+    return slim
+
+
+def example_inputs_of(module: torch.nn.Module, example_inputs: Any) -> Any:
+    """Example inputs as the compiler takes them; inferred where they are not given."""
+    if example_inputs is None:
+        plan = plan_of(module)
+        inputs = rebuild(plan.inputs) if plan is not None and plan.inputs else trace(module)[1]
+    else:
+        inputs = normalise(example_inputs)
+    return inputs.kwargs if inputs.kwargs and not inputs.args else inputs.args

@@ -1,0 +1,173 @@
+"""Where sizes are written into `forward`: rewrite the constants of a GraphModule instead of keeping the class."""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from ...analysis import Analysis
+from ...errors import ApplyError
+from ...graph import Node, Shape
+from ...plan import Plan
+from ...shapes import Alive, attributes_of, shape_of
+from .inputs import Inputs
+from .names import base_name
+
+
+def as_graph_module(module: torch.nn.Module, inputs: Inputs) -> fx.GraphModule:
+    """The module as an fx graph: symbolically traced, else exported. Raises `ApplyError`."""
+    if isinstance(module, fx.GraphModule):
+        return module
+    training = module.training
+    try:
+        return fx.symbolic_trace(module.eval())
+    except Exception as first:
+        try:
+            return torch.export.export(module, inputs.args, inputs.kwargs, strict=False).module()  # type: ignore[return-value]
+        except Exception as second:
+            raise ApplyError(
+                f"sizes are written into forward(), and it can be neither traced ({first}) nor exported ({second})"
+            ) from second
+    finally:
+        module.train(training)
+
+
+def rewrite(slim: fx.GraphModule, analysis: Analysis, plan: Plan, alive: Alive) -> None:
+    """Replace the literal sizes in a sliced GraphModule by those that the labels predict, in place."""
+    nodes = {node.name: node for node in slim.graph.nodes}
+    for node in analysis.graph.nodes:
+        target = nodes.get(node.call) if isinstance(node.call, str) else None
+        if target is None or target.op not in ("call_function", "call_method"):
+            continue
+        name = target.target if isinstance(target.target, str) else base_name(target.target)
+        edit = _EDITS.get(name.rstrip("_") if not name.startswith("__") else name)
+        if edit is not None:
+            shapes = [shape_of(value, analysis.layouts[value], alive) for value in node.outputs]
+            edit(target, node, shapes, attributes_of(node, analysis, plan, alive))
+    slim.graph.lint()
+    slim.recompile()
+
+
+Edit = Callable[[fx.Node, Node, list[Shape], dict[str, Any]], None]
+
+
+def _sized(position: int, *names: str) -> Edit:
+    """Literal sizes at a position (a sequence or the rest of the arguments) become the new output shape."""
+
+    def edit(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+        given, put = _argument(target, position, names)
+        spread = isinstance(given, (int, fx.Node))
+        sizes = list(target.args[position:]) if spread else list(given or ())
+        if len(sizes) != len(shapes[0]):
+            return
+        new = [
+            size if isinstance(size, fx.Node) or size == -1 else to for size, to in zip(sizes, shapes[0], strict=True)
+        ]
+        if spread:
+            target.args = (*target.args[:position], *new)
+        else:
+            put(type(given)(new) if isinstance(given, (list, tuple)) else new)
+
+    return edit
+
+
+def _unflatten(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+    given, put = _argument(target, 2, ("sizes",))
+    axis, _ = _argument(target, 1, ("dim",))
+    before = node.inputs[0]
+    assert before is not None
+    axis %= len(before.shape)
+    new = shapes[0][axis : axis + len(given)]
+    put(tuple(size if isinstance(size, fx.Node) or size == -1 else to for size, to in zip(given, new, strict=True)))
+
+
+def _trailing(position: int, name: str) -> Edit:
+    """normalized_shape: the last sizes of the output."""
+
+    def edit(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+        given, put = _argument(target, position, (name,))
+        if not any(isinstance(size, fx.Node) for size in given):
+            put(type(given)(shapes[0][len(shapes[0]) - len(given) :]))
+
+    return edit
+
+
+def _split(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+    axis = node.attrs["axis"]
+    sizes = [shape[axis] for shape in shapes]
+    source = target.args[0] if target.args else target.kwargs.get("input", target.kwargs.get("self"))
+    if sizes == list(node.attrs["sizes"]):
+        return
+    if target.op == "call_method":
+        target.target = "split"
+    elif isinstance(target.target, torch._ops.OpOverload):
+        target.target = torch.ops.aten.split_with_sizes.default
+    else:
+        target.target = torch.split
+    target.args, target.kwargs = (source, sizes, axis), {}
+
+
+def _getitem(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+    index = target.args[1] if isinstance(target.args[1], tuple) else (target.args[1],)
+    new = {axis: (start, stop) for axis, start, stop, step in attrs.get("cuts", ()) if step == 1}
+    before = node.inputs[0]
+    if before is None or not new:
+        return
+    hole = len(before.shape) - sum(isinstance(item, (int, slice, fx.Node)) for item in index)
+    axis, items = 0, []
+    for item in index:
+        if isinstance(item, slice) and axis in new and not _has_nodes(item):
+            items.append(slice(*new[axis], item.step))
+        else:
+            items.append(item)
+        axis += hole if item is ... else int(item is not None)
+    target.args = (target.args[0], tuple(items))
+
+
+def _slice(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+    for axis, start, stop, step in attrs.get("cuts", ()):
+        if step == 1:
+            target.args = (target.args[0], axis, start, stop)
+
+
+def _narrow(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+    for axis, start, stop, _ in attrs.get("cuts", ()):
+        source = target.args[0] if target.args else target.kwargs["input"]
+        target.args, target.kwargs = (source, axis, start, stop - start), {}
+
+
+def _groups(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+    if attrs.get("groups") != node.attrs.get("groups"):
+        _argument(target, 6, ("groups",))[1](attrs["groups"])
+
+
+def _argument(target: fx.Node, position: int, names: tuple[str, ...]) -> tuple[Any, Callable[[Any], None]]:
+    """An argument of an fx node and a function that replaces it."""
+    if position < len(target.args):
+        args = target.args
+        return args[position], lambda new: setattr(target, "args", (*args[:position], new, *args[position + 1 :]))
+    name = next((name for name in names if name in target.kwargs), names[0] if names else "")
+    return target.kwargs.get(name), lambda new: setattr(target, "kwargs", {**target.kwargs, name: new})
+
+
+def _has_nodes(item: slice) -> bool:
+    return any(isinstance(part, fx.Node) for part in (item.start, item.stop, item.step))
+
+
+_EDITS: dict[str, Edit] = {
+    **dict.fromkeys(["view", "reshape", "_unsafe_view"], _sized(1, "shape", "size")),
+    **dict.fromkeys(["expand", "broadcast_to"], _sized(1, "size")),
+    **dict.fromkeys(["split", "split_with_sizes", "chunk", "tensor_split"], _split),
+    **{f"conv{n}d": _groups for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": _groups for n in (1, 2, 3)},
+    "unflatten": _unflatten,
+    "layer_norm": _trailing(1, "normalized_shape"),
+    "rms_norm": _trailing(1, "normalized_shape"),
+    base_name(operator.getitem): _getitem,
+    "__getitem__": _getitem,
+    "slice": _slice,
+    "narrow": _narrow,
+}
+"""Call -> how its literal sizes follow from the new shapes."""

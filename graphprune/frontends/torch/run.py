@@ -1,0 +1,98 @@
+"""Run a torch model for verification: in float64, with dropped parameters set to zero on the fly.
+
+Every tensor is converted when a call reads it, so neither the model nor a second copy of its weights is touched.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ...errors import ExampleInputsError
+from ...plan import Plan
+from .inputs import Inputs, normalise, perturb, rebuild
+from .names import QUIET, base_name
+from .record import _plain, stored_tensors, twin_of
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+class _Masked(TorchFunctionMode):
+    """Multiplies stored tensors by their masks and converts floats to float64, call by call."""
+
+    def __init__(self, masks: dict[int, torch.Tensor]) -> None:
+        super().__init__()
+        self.masks = masks
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one torch call on masked and widened arguments."""
+        kwargs = kwargs or {}
+        if base_name(func) in QUIET:
+            return func(*args, **kwargs)
+        args, kwargs = tree_map(self._change, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def _change(self, item: Any) -> Any:
+        if item is torch.float32:
+            return torch.float64
+        if not isinstance(item, torch.Tensor):
+            return item
+        mask = self.masks.get(id(item))
+        if item.dtype in _FLOATS:
+            item = item.detach().to(torch.float64)
+        return item if mask is None else item.detach() * mask.to(item.dtype)
+
+
+@contextmanager
+def _double_by_default() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def outputs(module: torch.nn.Module, inputs: Inputs, plan: Plan | None = None) -> list[NDArray[Any]]:
+    """All output tensors of one run in evaluation mode, in float64; with a plan, what it drops is set to zero."""
+    twin = twin_of(module, None)
+    masks = {}
+    if plan is not None:
+        for name, tensor, _ in stored_tensors(twin):
+            if name in plan.kept:
+                masks[id(tensor)] = torch.from_numpy(plan.mask(name)).to(tensor.device)
+    arguments = tree_map(widen, inputs)
+    with torch.no_grad(), _double_by_default(), _Masked(masks):
+        result = twin(*arguments.args, **arguments.kwargs)
+    tensors = [leaf for leaf in tree_leaves(_plain(result)) if isinstance(leaf, torch.Tensor)]
+    return [_to_numpy(tensor) for tensor in tensors]
+
+
+def inputs_of(module: Any, plan: Plan | None, example_inputs: Any, seed: int) -> Inputs:
+    """Random inputs in the form of the example inputs, or of those that the plan describes."""
+    if example_inputs is not None:
+        return perturb(normalise(example_inputs), seed)
+    if plan is None or plan.inputs is None:
+        raise ExampleInputsError("verification needs example_inputs= or a plan that describes them")
+    return rebuild(plan.inputs, seed)
+
+
+def widen(item: Any) -> Any:
+    """Floats in float64, other tensors as copies, anything else as it is."""
+    if not isinstance(item, torch.Tensor):
+        return item
+    return item.to(torch.float64) if item.dtype in _FLOATS else item.clone()
+
+
+def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
+    return np.asarray(tensor.numpy())

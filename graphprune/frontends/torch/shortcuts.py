@@ -1,0 +1,84 @@
+"""Results on meta tensors for the commonest calls, without asking torch.
+
+The shape functions of these operations are written in Python inside torch and would take most of the time of a
+trace. A call that does not look right is left to torch, which then raises its own error.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Tensor = torch.Tensor
+
+_SAME = frozenset(
+    """instance_norm group_norm relu relu6 leaky_relu elu gelu silu hardswish hardsigmoid sigmoid tanh hardtanh clamp
+    softmax""".split()
+)
+_PAIR = frozenset("add __add__ __iadd__ mul __mul__ __imul__ sub __sub__".split())
+
+
+def shortcut(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], inplace: bool) -> Any:
+    """What the call gives, or None where torch has to be asked."""
+    if not args or "dtype" in kwargs or "out" in kwargs:
+        return None
+    if name == "cat":
+        return _cat(args, kwargs)
+    first = args[0]
+    if not isinstance(first, Tensor) or not first.dtype.is_floating_point:
+        return None
+    if name in _SAME or (name in _PAIR and _fits(args)):
+        return first if inplace else torch.empty_like(first)
+    rule = _RULES.get(name)
+    return rule(args, kwargs) if rule else None
+
+
+def _fits(args: tuple[Any, ...]) -> bool:
+    first, second = args[0], args[1] if len(args) > 1 else None
+    if isinstance(second, Tensor):
+        return second.shape == first.shape and second.dtype == first.dtype
+    return isinstance(second, (int, float)) and not isinstance(second, bool)
+
+
+def _cat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    parts, axis = args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    first = parts[0]
+    if not all(part.dim() == first.dim() and part.dtype == first.dtype for part in parts):
+        return None
+    axis %= first.dim()
+    shapes = [list(part.shape) for part in parts]
+    total = sum(shape[axis] for shape in shapes)
+    rests = [shape[:axis] + shape[axis + 1 :] for shape in shapes]
+    if any(rest != rests[0] for rest in rests):
+        return None
+    return first.new_empty([*shapes[0][:axis], total, *shapes[0][axis + 1 :]])
+
+
+def _batch_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    first, statistics = args[0], [item for item in args[1:5] if isinstance(item, Tensor)]
+    fits = first.dim() > 1 and all(item.shape == first.shape[1:2] for item in statistics)
+    return torch.empty_like(first) if fits else None
+
+
+def _layer_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    first, shape = args[0], tuple(args[1])
+    return torch.empty_like(first) if tuple(first.shape[first.dim() - len(shape) :]) == shape else None
+
+
+def _linear(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    first, weight = args[0], args[1] if len(args) > 1 else None
+    if not isinstance(weight, Tensor) or weight.dim() != 2 or first.shape[-1:] != weight.shape[1:]:
+        return None
+    return first.new_empty([*first.shape[:-1], weight.shape[0]])
+
+
+def _multi_head(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return None if kwargs.get("need_weights", True) else (torch.empty_like(args[0]), None)
+
+
+_RULES: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], Any]] = {
+    "batch_norm": _batch_norm,
+    "layer_norm": _layer_norm,
+    "linear": _linear,
+    "multi_head_attention_forward": _multi_head,
+}

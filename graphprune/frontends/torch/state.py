@@ -1,0 +1,36 @@
+"""The frontend for state dicts: slicing by name, nothing else."""
+
+from typing import Any
+
+import torch
+
+from ...errors import PlanError, UnsupportedModelError
+from ...plan import Plan
+from .slicing import slice_tensor
+
+
+def apply(state: dict[str, Any], plan: Plan, example_inputs: Any = None, analysis: Any = None) -> dict[str, Any]:
+    """A state dict with sliced copies of the tensors that the plan names; tied tensors stay tied."""
+    result: dict[str, Any] = {}
+    sliced: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
+    missing = [name for name in plan.kept if name not in state]
+    if missing:
+        raise PlanError(f"this plan slices {missing[0]}, which the state dict lacks")
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):
+            result[name] = tensor
+            continue
+        key = (tensor.untyped_storage().data_ptr(), tuple(tensor.shape))
+        if name in plan.kept:
+            if tuple(tensor.shape) != plan.shapes[name]:
+                raise PlanError(f"{name} has shape {tuple(tensor.shape)}; the plan was made for {plan.shapes[name]}")
+            sliced[key] = slice_tensor(tensor, plan.kept[name])
+        result[name] = sliced[key] if key in sliced else tensor.detach().clone()
+    return result
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise UnsupportedModelError("a state dict has weights but no program: pass the module itself")
+
+
+analyze = outputs = inputs_of = plan_of = example_inputs_of = load_weights = _refuse

@@ -1,0 +1,125 @@
+"""What a plan predicts for every node: living positions, shapes, bounds of slices. Frontends check against it."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import PlanError
+from .graph import Graph, Node, Shape, Value
+from .labels import Array
+from .layout import covering
+
+if TYPE_CHECKING:
+    from .analysis import Analysis
+    from .plan import Plan
+
+Alive = NDArray[np.bool_]
+
+
+def living(analysis: "Analysis", plan: "Plan") -> Alive:
+    """Which labels a plan keeps. Raises `PlanError` where it drops some members of a group but not all."""
+    classes, dead = analysis.solution.classes, np.zeros(analysis.solution.count, dtype=bool)
+    drops = {
+        (name, axis): _dropped(index, analysis.leaf_classes[name, axis], name, axis)
+        for name, axes in plan.kept.items()
+        for axis, index in axes.items()
+        if (name, axis) in analysis.leaf_classes
+    }
+    for key, dropped in drops.items():
+        dead[analysis.leaf_classes[key][dropped]] = True
+    for (name, axis), members in analysis.leaf_classes.items():
+        expected = drops.get((name, axis), np.zeros(members.shape, dtype=bool))
+        if (dead[members] != expected).any():
+            raise PlanError(
+                f"this plan drops positions that are coupled with axis {axis} of {name}, but keeps them there: "
+                "it was made for another program, or edited"
+            )
+    return np.asarray(~dead[classes])
+
+
+def _dropped(index: NDArray[np.int64], members: NDArray[np.int64], name: str, axis: int) -> Alive:
+    dropped = np.ones(members.shape, dtype=bool)
+    if index.ndim != members.ndim:
+        raise PlanError(f"this plan slices axis {axis} of {name} in blocks that this program does not have")
+    if index.ndim == 1:
+        dropped[index] = False
+    else:
+        np.put_along_axis(dropped, index, False, axis=1)
+    return dropped
+
+
+def shape_of(value: Value, layout: tuple[Array, ...], alive: Alive) -> Shape:
+    """The shape that a value has once the plan is applied."""
+    shape = list(value.shape)
+    for array in layout:
+        counts = alive[array.labels]
+        for position, axis in enumerate(array.axes):  # rows that live are alike, so the fullest one tells
+            others = tuple(other for other in range(counts.ndim) if other != position)
+            if position == 0:
+                shape[axis] = int(counts.any(axis=others).sum()) if others else int(counts.sum())
+            else:
+                shape[axis] = int(counts.any(axis=tuple(range(position + 1, counts.ndim))).sum(axis=position).max())
+    return tuple(shape)
+
+
+def bound_of(layout: tuple[Array, ...], axis: int, position: int, alive: Alive) -> int:
+    """Where a position of an axis lies once the positions before it are dropped."""
+    array = covering(layout, axis)
+    if array is None:
+        return position
+    if len(array.axes) == 1:
+        return int(alive[array.labels[:position]].sum())
+    where = array.axes.index(axis)
+    counts = alive[np.moveaxis(array.labels, where, 0)][:position]
+    return int(counts.reshape(position, -1).sum(axis=0).max()) if position else 0
+
+
+def attributes_of(node: Node, analysis: "Analysis", plan: "Plan", alive: Alive) -> dict[str, Any]:
+    """The attributes of a node that a plan changes, with their new values."""
+    first = node.inputs[0] if node.inputs else None
+    if node.op == "getitem" and first is not None:
+        layout = analysis.layouts[first]
+        cuts = [
+            (axis, bound_of(layout, axis, start, alive), bound_of(layout, axis, stop, alive), step)
+            if step == 1
+            else (axis, start, stop, step)
+            for axis, start, stop, step in node.attrs["cuts"]
+        ]
+        return {"cuts": cuts}
+    if node.op == "conv":
+        weight = node.inputs[1]
+        return {"groups": plan.groups.get(weight.name if weight else "", node.attrs["groups"])}
+    return {}
+
+
+def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) -> Iterator[str]:
+    """What a trace of the pruned program does differently from what the labels predict, first things first."""
+    pairs = zip(analysis.graph.nodes, slim.nodes, strict=False)
+    for before, after in pairs:
+        if before.op != after.op:
+            yield f"{before} runs {before.op} before and {after.op} after: its code depends on sizes"
+            return
+        for old, new in zip(before.outputs, after.outputs, strict=False):
+            expected = shape_of(old, analysis.layouts[old], alive)
+            if expected != new.shape:
+                yield f"{before} gives shape {new.shape} where {expected} is right: a size is written into the code"
+        for key, value in attributes_of(before, analysis, plan, alive).items():
+            if not _alike(key, value, after, before, alive, analysis):
+                yield f"{before} uses {key} {after.attrs.get(key)} where {value} is right"
+    if len(analysis.graph.nodes) != len(slim.nodes):
+        yield f"{len(analysis.graph.nodes)} operations before, {len(slim.nodes)} after: the code depends on sizes"
+
+
+def _alike(key: str, expected: Any, after: Node, before: Node, alive: Alive, analysis: "Analysis") -> bool:
+    if key != "cuts":
+        return bool(after.attrs.get(key) == expected)
+    value = after.inputs[0]
+    sizes = value.shape if value is not None else ()
+    return _real_cuts(expected, sizes) == _real_cuts(after.attrs["cuts"], sizes)
+
+
+def _real_cuts(cuts: Any, sizes: Shape) -> list[tuple[int, int, int, int]]:
+    """Cuts that cut something: x[:, :8] of 8 channels is the whole axis."""
+    return sorted(tuple(cut) for cut in cuts if tuple(cut[1:]) != (0, sizes[cut[0]], 1))

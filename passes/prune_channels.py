@@ -1,0 +1,34 @@
+"""Drop channels and neurons, consistently everywhere, until a budget is met."""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from ..budget import Options, make_plan
+from ..frontends import frontend_of
+from .pipeline import Program
+
+
+@dataclass(frozen=True)
+class PruneChannels:
+    """Analyse, plan, apply. Options are those of `graphprune.optimize`.
+
+    ```python
+    from graphprune.budget import Options
+    from graphprune.passes.pipeline import Program, run_passes
+    from graphprune.passes.prune_channels import PruneChannels
+
+    program = run_passes(Program(model), [PruneChannels(Options(sparsity=0.5, budget="macs"))])
+    ```
+    """
+
+    options: Options = field(default_factory=Options)
+    name: ClassVar[str] = "prune channels"
+
+    def apply(self, program: Program) -> Program:
+        """A program whose model is slim and whose origin is the model before."""
+        program = program.analysed()
+        assert program.analysis is not None
+        plan = make_plan(program.analysis, self.options)
+        frontend = frontend_of(program.model)
+        slim = frontend.apply(program.model, plan, program.example_inputs, program.analysis)
+        return replace(program, model=slim, plan=plan).with_report(**plan.report)
