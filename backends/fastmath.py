@@ -5,11 +5,14 @@ them. Other element types keep their calls.
 """
 
 import math
+from collections.abc import Callable
 
 import tvm
-from tvm import tirx
+from tvm import relax, te, tirx
 
-_LOG2E, _LN2 = 1.4426950408889634, 0.6931471805599453
+from .rewriting import dtype_of
+
+_LOG2E = 1.4426950408889634
 # ln 2 in two parts, so that subtracting a multiple of it loses no digits.
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 _EXP_OVERFLOW, _EXP_UNDERFLOW = 88.72283, -87.33654
@@ -40,14 +43,14 @@ def _clamp(x: tirx.Expr, bound: float) -> tirx.Expr:
     return tirx.max(tirx.min(x, _f32(bound)), _f32(-bound))
 
 
-def _named(x: tirx.Expr, body) -> tirx.Expr:
+def _named(x: tirx.Expr, body: Callable[[tirx.Expr], tirx.Expr]) -> tirx.Expr:
     """`body(x)` with `x` computed once."""
     name = tirx.Var("x", "float32")
     return tirx.Let(name, x, body(name))
 
 
-def _exp(x: tirx.Expr) -> tirx.Expr:
-    """2**n times a polynomial of what is left, a number within half a ln 2 of zero."""
+def exp(x: tirx.Expr) -> tirx.Expr:
+    """e to the power of x: 2**n times a polynomial of what is left, a number within half a ln 2 of zero."""
     # The power of two comes from a clamped value, so that it fits an integer; NaN travels through the rest.
     power = tirx.floor(_clamp(x, 88.0) * _f32(_LOG2E) + _f32(0.5))
 
@@ -70,30 +73,61 @@ def _rational(x: tirx.Expr, bound: float, above: tuple[float, ...], below: tuple
     return tirx.Select(tirx.isnan(x), x, _named(_clamp(x, bound), quotient))
 
 
-def _sigmoid(x: tirx.Expr) -> tirx.Expr:
-    return _f32(1.0) / (_f32(1.0) + _named(_f32(0.0) - x, _exp))
+def sigmoid(x: tirx.Expr) -> tirx.Expr:
+    """1 / (1 + exp(-x))."""
+    return _f32(1.0) / (_f32(1.0) + _named(_f32(0.0) - x, exp))
 
 
-_REPLACEMENTS = {
-    "tirx.exp": _exp,
-    "tirx.sigmoid": _sigmoid,
-    "tirx.tanh": lambda x: _rational(x, _TANH_BOUND, _TANH_ABOVE, _TANH_BELOW),
-    "tirx.erf": lambda x: _rational(x, _ERF_BOUND, _ERF_ABOVE, _ERF_BELOW),
+def tanh(x: tirx.Expr) -> tirx.Expr:
+    """The hyperbolic tangent."""
+    return _rational(x, _TANH_BOUND, _TANH_ABOVE, _TANH_BELOW)
+
+
+def erf(x: tirx.Expr) -> tirx.Expr:
+    """The error function."""
+    return _rational(x, _ERF_BOUND, _ERF_ABOVE, _ERF_BELOW)
+
+
+def silu(x: tirx.Expr) -> tirx.Expr:
+    """x * sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+def gelu(x: tirx.Expr) -> tirx.Expr:
+    """x times the probability that a normal variable is below x."""
+    return x * (_f32(0.5) + _f32(0.5) * _named(x * _f32(math.sqrt(0.5)), erf))
+
+
+def gelu_tanh(x: tirx.Expr) -> tirx.Expr:
+    """The approximation of `gelu` that uses tanh."""
+    inner = _f32(math.sqrt(2 / math.pi)) * (x + _f32(0.044715) * x * x * x)
+    return x * (_f32(0.5) + _f32(0.5) * _named(inner, tanh))
+
+
+FUNCTIONS: dict[str, Callable[[tirx.Expr], tirx.Expr]] = {
+    "relax.exp": exp,
+    "relax.sigmoid": sigmoid,
+    "relax.tanh": tanh,
+    "relax.erf": erf,
+    "relax.nn.silu": silu,
+    "relax.nn.gelu": gelu,
+    "relax.nn.gelu_tanh": gelu_tanh,
 }
 
 
-def _replace(node: tirx.Expr) -> tirx.Expr | None:
-    """The polynomial for a call, or None to leave it."""
-    if not isinstance(node.op, tvm.ir.Op) or node.op.name not in _REPLACEMENTS:
-        return None
-    (argument,) = node.args
-    if str(argument.dtype) != "float32":
-        return None
-    return _named(argument, _REPLACEMENTS[node.op.name])
+def _legalizer(name: str) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
+    """How `LegalizeOps` turns one operator into a kernel: ours for float32, TVM's own for the rest."""
+
+    def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        if dtype_of(call.args[0]) != "float32":
+            return tvm.ir.Op.get(name).get_attr("FLegalize")(builder, call)
+
+        def compute(data: te.Tensor) -> te.Tensor:
+            return te.compute(data.shape, lambda *index: _named(data(*index), FUNCTIONS[name]), name="compute")
+
+        return builder.call_te(compute, call.args[0], primfunc_name_hint=name.split(".")[-1])
+
+    return legalize
 
 
-@tirx.transform.prim_func_pass(opt_level=0, name="graphprune.FastMath")
-def fast_math(function: tirx.PrimFunc, module: tvm.IRModule, context: tvm.transform.PassContext) -> tirx.PrimFunc:
-    """Replace library calls in a kernel by polynomials."""
-    body = tirx.stmt_functor.ir_transform(function.body, None, _replace, ["ir.Call"])
-    return function.with_body(body)
+LEGALIZE = {name: _legalizer(name) for name in FUNCTIONS}

@@ -110,9 +110,10 @@ def lower_to_blocks(target: Target) -> tvm.transform.Pass:
     from .lower_elementwise import HANDLERS as elementwise
     from .lower_matmul import HANDLERS as products
     from .lower_pooling import HANDLERS as pools
+    from .lower_rows import HANDLERS as rows
     from .lower_shape import HANDLERS as shapes
 
-    table = {**elementwise, **shapes, **pools, **products, **convolutions}
+    table = {**elementwise, **shapes, **pools, **products, **rows, **convolutions}
     lowering = type("TargetLowering", (Lowering,), {"target": target, "handlers": table})
 
     @tvm.transform.module_pass(opt_level=0, name="graphprune.LowerToBlocks")

@@ -10,6 +10,7 @@ executable = tvm.compile(module, target=llvm_target("x86"), relax_pipeline=pipel
 import tvm
 from tvm import relax
 
+from .fastmath import LEGALIZE
 from .folding import fold_affine, fold_constants
 from .lowering import lower_to_blocks
 from .schedules import apply_schedules
@@ -44,7 +45,7 @@ def kernel_passes(target: Target) -> list[tvm.transform.Pass]:
     return [
         relax.backend.DispatchSampling(),
         relax.backend.DispatchSortScan(),
-        _transform.LegalizeOps(),
+        _transform.LegalizeOps(customize_legalize_map=LEGALIZE),
         _transform.AnnotateTIROpPattern(),
         _transform.FoldConstant(),
         _transform.FuseOps(),

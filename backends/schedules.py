@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import tvm
 from tvm import s_tir, tirx
 
-from . import convolution, generic, matmul, window
+from . import convolution, generic, matmul, rows, window
 from .targets import Target
 
 Rule = Callable[[tirx.PrimFunc, Target], s_tir.Schedule | None]
 
-RULES: tuple[Rule, ...] = (convolution.schedule, window.schedule, matmul.schedule, generic.schedule)
+RULES: tuple[Rule, ...] = (convolution.schedule, window.schedule, matmul.schedule, rows.schedule, generic.schedule)
 
 
 def apply_schedules(target: Target, rules: Sequence[Rule] = RULES) -> tvm.transform.Pass:
@@ -23,7 +23,7 @@ def apply_schedules(target: Target, rules: Sequence[Rule] = RULES) -> tvm.transf
     def run(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
         updated = {}
         for name, function in module.functions_items():
-            if isinstance(function, tirx.PrimFunc) and not function.attrs.get("tirx.is_scheduled"):
+            if isinstance(function, tirx.PrimFunc) and not is_scheduled(function):
                 scheduled = _first(rules, function, target)
                 if scheduled is not None:
                     updated[name] = scheduled
@@ -32,6 +32,13 @@ def apply_schedules(target: Target, rules: Sequence[Rule] = RULES) -> tvm.transf
         return module
 
     return run
+
+
+def is_scheduled(function: tirx.PrimFunc) -> bool:
+    """Whether a kernel has a schedule, or comes as finished code that none can be given to."""
+    body = function.body
+    finished = not isinstance(body, s_tir.SBlockRealize) or body.block.name_hint != "root"
+    return finished or bool(function.attrs.get("tirx.is_scheduled"))
 
 
 def _first(rules: Sequence[Rule], function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc | None:

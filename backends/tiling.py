@@ -40,11 +40,10 @@ def annotation_of(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV, name
 
 def inline_epilogue(schedule: s_tir.Schedule, reduction: s_tir.schedule.SBlockRV) -> s_tir.schedule.SBlockRV:
     """Inline everything between a reduction and the last block; returns the last block."""
-    while True:
-        consumers = _all_consumers(schedule, reduction)
-        if len(consumers) == 1:
-            return consumers[0]
-        schedule.compute_inline(consumers[0])
+    consumers = _all_consumers(schedule, reduction)
+    for block in consumers[:-1]:
+        schedule.compute_inline(block)
+    return consumers[-1] if consumers else reduction
 
 
 def _all_consumers(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> list[s_tir.schedule.SBlockRV]:

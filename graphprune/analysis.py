@@ -138,14 +138,13 @@ def _spread(equations: Equations, node: Node, layout: Layout) -> list[Layout]:
 def propagate(graph: Graph) -> tuple[Equations, dict[Value, Layout]]:
     """Run the rule of every node in order; lock what leaves the program and what never enters it."""
     equations = Equations()
-    layouts: dict[Value, Layout] = {value: () for value in graph.inputs}
-    for leaf in graph.leaves.values():
-        layouts[leaf] = equations.fresh_leaf(leaf)
+    layouts = equations.fresh_leaves(graph.leaves.values())
+    layouts.update((value, ()) for value in graph.inputs)
     unknown = OPS["unknown"]
     for node in graph.nodes:
         equations.node = node
         rule = OPS.get(node.op, unknown)
-        arguments = [() if value is None else layouts[value] for value in node.inputs]
+        arguments = [() if value is None else layouts.get(value, ()) for value in node.inputs]
         try:
             result = rule(equations, node, *arguments)
         except Exception as error:

@@ -63,14 +63,12 @@ def _version(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where models, plan and picture go.")] = Path(
-        "graphprune-demo"
-    ),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where models and picture go.")] = Path("graphprune-demo"),
     seed: Annotated[int, typer.Option(help="Seed of initialisation and training.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads for the latency measurement.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads to train and measure with.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Train, prune, verify, fine-tune, compile and measure a small network on handwritten digits; about a minute."""
+    """Train, prune, verify, fine-tune, compile and measure a small network on handwritten digits; a minute."""
     with _status("starting"):
         from .demo import run
 
@@ -121,7 +119,7 @@ def optimize(
     seed: Annotated[int, typer.Option(help="For the criterion random.")] = 0,
     inputs: Inputs = None,
     weights: Weights = None,
-    thorough: Annotated[bool, typer.Option("--thorough", help="Verify in float64 over several inputs.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Verify over several inputs, not one.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove whole channels until at most 1 - SPARSITY of the budget is left, verify, and write the result.
@@ -136,7 +134,7 @@ def optimize(
 
     if out.suffix not in (".safetensors", ".pt2"):
         raise typer.BadParameter("must end in .safetensors or .pt2", param_hint="--out")
-    exactness = {"prefer": "prefer", "yes": True, "no": False}[exact]
+    exactness = exact if exact == "prefer" else exact == "yes"
     options = Options(sparsity, budget, criterion, scope, tuple(keep or ()), multiple_of, exactness, seed)
     options.check()
     program = Program(_load(model, weights), source.example_inputs(inputs or []))
@@ -159,7 +157,7 @@ def verify(
     slim: Annotated[Path, typer.Argument(metavar="SLIM", help="What optimize wrote: slim.safetensors")],
     inputs: Inputs = None,
     weights: Weights = None,
-    thorough: Annotated[bool, typer.Option("--thorough", help="In float64 over several inputs.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Over several inputs, not one.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check that a pruned model computes what the original computes with the same channels set to zero."""
@@ -200,11 +198,11 @@ def compile_(
     with _status(f"compiling for {target}"):
         artifact = graphprune.compile(loaded, target=target, example_inputs=example_inputs, threads=threads)
         artifact.save(out)
-    figures = {"target": target, "bytes": out.stat().st_size, "out": str(out)}
+    size = out.stat().st_size
     if as_json:
-        _print_json(figures)
+        _print_json({"target": target, "bytes": size, "out": str(out)})
     else:
-        print(f"written to {out}: {report.size(figures['bytes'])} for {target}")
+        print(f"written to {out}: {report.size(size)} for {target}")
 
 
 def _load(model: str, weights: Path | None) -> Any:

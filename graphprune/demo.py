@@ -24,6 +24,11 @@ from .errors import GraphPruneError
 
 EPOCHS, FINE_TUNING_EPOCHS, BATCH = 8, 4, 64
 TURNS = 200  # of latency measurement
+NOTES = """\
+Pruned equals masked: relative error {error:.0e} in float64, before fine-tuning.
+Accuracy on {tested} digits that were not trained on.
+Latency of one image, {threads} thread{s}, medians of {turns} alternated turns.
+See {picture} for the channels of every layer; {out} also holds both networks, compiled and not."""
 
 
 class Residual(nn.Module):
@@ -145,13 +150,19 @@ def accuracy(model: nn.Module, digits: Digits) -> float:
 
 
 @torch.inference_mode()
-def latency(programs: dict[str, Callable[[Tensor], Any]], image: Tensor, threads: int) -> dict[str, float]:
+def latency(programs: dict[str, Callable[[Tensor], Any]], image: Tensor) -> dict[str, float]:
     """Median seconds for one image, the programs taking turns."""
+    calls = {name: partial(program, image) for name, program in programs.items()}
+    return timing.alternate(calls, repeats=TURNS, warmup=20)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(number)
     try:
-        calls = {name: partial(program, image) for name, program in programs.items()}
-        return timing.alternate(calls, repeats=TURNS, warmup=20)
+        yield
     finally:
         torch.set_num_threads(before)
 
@@ -164,7 +175,7 @@ def _step(progress: Progress, text: str, total: int = 1) -> Iterator[Callable[[]
     progress.update(task, completed=total)
 
 
-def _table(figures: dict[str, Any], tested: int) -> Table:
+def _table(figures: dict[str, Any]) -> Table:
     """Dense beside slim, one row per figure."""
     rows = [
         ["parameters", *_pair(report.count, figures["params"])],
@@ -176,12 +187,7 @@ def _table(figures: dict[str, Any], tested: int) -> Table:
     rows += [["accuracy before fine-tuning", dense, pruned, ""], ["accuracy after fine-tuning", dense, tuned, ""]]
     for place in ("in PyTorch", "compiled"):
         rows.append([f"latency {place}", *_pair(report.duration, figures["seconds"][place])])
-    threads = f"{figures['threads']} thread" + "s" * (figures["threads"] != 1)
-    caption = (
-        f"Pruned equals masked: relative error {figures['verified']:.0e} in float64, before fine-tuning.\n"
-        f"Accuracy on {tested} test digits. Latency of one image, {threads}, medians of {TURNS} turns."
-    )
-    return report.table("", ["", "dense", "slim", "left"], rows, caption)
+    return report.table("", ["", "dense", "slim", "left"], rows)
 
 
 def _pair(show: Callable[[Any], str], pair: Sequence[float]) -> list[str]:
@@ -202,7 +208,7 @@ def _widths(dense: nn.Module, slim: nn.Module) -> list[report.Width]:
 def _save(out: Path, dense: nn.Module, slim: nn.Module, artifacts: dict[str, Any]) -> dict[str, list[int]]:
     """Write the weights and the compiled networks; returns the sizes of the files, dense and slim."""
     save_file(dense.state_dict(), out / "dense.safetensors")
-    graphprune.save(slim, out / "slim.safetensors")
+    graphprune.save(slim, out / "slim.safetensors")  # weights and plan
     for name, artifact in artifacts.items():
         artifact.save(out / f"{name}.gp")
     endings = {"weights": "safetensors", "artifact": "gp"}
@@ -212,49 +218,52 @@ def _save(out: Path, dense: nn.Module, slim: nn.Module, artifacts: dict[str, Any
 def run(out: Path, seed: int = 0, threads: int = 1, console: "Console | None" = None) -> dict[str, Any]:
     """Run the demo, write models, plan and picture into `out`, print one table, return its figures."""
     console = console or Console()
-    digits = load_digits()
-    image = digits.test_x[:1]
-    torch.manual_seed(seed)
-    dense = DigitNet()
-    columns = SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn()
-    with Progress(*columns, console=console) as progress:
-        with _step(progress, f"train a network on {len(digits.train_x)} handwritten digits", EPOCHS) as advance:
-            train(dense, digits, EPOCHS, 0.1, seed, advance)
-        with _step(progress, "prune half of its parameters"):
-            slim = graphprune.optimize(dense, sparsity=0.5, example_inputs=image)
-            plan = graphprune.plan_of(slim)
-            assert plan is not None
-        with _step(progress, "verify in float64: pruned equals masked"):
-            verified = graphprune.verify(dense, slim, plan, example_inputs=image, thorough=True)
-        accuracies = [accuracy(dense, digits), accuracy(slim, digits)]
-        with _step(progress, "fine-tune what is left", FINE_TUNING_EPOCHS) as advance:
-            train(slim, digits, FINE_TUNING_EPOCHS, 0.03, seed + 1, advance)
-        accuracies.append(accuracy(slim, digits))
-        artifacts = {}
-        with _step(progress, "compile both networks for this machine", 2) as advance:
-            for name, model in (("dense", dense), ("slim", slim)):
-                artifacts[name] = graphprune.compile(model, target="x86", example_inputs=image, threads=threads)
-                advance()
-        with _step(progress, "measure"):
-            programs = {
-                "dense": dense,
-                "slim": slim,
-                "dense compiled": artifacts["dense"],
-                "slim compiled": artifacts["slim"],
-            }
-            seconds = list(latency(programs, image, threads).values())
     out.mkdir(parents=True, exist_ok=True)
-    plan.save(out / "plan.json")
-    figures = {
-        "params": plan.report["params"],
-        "macs": plan.report["macs"],
-        "bytes": _save(out, dense, slim, artifacts),
-        "accuracy": accuracies,
-        "seconds": {"in PyTorch": seconds[:2], "compiled": seconds[2:]},
-        "threads": threads,
-        "verified": verified.error,
-    }
-    console.print(_table(figures, len(digits.test_y)))
+    digits = load_digits()
+    torch.manual_seed(seed)
+    columns = SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn()
+    with _threads(threads), Progress(*columns, console=console) as progress:
+        dense, slim, figures = _train_and_prune(digits, seed, progress)
+        models = {"dense": dense, "slim": slim}
+        artifacts, seconds = _compile_and_measure(models, digits.test_x[:1], threads, progress)
+    figures |= {"seconds": seconds, "threads": threads, "bytes": _save(out, dense, slim, artifacts)}
+    console.print(_table(figures))
     picture = report.picture(_widths(dense, slim), out / "channels.png", "Channels of every layer")
-    console.print(f"In {out}: {picture.name} (channels before and after), both networks, compiled and not, the plan.")
+    notes = {"tested": len(digits.test_y), "s": "s" * (threads > 1), "turns": TURNS, "picture": picture, "out": out}
+    console.print(NOTES.format(**figures, **notes))
     return figures
+
+
+def _train_and_prune(digits: Digits, seed: int, progress: Progress) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    """The trained network, what is left of it after pruning and fine-tuning, and their figures."""
+    dense = DigitNet()
+    with _step(progress, f"train a network on {len(digits.train_y)} handwritten digits", EPOCHS) as advance:
+        train(dense, digits, EPOCHS, 0.1, seed, advance)
+    with _step(progress, "prune half of its parameters"):
+        slim = graphprune.optimize(dense, sparsity=0.5, example_inputs=digits.test_x[:1])
+    with _step(progress, "verify in float64: pruned equals masked"):
+        verified = graphprune.verify(dense, slim, thorough=True)  # before fine-tuning: the weights are still the same
+    accuracies = [accuracy(dense, digits), accuracy(slim, digits)]
+    with _step(progress, "fine-tune what is left", FINE_TUNING_EPOCHS) as advance:
+        train(slim, digits, FINE_TUNING_EPOCHS, 0.03, seed + 1, advance)
+    plan = graphprune.plan_of(slim)
+    assert plan is not None
+    figures = {key: plan.report[key] for key in ("params", "macs")}
+    return dense, slim, figures | {"accuracy": [*accuracies, accuracy(slim, digits)], "error": verified.error}
+
+
+def _compile_and_measure(
+    models: dict[str, nn.Module], image: Tensor, threads: int, progress: Progress
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Both networks compiled, and their latencies [dense, slim] in PyTorch and compiled."""
+    artifacts: dict[str, Any] = {}
+    with _step(progress, "compile both networks for this machine", len(models)) as advance:
+        for name, model in models.items():
+            artifacts[name] = graphprune.compile(model, target="x86", example_inputs=image, threads=threads)
+            advance()
+    with _step(progress, "measure"):
+        medians = latency({**{f"torch {name}": model for name, model in models.items()}, **artifacts}, image)
+    return artifacts, {
+        "in PyTorch": [medians[f"torch {name}"] for name in models],
+        "compiled": [medians[name] for name in models],
+    }

@@ -6,7 +6,7 @@ together. Rules only append equations; connected components are found once, at t
 being merged into them, so that every lock still knows where it came from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -72,7 +72,7 @@ class Equations:
 
     count: int = 1
     node: Node | None = None
-    pairs: list[tuple[Labels, Labels]] = field(default_factory=list)
+    pairs: list[tuple[Labels, Labels, Reason]] = field(default_factory=list)
     locks: list[tuple[Labels, Reason]] = field(default_factory=list)
     inexact: list[tuple[Labels, Reason]] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
@@ -81,31 +81,31 @@ class Equations:
     filled: list[Labels] = field(default_factory=list)
     group_counts: dict[str, Labels] = field(default_factory=dict)
 
-    def fresh(self, *shape: int) -> Labels:
+    def fresh(self, size: int) -> Labels:
         """New labels that are equal to no others."""
-        size = int(np.prod(shape))
         self.count += size
-        return np.arange(self.count - size, self.count, dtype=np.int64).reshape(shape)
+        return np.arange(self.count - size, self.count, dtype=np.int64)
 
-    def fresh_leaf(self, leaf: Value) -> Layout:
-        """New labels on every axis (size > 1) of a stored tensor."""
-        layout = []
-        for axis, size in enumerate(leaf.shape):
-            if size > 1:
-                labels = self.leaf_axes[leaf.name, axis] = self.fresh(size)
-                layout.append(Array((axis,), labels, True))
-        return tuple(layout)
+    def fresh_leaves(self, leaves: Iterable[Value]) -> dict[Value, Layout]:
+        """New labels on every axis (size > 1) of stored tensors; they are slices of one long array."""
+        leaves, start = list(leaves), 0
+        line = self.fresh(sum(size for leaf in leaves for size in leaf.shape if size > 1))
+        layouts: dict[Value, Layout] = {}
+        for leaf in leaves:
+            layout = []
+            for axis, size in enumerate(leaf.shape):
+                if size > 1:
+                    labels = self.leaf_axes[leaf.name, axis] = line[start : start + size]
+                    layout.append(Array((axis,), labels, True))
+                    start += size
+            layouts[leaf] = tuple(layout)
+        return layouts
 
     def tie(self, first: Labels, second: Labels, text: str = "is tied to positions that are fixed") -> None:
         """State that two arrays (broadcast against each other) live and die together, position by position."""
-        left, right = np.broadcast_arrays(first, second)
-        if not left.all() or not right.all():
-            self.lock(left[right == 0], text)
-            self.lock(right[left == 0], text)
-            both = (left != 0) & (right != 0)
-            left, right = left[both], right[both]
-        if left.size:
-            self.pairs.append((left.ravel(), right.ravel()))
+        if first.shape != second.shape:
+            first, second = np.broadcast_arrays(first, second)
+        self.pairs.append((first.ravel(), second.ravel(), Reason(self.node, text, "")))
 
     def lock(self, labels: Labels, text: str, unlock: str = "") -> None:
         """State that these positions cannot be dropped, and why."""
@@ -123,11 +123,7 @@ class Equations:
 
     def solve(self) -> "Solution":
         """Find the classes of equal labels and spread locks and inexactness over them."""
-        if self.pairs:
-            left = np.concatenate([pair[0] for pair in self.pairs])
-            right = np.concatenate([pair[1] for pair in self.pairs])
-        else:
-            left = right = np.zeros(0, dtype=np.int64)
+        left, right = self._links()
         links = coo_matrix((np.ones(left.size, bool), (left, right)), (self.count, self.count))
         total, classes = connected_components(links, directed=False)
         return Solution(
@@ -136,6 +132,23 @@ class Equations:
             locked=_first_reason(classes, int(total), [labels for labels, _ in self.locks]),
             inexact=_first_reason(classes, int(total), [labels for labels, _ in self.inexact]),
         )
+
+    def _links(self) -> tuple[Labels, Labels]:
+        """All pairs as two arrays; those with a position that carries no label become locks."""
+        if not self.pairs:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        left = np.concatenate([pair[0] for pair in self.pairs])
+        right = np.concatenate([pair[1] for pair in self.pairs])
+        fixed = (left == 0) | (right == 0)
+        if fixed.any():
+            ends = np.cumsum([pair[0].size for pair in self.pairs])
+            where = np.flatnonzero(fixed)
+            pair_of = np.searchsorted(ends, where, side="right")
+            starts = np.flatnonzero(np.diff(pair_of, prepend=-1))
+            for index in np.split(where, starts[1:]):
+                reason = self.pairs[int(np.searchsorted(ends, index[0], side="right"))][2]
+                self.locks.append((np.concatenate([left[index], right[index]]), reason))
+        return left[~fixed], right[~fixed]
 
 
 @dataclass(frozen=True)

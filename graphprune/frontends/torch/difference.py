@@ -12,7 +12,7 @@ from ...shapes import Alive, living
 from .inputs import Inputs
 from .names import QUIET, TRANSLATIONS, base_name
 from .read import analyze
-from .record import _opened, _tensors, stored_tensors, twin_of
+from .record import _opened, _tensors, twin_of
 from .run import _Masked, widen
 
 
@@ -62,9 +62,9 @@ class _Keep(TorchFunctionMode):
 
 
 def _all_results(module: torch.nn.Module, inputs: Inputs, plan: Plan | None) -> list[list[torch.Tensor]]:
-    twin = twin_of(module, None)
+    twin, stored = twin_of(module, None)
     masks = {}
-    for name, tensor, _ in stored_tensors(twin):
+    for name, tensor, _ in stored:
         if plan is not None and name in plan.kept:
             masks[id(tensor)] = torch.from_numpy(plan.mask(name))
     arguments = tree_map(widen, inputs)

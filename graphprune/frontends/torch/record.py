@@ -193,6 +193,9 @@ def _opened(func: Any) -> Callable[..., Any] | None:
     return _OPENED[func]
 
 
+_SIMPLE = frozenset({int, bool, float, str, tuple, type(None), list, dict})
+
+
 def stored_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, str]]:
     """(name, tensor, kind) of every tensor in a module: parameters, buffers, plain attributes; aliases too."""
     for prefix, part in module.named_modules():
@@ -203,20 +206,29 @@ def stored_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor,
         for name, buffer in part._buffers.items():
             if buffer is not None:
                 yield dot + name, buffer, "buffer"
-        for name, item in vars(part).items():
-            if isinstance(item, torch.Tensor):
+        for name, item in part.__dict__.items():
+            if type(item) not in _SIMPLE and isinstance(item, torch.Tensor):
                 yield dot + name, item, "parameter" if isinstance(item, torch.nn.Parameter) else "constant"
 
 
-def twin_of(module: torch.nn.Module, device: str | None) -> torch.nn.Module:
-    """A copy in evaluation mode that shares the parameters (device None) or holds meta tensors instead."""
+Stored = list[tuple[str, torch.Tensor, str]]
+
+
+def twin_of(module: torch.nn.Module, device: str | None) -> tuple[torch.nn.Module, Stored]:
+    """A copy in evaluation mode that shares the parameters (device None) or holds meta tensors instead.
+
+    Also returns the tensors of the copy as `stored_tensors` would list them.
+    """
+    stored = list(stored_tensors(module))
     memo: dict[int, Any] = {}
-    for _, tensor, kind in stored_tensors(module):
+    for _, tensor, kind in stored:
+        if id(tensor) in memo:
+            continue
         if device is not None:
-            memo.setdefault(id(tensor), _like(tensor, device))
+            memo[id(tensor)] = _like(tensor, device)
         else:
-            memo.setdefault(id(tensor), tensor if kind == "parameter" else tensor.detach().clone())
-    return copy_with(module, memo).eval()
+            memo[id(tensor)] = tensor if kind == "parameter" else tensor.detach().clone()
+    return copy_with(module, memo).eval(), [(name, memo[id(tensor)], kind) for name, tensor, kind in stored]
 
 
 def _like(tensor: torch.Tensor, device: str) -> torch.Tensor:
@@ -253,15 +265,15 @@ def record(module: torch.nn.Module, inputs: Inputs, device: str | None) -> Graph
     Parameters that the run leaves unused are looked for in a second run in training mode (auxiliary heads).
     Raises whatever the run raises.
     """
-    twin = twin_of(module, device)
+    twin, stored = twin_of(module, device)
     names, kinds, aliases = {}, {}, {}
-    for name, tensor, kind in stored_tensors(twin):
+    for name, tensor, kind in stored:
         if id(tensor) in names:
             aliases[name] = names[id(tensor)]
         else:
             names[id(tensor)], kinds[id(tensor)] = name, kind
     recorder = Recorder(names, kinds, device == "meta")
-    for name, tensor, _ in stored_tensors(twin):
+    for name, tensor, _ in stored:
         if name not in aliases:
             recorder.leaf(name, tensor)
     arguments = tree_map(lambda item: _input(item, device), inputs)

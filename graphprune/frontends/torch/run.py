@@ -17,7 +17,7 @@ from ...errors import ExampleInputsError
 from ...plan import Plan
 from .inputs import Inputs, normalise, perturb, rebuild
 from .names import QUIET, base_name
-from .record import _plain, stored_tensors, twin_of
+from .record import _plain, twin_of
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -62,10 +62,10 @@ def _double_by_default() -> Iterator[None]:
 
 def outputs(module: torch.nn.Module, inputs: Inputs, plan: Plan | None = None) -> list[NDArray[Any]]:
     """All output tensors of one run in evaluation mode, in float64; with a plan, what it drops is set to zero."""
-    twin = twin_of(module, None)
+    twin, stored = twin_of(module, None)
     masks = {}
     if plan is not None:
-        for name, tensor, _ in stored_tensors(twin):
+        for name, tensor, _ in stored:
             if name in plan.kept:
                 masks[id(tensor)] = torch.from_numpy(plan.mask(name)).to(tensor.device)
     arguments = tree_map(widen, inputs)

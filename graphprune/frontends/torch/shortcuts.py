@@ -72,6 +72,20 @@ def _linear(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     return first.new_empty([*first.shape[:-1], weight.shape[0]])
 
 
+def _conv(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Positional arguments, as nn.Conv passes them: input, weight, bias, stride, padding, dilation, groups."""
+    if len(args) < 7 or kwargs or not all(isinstance(item, tuple) for item in args[3:6]):
+        return None
+    first, weight, groups = args[0], args[1], args[6]
+    if first.dim() != weight.dim() or first.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+        return None
+    sizes = []
+    for axis, stride, padding, dilation in zip(range(2, first.dim()), *args[3:6], strict=True):
+        reach = first.shape[axis] + 2 * padding - dilation * (weight.shape[axis] - 1) - 1
+        sizes.append(reach // stride + 1)
+    return first.new_empty([first.shape[0], weight.shape[0], *sizes]) if min(sizes) > 0 else None
+
+
 def _multi_head(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return None if kwargs.get("need_weights", True) else (torch.empty_like(args[0]), None)
 
@@ -80,5 +94,6 @@ _RULES: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], Any]] = {
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
     "linear": _linear,
+    **{f"conv{n}d": _conv for n in (1, 2, 3)},
     "multi_head_attention_forward": _multi_head,
 }

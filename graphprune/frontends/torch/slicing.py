@@ -42,21 +42,20 @@ def canonical_names(module: nn.Module) -> dict[int, str]:
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shapes by first name; what a plan's fingerprint is made of."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    names = canonical_names(module)
+    first: dict[int, tuple[str, tuple[int, ...]]] = {}
     for name, tensor, _ in stored_tensors(module):
-        if names[id(tensor)] == name:
-            shapes[name] = tuple(tensor.shape)
-    return shapes
+        first.setdefault(id(tensor), (name, tuple(tensor.shape)))
+    return dict(first.values())
 
 
 def slim_copy(module: nn.Module, plan: Plan) -> nn.Module:
     """A deep copy of `module` whose tensors are sliced: at no time is there a second copy of the full weights."""
-    names = canonical_names(module)
+    names: dict[int, str] = {}
     memo: dict[int, Any] = {}
     for name, tensor, _ in stored_tensors(module):
-        if id(tensor) in memo or names[id(tensor)] != name:
+        if id(tensor) in memo:
             continue
+        names[id(tensor)] = name
         fresh = slice_tensor(tensor, plan.kept[name]) if name in plan.kept else tensor.detach().clone()
         if isinstance(tensor, nn.Parameter):
             fresh = nn.Parameter(fresh, requires_grad=tensor.requires_grad)

@@ -1,0 +1,140 @@
+"""Small networks, one per pattern that a pruner gets wrong: name -> (module, inputs)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Net(nn.Module):
+    """A module whose forward is given as a function of (layers, *inputs)."""
+
+    def __init__(self, forward, **layers) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            if isinstance(layer, nn.Parameter):
+                self.register_parameter(name, layer)
+            elif isinstance(layer, torch.Tensor):
+                self.register_buffer(name, layer)
+            else:
+                setattr(self, name, layer)
+        self.function = forward
+
+    def forward(self, *inputs):
+        return self.function(self, *inputs)
+
+
+def conv(a, b, k=3, **more):
+    return nn.Conv2d(a, b, k, padding=k // 2, **more)
+
+
+X = (2, 3, 8, 8)
+
+
+def pool(x):
+    return x.mean((2, 3))
+
+
+NETWORKS = {
+    "chain": lambda: (nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 12), nn.Flatten(), nn.Linear(12 * 64, 5)), X),
+    "residual": lambda: (Net(lambda m, x: m.head(pool(m.a(x) + m.c(F.relu(m.b(m.a(x)))))), a=conv(3, 8), b=conv(8, 10), c=conv(10, 8), head=nn.Linear(8, 4)), X),
+    "residual_flip": lambda: (Net(lambda m, x: m.head(pool((y := m.a(x)) + y.flip(1))), a=conv(3, 8), head=nn.Linear(8, 4)), X),
+    "concat": lambda: (Net(lambda m, x: m.c(torch.cat([m.a(x), m.b(x)], 1)), a=conv(3, 6), b=conv(3, 7), c=conv(13, 4)), X),
+    "concat_self": lambda: (Net(lambda m, x: m.c(torch.cat([y := m.a(x), y], 1)), a=conv(3, 6), c=conv(12, 4)), X),
+    "concat_input": lambda: (Net(lambda m, x: m.c(torch.cat([m.a(x), x], 1)), a=conv(3, 6), c=conv(9, 4)), X),
+    "concat_constant": lambda: (Net(lambda m, x: m.c(torch.cat([m.a(x), torch.ones(2, 2, 8, 8, dtype=x.dtype, device=x.device)], 1)), a=conv(3, 6), c=conv(8, 4)), X),
+    "split": lambda: (Net(lambda m, x: (lambda p, q: m.b(p) + m.c(q))(*m.a(x).split([5, 7], 1)), a=conv(3, 12), b=conv(5, 4), c=conv(7, 4)), X),
+    "chunk_glu": lambda: (Net(lambda m, x: (lambda p, q: m.b(p * q.sigmoid()))(*m.a(x).chunk(2, 1)), a=conv(3, 12), b=conv(6, 4)), X),
+    "chunk_free": lambda: (Net(lambda m, x: (lambda p, q: m.b(p) + m.c(q))(*m.a(x).chunk(2, 1)), a=conv(3, 12), b=conv(6, 4), c=conv(6, 4)), X),
+    "slice": lambda: (Net(lambda m, x: m.b((y := m.a(x))[:, 4:10]) + m.c(y), a=conv(3, 12), b=conv(6, 4), c=conv(12, 4)), X),
+    "swap_concat": lambda: (Net(lambda m, x: (lambda p, q: m.b(torch.cat([q, p, m.c(p)], 1)))(*m.a(x).chunk(2, 1)), a=conv(3, 12), c=conv(6, 5), b=conv(17, 4)), X),
+    "shuffle": lambda: (Net(lambda m, x: m.b((y := m.a(x)).view(y.shape[0], 2, -1, 8, 8).transpose(1, 2).flatten(1, 2)), a=conv(3, 12), b=conv(12, 4)), X),
+    "shuffle_op": lambda: (Net(lambda m, x: m.b(F.channel_shuffle(m.a(x), 3)), a=conv(3, 12), b=conv(12, 4)), X),
+    "pixel_shuffle": lambda: (Net(lambda m, x: m.b(F.pixel_shuffle(m.a(x), 2)), a=conv(3, 16), b=conv(4, 3)), X),
+    "pixel_unshuffle": lambda: (Net(lambda m, x: m.b(F.pixel_unshuffle(m.a(x), 2)), a=conv(3, 6), b=conv(24, 3)), X),
+    "depthwise": lambda: (nn.Sequential(conv(3, 8, 1), conv(8, 8, groups=8), nn.BatchNorm2d(8), nn.ReLU6(), conv(8, 4, 1)), X),
+    "depthwise_multiplier": lambda: (nn.Sequential(conv(3, 6, 1), conv(6, 18, groups=6), nn.Hardswish(), conv(18, 4, 1)), X),
+    "grouped": lambda: (nn.Sequential(conv(3, 12), nn.ReLU(), conv(12, 18, groups=3), nn.BatchNorm2d(18), nn.ReLU(), conv(18, 4)), X),
+    "grouped_residual": lambda: (Net(lambda m, x: m.d((y := F.relu(m.a(x))) + m.c(F.relu(m.b(y)))), a=conv(3, 12), b=conv(12, 12, groups=4), c=conv(12, 12, groups=2), d=conv(12, 4)), X),
+    "grouped_on_input": lambda: (nn.Sequential(conv(4, 12, groups=2), nn.ReLU(), conv(12, 4)), (2, 4, 8, 8)),
+    "transposed": lambda: (nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 10, 2, 2), nn.ReLU(), conv(10, 4)), X),
+    "transposed_grouped": lambda: (nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 12, 2, 2, groups=4), nn.ReLU(), conv(12, 4)), X),
+    "transposed_depthwise": lambda: (nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 8, 2, 2, groups=8), nn.ReLU(), conv(8, 4)), X),
+    "squeeze_excite": lambda: (Net(lambda m, x: m.d((y := m.a(x)) * torch.sigmoid(m.c(F.relu(m.b(F.adaptive_avg_pool2d(y, 1)))))), a=conv(3, 12), b=conv(12, 6, 1), c=conv(6, 12, 1), d=conv(12, 4)), X),
+    "conv1d": lambda: (nn.Sequential(nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.GELU(), nn.MaxPool1d(2), nn.Conv1d(8, 4, 3)), (2, 3, 16)),
+    "conv3d": lambda: (nn.Sequential(nn.Conv3d(2, 6, 3), nn.BatchNorm3d(6), nn.SiLU(), nn.AvgPool3d(2), nn.Conv3d(6, 3, 1)), (2, 2, 8, 8, 8)),
+    "instance_norm": lambda: (nn.Sequential(conv(3, 8), nn.InstanceNorm2d(8, affine=True), nn.ReLU(), conv(8, 4)), X),
+    "mlp": lambda: (nn.Sequential(nn.Linear(6, 16), nn.PReLU(16), nn.Dropout(0.5), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3)), (4, 6)),
+    "matmul_parameter": lambda: (Net(lambda m, x: (F.relu(x @ m.w1 + m.b1)) @ m.w2, w1=nn.Parameter(torch.randn(6, 16)), b1=nn.Parameter(torch.randn(16)), w2=nn.Parameter(torch.randn(16, 3))), (4, 6)),
+    "einsum": lambda: (Net(lambda m, x: torch.einsum("bh,oh->bo", F.relu(torch.einsum("bi,hi->bh", x, m.w1)), m.w2), w1=nn.Parameter(torch.randn(16, 6)), w2=nn.Parameter(torch.randn(3, 16))), (4, 6)),
+    "buffer_scale": lambda: (Net(lambda m, x: m.b(m.a(x) * m.scale[:, None, None] + m.shift), a=conv(3, 8), b=conv(8, 4), scale=torch.rand(8) + 0.5, shift=torch.rand(1, 8, 1, 1)), X),
+    "embedding": lambda: (Net(lambda m, i: m.b(F.relu(m.a(m.e(i)))), e=nn.Embedding(20, 12), a=nn.Linear(12, 16), b=nn.Linear(16, 4)), "tokens"),
+    "tied_head": lambda: (Net(lambda m, i: F.linear(m.b(F.relu(m.a(m.e(i)))), m.e.weight), e=nn.Embedding(20, 12), a=nn.Linear(12, 16), b=nn.Linear(16, 12)), "tokens"),
+    "shared_layer": lambda: (Net(lambda m, x: m.b(F.relu(m.s(F.relu(m.s(F.relu(m.a(x))))))), a=conv(3, 8), s=conv(8, 8), b=conv(8, 4)), X),
+    "upsample": lambda: (Net(lambda m, x: m.b(F.interpolate(m.a(x), scale_factor=2, mode="bilinear") + m.c(F.interpolate(x, scale_factor=2))), a=conv(3, 8), c=conv(3, 8), b=conv(8, 4)), X),
+    "spatial_pad": lambda: (Net(lambda m, x: m.b(F.pad(m.a(x), (1, 2, 0, 1), mode="reflect")), a=conv(3, 8), b=conv(8, 4)), X),
+    "channel_pad": lambda: (Net(lambda m, x: m.b(F.pad((y := m.a(x))[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)) + m.c(y)), a=conv(3, 8), c=nn.Conv2d(8, 12, 3, 2, 1), b=conv(12, 4)), X),
+    "nhwc": lambda: (Net(lambda m, x: m.b(F.gelu(m.a(m.s(x).permute(0, 2, 3, 1)))).permute(0, 3, 1, 2), s=conv(3, 8), a=nn.Linear(8, 16), b=nn.Linear(16, 6)), X),
+    "flatten_nhwc": lambda: (Net(lambda m, x: m.h(m.s(x).permute(0, 2, 3, 1).flatten(1)), s=conv(3, 6), h=nn.Linear(6 * 64, 4)), X),
+    "softmax_channels": lambda: (Net(lambda m, x: m.c(m.b(F.relu(m.a(x))).softmax(1)), a=conv(3, 12), b=conv(12, 6), c=conv(6, 4)), X),
+    "sum_channels": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x)).sum(1, keepdim=True)), a=conv(3, 8), b=conv(1, 4)), X),
+    "repeat_interleave": lambda: (Net(lambda m, x: m.b(m.a(x).repeat_interleave(2, 1)), a=conv(3, 6), b=conv(12, 4)), X),
+    "repeat": lambda: (Net(lambda m, x: m.b(m.a(x).repeat(1, 2, 1, 1)), a=conv(3, 6), b=conv(12, 4)), X),
+    "hard_coded_view": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x)).view(-1, 8, 64).mean(2)), a=conv(3, 8), b=nn.Linear(8, 4)), X),
+    "hard_coded_slices": lambda: (Net(lambda m, x: m.b((y := m.a(x))[:, :6]) + m.c(y[:, 6:]), a=conv(3, 14), b=conv(6, 4), c=conv(8, 4)), X),
+    "inplace": lambda: (Net(lambda m, x: m.b(m.a(x).relu_().add_(1.0).mul_(0.5)), a=conv(3, 8), b=conv(8, 4)), X),
+    "inplace_residual": lambda: (Net(lambda m, x: inplace_residual(m, x), a=conv(3, 8), r=conv(8, 8), b=conv(8, 4)), X),
+    "two_outputs": lambda: (Net(lambda m, x: {"p": m.b(y := F.relu(m.a(x))), "q": [m.c(y)]}, a=conv(3, 12), b=conv(12, 4), c=conv(12, 2)), X),
+    "heads": lambda: (Attention(16, 4), (2, 5, 16)),
+    "stack": lambda: (Net(lambda m, x: m.c(torch.stack([m.a(x), m.b(x)]).sum(0)), a=conv(3, 8), b=conv(3, 8), c=conv(8, 4)), X),
+    "minimum": lambda: (Net(lambda m, x: m.c(torch.maximum(m.a(x), m.b(x))), a=conv(3, 8), b=conv(3, 8), c=conv(8, 4)), X),
+    "weight_used_twice": lambda: (Net(lambda m, x: F.linear(F.relu(F.linear(x, m.w)), m.w.t()), w=nn.Parameter(torch.randn(16, 6))), (4, 6)),
+    "unbind_qkv": lambda: (FusedAttention(16, 4), (2, 5, 16)),
+}  # fmt: skip
+
+
+def inplace_residual(m, x):
+    y = F.relu(m.a(x))
+    z = m.r(y)
+    z += y
+    return m.b(F.relu(z, inplace=True))
+
+
+class Attention(nn.Module):
+    """Multi-head attention written out, with separate projections."""
+
+    def __init__(self, width, heads) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dim = width // heads
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+
+    def split(self, x):
+        return x.view(x.shape[0], x.shape[1], -1, self.dim).transpose(1, 2)
+
+    def forward(self, x):
+        y = F.scaled_dot_product_attention(self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x)))
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class FusedAttention(nn.Module):
+    """Multi-head attention with one projection for q, k, v and the product written out."""
+
+    def __init__(self, width, heads) -> None:
+        super().__init__()
+        self.heads, self.dim = heads, width // heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, -1, self.dim).permute(2, 0, 3, 1, 4).unbind(0)
+        weights = ((q @ k.transpose(-2, -1)) * self.dim**-0.5).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).reshape(b, n, -1))
+
+
+def build(name):
+    """A network and its inputs, seeded."""
+    torch.manual_seed(0)
+    module, shape = NETWORKS[name]()
+    inputs = torch.randint(0, 20, (2, 7)) if shape == "tokens" else torch.randn(shape)
+    return module.eval(), inputs
