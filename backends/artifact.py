@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -99,8 +99,7 @@ class Artifact:
             if shape != spec.shape or dtype != spec.dtype:
                 raise InputError(f"input {spec.name!r} must be {spec}, got {dtype}{list(shape)}")
         results = self._program([tensor for tensor, _ in pairs])
-        convert = _converter(values)
-        return _unflatten(self.manifest["output_tree"], [convert(result) for result in results])
+        return _unflatten(self.manifest["output_tree"], results, _converter(values))
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The values in the order of the inputs."""
@@ -180,7 +179,7 @@ def _spec(entry: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"])
 
 
-def _converter(values: list[Any]) -> Any:
+def _converter(values: list[Any]) -> Callable[[Any], Any]:
     """How results are returned: as the kind of tensor that was given."""
     if all(isinstance(value, np.ndarray) for value in values):
         return np.from_dlpack
@@ -192,14 +191,14 @@ def _converter(values: list[Any]) -> Any:
     return lambda tensor: tensor
 
 
-def _unflatten(tree: Any, leaves: list[Any]) -> Any:
+def _unflatten(tree: Any, leaves: list[Any], convert: Callable[[Any], Any]) -> Any:
     """The model's own structure of outputs: numbers stand for tensors, null for None."""
     if isinstance(tree, int):
-        return leaves[tree]
+        return convert(leaves[tree])
     if tree is None:
         return None
     kind, content = tree["kind"], tree["items"]
     if kind == "dict":
-        return {key: _unflatten(item, leaves) for key, item in content.items()}
-    items = [_unflatten(item, leaves) for item in content]
+        return {key: _unflatten(item, leaves, convert) for key, item in content.items()}
+    items = [_unflatten(item, leaves, convert) for item in content]
     return items if kind == "list" else tuple(items)

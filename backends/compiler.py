@@ -39,6 +39,7 @@ def compile_model(
     """
     target = get_target(target)
     program = _export(model, example_inputs)
+    _check_element_types(program)
     inputs, outputs, tree = _signature(program)
     library = _build(program, target)
     manifest = {
@@ -97,6 +98,20 @@ def _inference(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def _check_element_types(program: torch.export.ExportedProgram) -> None:
+    """Floating-point inputs and parameters must be float32; integers and truth values may be anything."""
+    signature = program.graph_signature
+    named = {name: signature.inputs_to_parameters[name] for name in signature.inputs_to_parameters}
+    for node in program.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        relevant = node.name in named or node.name in signature.user_inputs
+        if relevant and isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float32:
+            raise UnsupportedModelError(
+                f"{named.get(node.name, node.name)!r} is {str(value.dtype).removeprefix('torch.')}; only float32 is "
+                "compiled: convert the model with model.float() and its inputs likewise"
+            )
+
+
 def _signature(program: torch.export.ExportedProgram) -> tuple[list[TensorSpec], list[TensorSpec], Any]:
     """Inputs and outputs of a program, and the structure of the outputs."""
     signature = program.graph_signature
@@ -112,30 +127,25 @@ def _signature(program: torch.export.ExportedProgram) -> tuple[list[TensorSpec],
     leaves = list(signature.user_outputs)
     tree, order = _tree(torch.utils._pytree.tree_unflatten(leaves, program.call_spec.out_spec))
     labels = _labels(tree, len(order))
-    outputs = [_tensor_spec(label, values[name]) for label, name in zip(labels, order, strict=True)]
+    outputs = [_tensor_spec(label, values[name]) for label, name in zip(labels, order, strict=True) if name is not None]
     return inputs, outputs, tree
 
 
 def _tensor_spec(name: str, value: torch.Tensor) -> TensorSpec:
-    try:
-        shape = tuple(int(extent) for extent in value.shape)
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"{name!r} has the dynamic shape {list(value.shape)}; export the model with static shapes"
-        ) from error
     if any(not isinstance(extent, int) for extent in value.shape):
         raise UnsupportedModelError(
             f"{name!r} has the dynamic shape {list(value.shape)}; export the model with static shapes"
         )
-    return TensorSpec(name, shape, str(value.dtype).removeprefix("torch."))
+    return TensorSpec(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
 
 
-def _tree(structure: Any) -> tuple[Any, list[str]]:
-    """The output structure with numbers for tensors, and the tensors' node names in that order."""
-    order: list[str] = []
+def _tree(structure: Any) -> tuple[Any, list[str | None]]:
+    """The output structure with numbers for tensors, and the leaves' node names in that order (None for None)."""
+    order: list[str | None] = []
 
     def walk(item: Any) -> Any:
         if item is None:
+            order.append(None)
             return None
         if isinstance(item, str):
             order.append(item)
@@ -163,15 +173,12 @@ def _labels(tree: Any, count: int) -> list[str]:
 def _build(program: torch.export.ExportedProgram, target: Target) -> bytes:
     """The shared library: import into Relax, optimise, generate code, link."""
     import tvm
-    from tvm.relax.frontend.torch import from_exported_program
 
+    from .importer import import_program
     from .pipeline import llvm_target, pipeline
 
     link = linker()
-    try:
-        module = from_exported_program(program, keep_params_as_input=False)
-    except Exception as error:
-        raise CompileError(f"the model uses an operator that cannot be imported: {_brief(error)}") from error
+    module = import_program(program)
     try:
         executable = tvm.compile(module, target=llvm_target(target), relax_pipeline=pipeline(target))
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:

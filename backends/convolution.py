@@ -12,7 +12,19 @@ from tvm import s_tir, te, tirx
 
 from .layout import positions
 from .targets import Target
-from .tiling import Tile, accumulate, annotation_of, extent, find, inline_epilogue, merge_axes, register_tile, schedule_pad, unroll, vectorize
+from .tiling import (
+    Tile,
+    accumulate,
+    annotation_of,
+    extent,
+    find,
+    inline_epilogue,
+    merge_axes,
+    register_tile,
+    schedule_pad,
+    unroll,
+    vectorize,
+)
 
 _TILE = "graphprune.convolution"
 
@@ -94,7 +106,14 @@ def pack_weights(weight: np.ndarray, groups: int, segments_in: tuple[int, ...], 
     packed = np.zeros((blocks_out, reach, *kernel, lanes_in, lanes), weight.dtype)
     block = np.arange(out) // lanes
     local = places - first[block][:, None] * lanes_in
-    index = (block[:, None], local // lanes_in, slice(None), slice(None), local % lanes_in, (np.arange(out) % lanes)[:, None])
+    index = (
+        block[:, None],
+        local // lanes_in,
+        slice(None),
+        slice(None),
+        local % lanes_in,
+        (np.arange(out) % lanes)[:, None],
+    )
     packed[index] = weight
     return packed, first.astype("int32")
 
@@ -162,14 +181,13 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     outer, inner = sch.split(o, [None, deep])
     tile, column = sch.split(x, [None, wide])
     sch.reorder(n, outer, *rows, tile, inner, column, lane)
-    sch.parallel(sch.fuse(n, outer, *rows))
+    work = sch.fuse(n, outer, *(rows or [tile]))
+    sch.parallel(work)
     vectorize(sch, lane)
     unroll(sch, inner, column)
     sch.set_scope(sums, 0, "local")
-    sch.compute_at(sums, tile, preserve_unit_loops=True)
+    sch.compute_at(sums, work if flat else tile, preserve_unit_loops=True)
     few = extent(sch, sch.get_loops(sums)[-1]) == 1
-    accumulate(sch, sums, outer=2, spatial=6, unrolled=3 if few else 1)
+    accumulate(sch, sums, outer=1 if flat else 2, spatial=6, unrolled=3 if few else 1)
     schedule_pad(sch, target)
     return sch
-
-

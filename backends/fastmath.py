@@ -57,7 +57,7 @@ def exp(x: tirx.Expr) -> tirx.Expr:
     def scaled(n: tirx.Expr) -> tirx.Expr:
         rest = x - n * _f32(_LN2_HIGH) - n * _f32(_LN2_LOW)
         exponent = (n.astype("int32") + tirx.const(127, "int32")) << tirx.const(23, "int32")
-        return _named(rest, lambda r: (_horner(r, _EXP) * r * r + r + _f32(1.0))) * tirx.reinterpret("float32", exponent)
+        return _named(rest, lambda r: _horner(r, _EXP) * r * r + r + _f32(1.0)) * tirx.reinterpret("float32", exponent)
 
     value = _named(power, scaled)
     value = tirx.Select(x > _f32(_EXP_OVERFLOW), _f32(math.inf), value)

@@ -44,7 +44,9 @@ _EVALUATE: dict[str, Callable[..., Array]] = {
     "relax.expand_dims": _reshape,
     "relax.squeeze": _reshape,
     "relax.flatten": _reshape,
-    "relax.permute_dims": lambda call, a: np.transpose(a, [int(i) for i in call.attrs.axes] if call.attrs.axes else None),
+    "relax.permute_dims": lambda call, a: np.transpose(
+        a, [int(i) for i in call.attrs.axes] if call.attrs.axes else None
+    ),
 }
 
 
@@ -98,7 +100,12 @@ class _Linear:
     output_axis: int
 
 
-_WEIGHT_AXES = {"relax.nn.conv1d": (0, 1), "relax.nn.conv2d": (0, 1), "relax.nn.conv3d": (0, 1), "relax.matmul": (1, -1)}
+_WEIGHT_AXES = {
+    "relax.nn.conv1d": (0, 1),
+    "relax.nn.conv2d": (0, 1),
+    "relax.nn.conv3d": (0, 1),
+    "relax.matmul": (1, -1),
+}
 
 
 class _FoldAffine(Rewriter):

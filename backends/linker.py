@@ -34,8 +34,12 @@ def link_command() -> list[str]:
 
 
 def linker() -> Callable[..., None]:
-    """A function `(output, objects, **options)` in the form TVM's `export_library` expects."""
-    command = link_command()
+    """A function `(output, objects)` that links with what `link_command` finds."""
+    return make_linker(link_command())
+
+
+def make_linker(command: Sequence[str]) -> Callable[..., None]:
+    """A function `(output, objects)` in the form TVM's `export_library` expects; raises `CompileError`."""
 
     def link(output: str, objects: "str | Sequence[str]", **options: object) -> None:
         files = [objects] if isinstance(objects, str) else list(objects)

@@ -54,9 +54,7 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         _border(attrs.padding), lowering.target.accumulators,
     )  # fmt: skip
     arguments = [source, relax.const(packed), *([relax.const(first)] if numbers.grouped else [])]
-    result = lowering.kernel(
-        "convolution", lambda d, w, f=None: convolution.compute(numbers, d, w, f), *arguments
-    )
+    result = lowering.kernel("convolution", lambda d, w, f=None: convolution.compute(numbers, d, w, f), *arguments)
     return lowering.wrap(result, out_shape)
 
 

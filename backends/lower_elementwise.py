@@ -43,7 +43,9 @@ def _binary(finite: bool) -> Callable[[Lowering, relax.Call], Value | None]:
             return None
         if like.has_holes and not finite and lowering.constant(call.args[1]) is None:
             return None
-        operands = [_operand(lowering, argument, value, like) for argument, value in zip(call.args, values, strict=True)]
+        operands = [
+            _operand(lowering, argument, value, like) for argument, value in zip(call.args, values, strict=True)
+        ]
         if any(operand is None for operand in operands):
             return None
         emitted = lowering.builder.emit(relax.Call(call.op, operands, call.attrs, call.ty_args))

@@ -9,7 +9,12 @@ from .rewriting import dtype_of, shape_of
 
 def _softmax(lowering: Lowering, call: relax.Call) -> Value | None:
     shape = shape_of(call)
-    if dtype_of(call) != "float32" or shape is None or 0 in shape or int(call.attrs.axis) % len(shape) != len(shape) - 1:
+    if (
+        dtype_of(call) != "float32"
+        or shape is None
+        or 0 in shape
+        or int(call.attrs.axis) % len(shape) != len(shape) - 1
+    ):
         return None
     data = lowering.expression(call.args[0])
     return lowering.kernel("softmax", lambda d: rows.softmax(d, lowering.lanes), data)

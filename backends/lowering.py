@@ -99,9 +99,7 @@ class Lowering(Rewriter):
 
     def kernel(self, name: str, compute: Callable, *arguments: relax.Expr) -> relax.Expr:
         """Call a template that elementwise readers may be fused into."""
-        return self.builder.emit_te(
-            compute, *arguments, primfunc_name_hint=name, primfunc_attrs=FUSABLE
-        )
+        return self.builder.emit_te(compute, *arguments, primfunc_name_hint=name, primfunc_attrs=FUSABLE)
 
 
 def lower_to_blocks(target: Target) -> tvm.transform.Pass:

@@ -10,7 +10,17 @@ import numpy as np
 from tvm import s_tir, te, tirx
 
 from .targets import Target
-from .tiling import accumulate, annotation_of, find, inline_epilogue, merge_axes, named, register_tile, unroll, vectorize
+from .tiling import (
+    accumulate,
+    annotation_of,
+    find,
+    inline_epilogue,
+    merge_axes,
+    named,
+    register_tile,
+    unroll,
+    vectorize,
+)
 
 _TILE = "graphprune.matmul"
 
@@ -123,18 +133,18 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     tile, inner_row = sch.split(row, [None, high])
     block, inner_block, lane = sch.split(columns, [None, deep, lanes])
     sch.reorder(*batch, block, tile, inner_block, inner_row, lane)
-    sch.parallel(sch.fuse(*batch, block) if batch else block)
+    work = sch.fuse(*batch, block, tile)
+    sch.parallel(work)
     vectorize(sch, lane)
     unroll(sch, inner_block, inner_row)
     sch.set_scope(sums, 0, "local")
-    sch.compute_at(sums, tile, preserve_unit_loops=True)
+    sch.compute_at(sums, work, preserve_unit_loops=True)
     *_, k = sch.get_loops(sums)
     sch.split(k, [None, 8])
-    accumulate(sch, sums, outer=2, spatial=5, unrolled=1)
+    accumulate(sch, sums, outer=1, spatial=5, unrolled=1)
     pack = named(sch, "pack_columns")
     if pack is not None:
         b, o, _, lane = sch.get_loops(pack)
         vectorize(sch, lane)
         sch.parallel(sch.fuse(b, o))
     return sch
-

@@ -84,10 +84,11 @@ def count_uses(function: relax.Function) -> Counter:
 def is_straight(function: relax.Function) -> bool:
     """True when a function is a plain list of dataflow bindings, without branches or side effects."""
     return all(
-        isinstance(block, relax.DataflowBlock) and all(isinstance(b, relax.VarBinding) for b in block.bindings)
+        isinstance(block, relax.DataflowBlock)
+        and isinstance(binding, relax.VarBinding)
+        and not isinstance(binding.value, (relax.If, relax.Function))
         for block in function.body.blocks
-    ) and not any(
-        isinstance(binding.value, (relax.If, relax.Function)) for block in function.body.blocks for binding in block.bindings
+        for binding in block.bindings
     )
 
 

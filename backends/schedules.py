@@ -42,8 +42,13 @@ def is_scheduled(function: tirx.PrimFunc) -> bool:
 
 
 def _first(rules: Sequence[Rule], function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc | None:
+    """The function as the first rule that can handle it schedules it."""
     for rule in rules:
-        schedule = rule(function, target)
+        try:
+            schedule = rule(function, target)
+        except s_tir.ScheduleError:
+            # Something unforeseen was fused into the kernel: a more general rule will do.
+            continue
         if schedule is not None:
             return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
     return None

@@ -7,6 +7,7 @@ One thread; all programs of a model take turns; medians.
 
 import argparse
 import io
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,7 @@ def main() -> None:
     options.add_argument("--models", nargs="+", default=MODELS)
     given = options.parse_args()
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")  # of exporters, about their own future
     rows = []
     for name in given.models:
         with console.status(f"compiling and measuring {name} ..."):

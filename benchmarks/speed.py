@@ -72,8 +72,8 @@ def measure(name: str, repeats: int) -> dict[str, float]:
 
     clock, seconds = time.process_time, {"memory": memory(model, example)}
     calls = {"analyze": analyze, "graph": torch_pruning_graph}
-    seconds |= alternate(calls, repeats, 1, clock, lambda: (model, example))
-    seconds["groups"] = median(groups[1:])
+    seconds |= alternate(calls, 3 * repeats, 2, clock, lambda: (model, example))
+    seconds["groups"] = median(groups[2:])
     calls = {"optimize": optimize(False), "prune": torch_pruning_prune, "verify": optimize(True)}
     return seconds | alternate(calls, repeats, 1, clock, lambda: (copy.deepcopy(model), example))
 
@@ -125,7 +125,9 @@ def main() -> None:
     for name in given.models:
         command = [sys.executable, __file__, "--one", name, "--repeats", str(given.repeats)]
         with console.status(f"measuring {name} ..."):
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | ONE_THREAD)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD)
+        if done.returncode:
+            sys.exit(f"{name} failed, see above")
         figures[name] = json.loads(done.stdout.splitlines()[-1])
     analysis, pruning = rows(figures)
     show("Analysis", ANALYSIS, analysis)

@@ -72,6 +72,14 @@ class Analysis:
         classes = self.solution.classes
         return {key: classes[labels] for key, labels in self.equations.leaf_axes.items()}
 
+    @cached_property
+    def free(self) -> NDArray[np.bool_]:
+        """Which classes may be dropped: those of stored tensors that no lock holds."""
+        stored = np.zeros(self.solution.count, dtype=bool)
+        for classes in self.leaf_classes.values():
+            stored[classes.ravel()] = True
+        return stored & (self.solution.locked < 0)
+
     def cost(self) -> "Cost":
         """Parameters and multiply-accumulates of the model as it is."""
         from .cost import CostModel

@@ -60,7 +60,7 @@ def make_plan(analysis: "Analysis", options: Options) -> "Plan":
 
     options.check()
     kept_whole = _kept_classes(analysis, options.keep)
-    free = (analysis.solution.locked < 0) & ~kept_whole
+    free = analysis.free & ~kept_whole
     exact = analysis.solution.inexact < 0
     model = CostModel.of(analysis)
     before = model.cost(np.ones(free.size, dtype=bool))

@@ -138,6 +138,7 @@ def optimize(
     options = Options(sparsity, budget, criterion, scope, tuple(keep or ()), multiple_of, exactness, seed)
     options.check()
     program = Program(_load(model, weights), source.example_inputs(inputs or []))
+    source.check_ending(program.model, out)
     with _status("starting") as status:
         passes = (PruneChannels(options), VerifyEquivalence(thorough))
         program = run_passes(program, passes, before=lambda step, _: status.update(f"{step.name} ..."))

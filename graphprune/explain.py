@@ -34,8 +34,7 @@ class GroupRow:
 def group_rows(analysis: "Analysis") -> list[GroupRow]:
     """One row per width of the model, free ones first, largest first."""
     solution = analysis.solution
-    free = solution.locked < 0
-    units = build_units(analysis, np.zeros(solution.count), free)
+    units = build_units(analysis, np.zeros(solution.count), analysis.free)
     model = CostModel.of(analysis)
     whole = model.cost(np.ones(solution.count, dtype=bool))
     members: dict[int, list[str]] = {}

@@ -3,11 +3,11 @@
 import copy
 
 import torch
-from helpers import randomise
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import graphprune
+from helpers import randomise
 
 
 def masked(model: nn.Module, plan: graphprune.Plan) -> nn.Module:

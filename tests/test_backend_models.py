@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from graphprune.backends.compiler import compile_model
+from graphprune.errors import UnsupportedModelError
 
 TARGETS = ("x86", "x86-avx2")
 
@@ -82,3 +83,141 @@ def test_convolution(case, batch):
     target = TARGETS[batch == 3]
     model = nn.Sequential(nn.Conv2d(channels_in, channels_in, 1), block(channels_in, channels_out, kernel, **options))
     assert_same(model, torch.randn(batch, channels_in, *size), target=target)
+
+
+def test_residual_and_concat_of_odd_channels():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = block(3, 21, 3, padding=1)
+            self.left, self.right = block(21, 13, 1), block(21, 18, 3, padding=1)
+            self.join = block(31, 21, 3, padding=1)
+            self.head = nn.Linear(52, 7)
+
+        def forward(self, x):
+            x = self.stem(x)
+            joined = torch.cat([self.left(x), self.right(x)], 1)
+            y = self.join(joined) + x
+            y = torch.cat([y, joined], 1)
+            return self.head(F.max_pool2d(y, 3, 2, 1).mean((2, 3)))
+
+    assert_same(Net(), torch.randn(2, 3, 11, 14))
+
+
+@pytest.mark.parametrize("gate", [nn.Sigmoid, nn.Hardsigmoid, nn.SiLU, nn.Hardswish, nn.Tanh, nn.GELU], ids=str)
+def test_squeeze_excite(gate):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = block(3, 19, 3, padding=1)
+            self.squeeze = nn.Sequential(nn.Conv2d(19, 5, 1), nn.ReLU(), nn.Conv2d(5, 19, 1), gate())
+            self.out = nn.Conv2d(19, 6, 1)
+
+        def forward(self, x):
+            x = self.body(x)
+            return self.out(x * self.squeeze(F.adaptive_avg_pool2d(x, 1)))
+
+    assert_same(Net(), torch.randn(2, 3, 9, 9))
+
+
+def test_empty_lanes_never_turn_into_nan():
+    """log and division blow up on zeros: lanes without a channel must not spread that."""
+    first, last = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 1)
+    model = Wrap(lambda a, b, x: b(torch.log(torch.abs(a(x)) + 1e-3) / (a(x).abs() + 0.5)), first, last)
+    assert_same(model, torch.randn(1, 3, 6, 6))
+
+
+POOLS = [
+    nn.MaxPool2d(3, 2, 1),
+    nn.MaxPool2d(2, ceil_mode=True),
+    nn.AvgPool2d(3, 2, 1),
+    nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    nn.AvgPool2d(2, ceil_mode=True),
+    nn.AdaptiveAvgPool2d(1),
+    nn.AdaptiveAvgPool2d((5, 3)),
+    nn.AdaptiveAvgPool2d((4, 7)),
+    nn.AdaptiveMaxPool2d(1),
+]
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_pooling(pool):
+    body = nn.Sequential(block(3, 10, 3), pool)
+    x = torch.randn(2, 3, 17, 17)
+    features = body(x).flatten(1).shape[1]
+    assert_same(nn.Sequential(body, nn.Flatten(), nn.Linear(features, 4)), x)
+
+
+def test_one_dimensional_network():
+    model = nn.Sequential(
+        nn.Conv1d(2, 9, 5, padding=2), nn.BatchNorm1d(9), nn.ReLU(), nn.Conv1d(9, 9, 3, groups=9), nn.MaxPool1d(2),
+        nn.Conv1d(9, 12, 3, dilation=2), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(12, 3), nn.BatchNorm1d(3),
+    )  # fmt: skip
+    assert_same(model, torch.randn(2, 2, 37))
+
+
+def test_other_convolutions():
+    model = nn.Sequential(nn.Conv3d(2, 5, 3, padding=1), nn.BatchNorm3d(5), nn.ReLU(), nn.MaxPool3d(2))
+    assert_same(model, torch.randn(1, 2, 6, 6, 6))
+    assert_same(nn.Sequential(nn.ConvTranspose2d(5, 7, 3, 2, 1), nn.BatchNorm2d(7)), torch.randn(2, 5, 6, 5))
+
+
+def test_channel_shuffle_and_split():
+    def forward(first, second, x):
+        a, b = first(x).chunk(2, 1)
+        y = torch.cat([a, second(b)], 1)
+        return y.unflatten(1, (2, 11)).transpose(1, 2).flatten(1, 2)
+
+    assert_same(Wrap(forward, block(3, 22, 3), block(11, 11, 1)), torch.randn(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 13, 197])
+@pytest.mark.parametrize("width", [10, 48, 100])
+def test_linear(rows, width):
+    assert_same(nn.Sequential(nn.Linear(33, width), nn.ReLU(), nn.Linear(width, 7)), torch.randn(rows, 33))
+
+
+def test_transformer_block():
+    layer = nn.TransformerEncoderLayer(24, 3, 50, dropout=0.0, activation="gelu", batch_first=True)
+    assert_same(layer, torch.randn(2, 13, 24))
+    assert_same(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True), torch.randn(1, 32, 32))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_normalisation_and_reductions(target):
+    def forward(norm, group, x):
+        y = group(norm(x).unflatten(1, (6, 5)))
+        return F.softmax(y, -1), y.amax(2), y.cumsum(1), F.log_softmax(y, 1), y.mean((1, 2)), y.std(-1)
+
+    assert_same(Wrap(forward, nn.LayerNorm(19), nn.GroupNorm(3, 6)), torch.randn(2, 30, 19), target=target)
+
+
+def test_layer_norm_of_a_large_mean():
+    assert_same(nn.LayerNorm(64), torch.randn(4, 64) + 1000, tolerance=1e-3)
+
+
+def test_extreme_values():
+    x = torch.tensor([[-torch.inf, -200.0, -88.0, -1e-3, 0.0, 1e-3, 50.0, 88.0, 200.0, torch.inf, torch.nan]])
+    model = Wrap(lambda x: (torch.exp(x), torch.tanh(x), torch.sigmoid(x), torch.erf(x)))
+    got = compile_model(model, "x86", x)(x)
+    for have, want in zip(got, model(x), strict=True):
+        torch.testing.assert_close(have, want, equal_nan=True, rtol=1e-5, atol=1e-7)
+
+
+def test_several_inputs_and_outputs():
+    def forward(conv, image, scale):
+        y = conv(image) * scale
+        return y, y.mean((2, 3)), scale + 1
+
+    assert_same(Wrap(forward, nn.Conv2d(3, 5, 3)), torch.randn(1, 3, 6, 6), torch.rand(1, 5, 1, 1))
+
+
+def test_integer_inputs():
+    assert_same(nn.Sequential(nn.Embedding(11, 8), nn.Linear(8, 5)), torch.randint(0, 11, (2, 6)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_other_floats_are_refused_by_name(dtype):
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU()).to(dtype)
+    with pytest.raises(UnsupportedModelError, match=str(dtype).removeprefix("torch.")):
+        compile_model(model, "x86", torch.randn(1, 3, 7, 7, dtype=dtype))

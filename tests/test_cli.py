@@ -103,6 +103,7 @@ def test_programs_in_and_out(graphprune_, folder: Path) -> None:
     twice = torch.export.load(folder / "slimmer.pt2").module()
     assert _parameters(twice) < _parameters(once.module()) < _parameters(_small())
     assert twice(torch.randn(1, 3, 8, 8)).shape == (1, 4)
+    _fails(graphprune_("optimize", "slim.pt2", "-o", "slimmer.safetensors"), "slimmer.pt2")
 
 
 def test_verify_accepts_what_optimize_wrote_and_nothing_else(graphprune_, folder: Path) -> None:

@@ -1,10 +1,10 @@
 """Every pattern of `networks.py`, pruned and compared with the masked original."""
 
-import oracle
 import pytest
-from networks import NETWORKS, build
 
 import graphprune
+import oracle
+from networks import NETWORKS, build
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -14,7 +14,9 @@ def test_pruned_equals_masked(name):
 
 
 @pytest.mark.parametrize("name", ["chain", "grouped", "concat", "depthwise", "heads", "chunk_free"])
-@pytest.mark.parametrize("options", [{"scope": "layer"}, {"criterion": "l1"}, {"criterion": "random"}, {"budget": "macs"}])
+@pytest.mark.parametrize(
+    "options", [{"scope": "layer"}, {"criterion": "l1"}, {"criterion": "random"}, {"budget": "macs"}]
+)
 def test_options(name, options):
     module, inputs = build(name)
     oracle.check(module, inputs, sparsity=0.25, **options)
@@ -27,7 +29,9 @@ def test_sizes_in_forward_give_a_graph_module(name):
     assert type(slim).__name__ == "GraphModule" or name == "split"
 
 
-@pytest.mark.parametrize("name", ["chain", "residual", "shuffle", "chunk_free", "grouped_residual", "heads", "unbind_qkv"])
+@pytest.mark.parametrize(
+    "name", ["chain", "residual", "shuffle", "chunk_free", "grouped_residual", "heads", "unbind_qkv"]
+)
 def test_the_class_is_kept(name):
     module, inputs = build(name)
     assert type(oracle.check(module, inputs, sparsity=0.25)) is type(module)

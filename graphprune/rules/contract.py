@@ -64,7 +64,7 @@ def convolution(eq: Equations, node: Node, x: Layout, weight: Layout, bias: Layo
     value, kernel, result = _shape(node, 0), _shape(node, 1), node.outputs[0].shape
     channel = len(value) - len(kernel) + 1
     lock_axes(eq, x, set(range(len(value))) - {channel}, "slides over this axis")
-    lock_axes(eq, weight, range(2, len(kernel)), "is a kernel axis", "only channel axes are pruned")
+    _fix_kernel(eq, node, weight)
     inner = line(eq, x, channel, value[channel])
     split = 1 if transposed else 0  # the weight axis that is not divided by the groups is 1 - split
     if groups == 1:
@@ -82,6 +82,14 @@ def convolution(eq: Equations, node: Node, x: Layout, weight: Layout, bias: Layo
     _count(eq, node, kernel, value if transposed else result, factors, shares, groups, channel)
     out: Layout = () if outer is None else (Array((channel,), outer, True),)
     return _add_bias(eq, node, out, bias, channel)
+
+
+def _fix_kernel(eq: Equations, node: Node, weight: Layout) -> None:
+    """Kernel axes are no channels: they stay, and are left out of explanations."""
+    leaf, kernel = node.inputs[1], _shape(node, 1)
+    lock_axes(eq, weight, range(2, len(kernel)), "is a kernel axis")
+    for axis in range(2, len(kernel)):
+        eq.leaf_axes.pop((leaf.name if leaf else "", axis), None)
 
 
 def _grouped(eq: Equations, node: Node, inner: Labels, weight: Layout, groups: int, transposed: bool) -> Labels:

@@ -164,9 +164,10 @@ def _exchange(tree: Any, value_of: Callable[[torch.Tensor], Value], seen: dict[i
         if id(tree) not in seen:
             seen[id(tree)] = value_of(tree)
         return seen[id(tree)]
-    if type(tree) in (tuple, list):
-        return type(tree)([_exchange(item, value_of, seen) for item in tree])
-    if type(tree) is dict:
+    if isinstance(tree, (tuple, list)):
+        items = [_exchange(item, value_of, seen) for item in tree]
+        return items if isinstance(tree, list) else tuple(items)
+    if isinstance(tree, dict):
         return {key: _exchange(item, value_of, seen) for key, item in tree.items()}
     return tree
 

@@ -56,6 +56,12 @@ def example_inputs(shapes: Sequence[str]) -> "tuple[torch.Tensor, ...] | None":
     return tuple(_tensor(shape) for shape in shapes) or None
 
 
+def check_ending(model: Any, path: Path) -> None:
+    """Raise `UnsupportedModelError` where `save` could not write this model to this path."""
+    if path.suffix == ".safetensors" and not isinstance(model, nn.Module):
+        raise UnsupportedModelError(f"a saved program has no class to load weights into: write it to {path.stem}.pt2")
+
+
 def save(model: Any, path: Path, inputs: "tuple[torch.Tensor, ...] | None") -> None:
     """Write a pruned model: weights and plan (`.safetensors`), or an exported program (`.pt2`)."""
     if path.suffix == ".safetensors":

@@ -1,0 +1,125 @@
+"""What the passes leave behind, seen in the module itself."""
+
+import pytest
+import torch
+import tvm
+from torch import nn
+from tvm import relax, tirx
+
+from graphprune.backends.importer import import_program
+from graphprune.backends.layout import merge, pack_constant, positions
+from graphprune.backends.pipeline import kernel_passes, llvm_target, optimize_passes, pipeline
+from graphprune.backends.schedules import apply_schedules, is_scheduled
+from graphprune.backends.targets import get_target
+from graphprune.backends.tiling import register_tile
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 21, 3, padding=1), nn.BatchNorm2d(21), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(21, 21, 3, padding=1, groups=21), nn.BatchNorm2d(21), nn.Hardswish(), nn.Conv2d(21, 40, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 30), nn.LayerNorm(30), nn.Softmax(-1),
+    ).eval()  # fmt: skip
+
+
+def imported(model, *inputs):
+    return import_program(torch.export.export(model, inputs, strict=False))
+
+
+def operators(module):
+    """Names of the Relax operators called in the main function."""
+    names = []
+    relax.analysis.post_order_visit(
+        module["main"],
+        lambda node: names.append(node.op.name) if isinstance(node, relax.Call) and hasattr(node.op, "name") else None,
+    )
+    return names
+
+
+def lowered(target, passes):
+    module = imported(network(), torch.randn(1, 3, 16, 16))
+    with llvm_target(target):
+        return tvm.transform.Sequential(passes)(module)
+
+
+@pytest.fixture(scope="module", params=["x86-avx512", "x86-avx2"])
+def target(request):
+    return get_target(request.param)
+
+
+def test_nothing_is_left_of_batch_norm_and_convolution(target):
+    assert any("batch_norm" in name for name in operators(imported(network(), torch.randn(1, 3, 16, 16))))
+    module = lowered(target, optimize_passes(target))
+    names = operators(module)
+    assert not [name for name in names if "batch_norm" in name or "conv2d" in name or "matmul" in name]
+    # The scales of batch norm went into the weights: nothing multiplies but hardswish.
+    assert names.count("relax.multiply") == 1
+
+
+def test_every_kernel_has_a_schedule(target):
+    module = lowered(target, optimize_passes(target) + kernel_passes(target))
+    kernels = [function for _, function in module.functions_items() if isinstance(function, tirx.PrimFunc)]
+    assert len(kernels) > 5
+    assert all(is_scheduled(function) for function in kernels)
+    text = "\n".join(function.script() for function in kernels)
+    assert f"T.vectorized(T.int64({target.vector_width}))" in text and "T.parallel" in text
+
+
+def test_convolution_bias_and_activation_are_one_kernel(target):
+    module = lowered(target, optimize_passes(target) + kernel_passes(target))
+    names = [name.name_hint for name, _ in module.functions_items()]
+    assert any("convolution" in name and "add" in name and "relu" in name for name in names)
+
+
+def test_equal_layers_share_a_kernel(target):
+    model = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(5))).eval()
+    module = imported(model, torch.randn(1, 16, 8, 8))
+    with llvm_target(target):
+        module = tvm.transform.Sequential(optimize_passes(target) + kernel_passes(target))(module)
+    convolutions = [name for name, _ in module.functions_items() if "convolution" in name.name_hint]
+    assert len(convolutions) == 1
+
+
+def test_rules_are_tried_in_order(target):
+    asked = []
+
+    def refuse(function, target):
+        asked.append(function)
+        return None
+
+    module = lowered(target, [*optimize_passes(target), *kernel_passes(target)[:-1]])
+    with llvm_target(target):
+        scheduled = apply_schedules(target, rules=(refuse,))(module)
+    assert asked and not all(
+        is_scheduled(function) for _, function in scheduled.functions_items() if isinstance(function, tirx.PrimFunc)
+    )
+
+
+def test_pipeline_works_on_any_module():
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((4, 8), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            out = builder.emit_output(relax.op.nn.relu(relax.op.add(x, x)))
+        builder.emit_func_output(out)
+    executable = tvm.compile(builder.get(), target=llvm_target("x86-avx2"), relax_pipeline=pipeline("x86-avx2"))
+    data = torch.randn(4, 8)
+    got = relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(data.numpy())).numpy()
+    torch.testing.assert_close(torch.from_numpy(got), (data + data).relu())
+
+
+def test_segments():
+    assert merge((16, 3), 16) == (19,) and merge((3, 16), 16) == (3, 16)
+    assert positions((3, 2), 4).tolist() == [0, 1, 2, 4, 5]
+    packed = pack_constant(torch.arange(5.0).reshape(1, 5, 1, 1).numpy(), (3, 2), 4, fill=9)
+    assert packed.reshape(-1).tolist() == [0, 1, 2, 9, 3, 4, 9, 9]
+
+
+@pytest.mark.parametrize("columns", [1, 7, 13, 17, 19, 56, 112])
+@pytest.mark.parametrize("registers", [12, 16])
+def test_tiles_waste_little(columns, registers):
+    tile = register_tile(columns, 4, registers)
+    computed = -(-columns // tile.width) * tile.width
+    assert tile.width * tile.depth <= registers and computed <= max(columns * 1.15, columns + 1)
+    assert columns % register_tile(columns, 4, registers, exact=True).width == 0
