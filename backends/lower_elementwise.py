@@ -1,9 +1,11 @@
 """Lowers elementwise operators whose operands are blocked: the same operator, on the blocked tensors."""
 
 from collections.abc import Callable
+from math import prod
 
 import numpy as np
-from tvm import relax
+import tvm
+from tvm import relax, topi
 
 from .layout import Blocked, as_image, pack_constant
 from .lowering import Lowering, Value
@@ -18,6 +20,8 @@ _FINITE_BINARY = ("add", "subtract", "multiply", "maximum", "minimum")
 # An empty lane could become infinite or NaN, and NaN times a zero weight is NaN.
 _OTHER_UNARY = ("log", "rsqrt", "sqrt", "tan", "acos", "asin", "sinh", "cosh")
 _OTHER_BINARY = ("divide", "power")
+# Fused into the convolution that computes the small operand, this would compute it once per pixel.
+_NOT_FUSED = {"op_pattern": 2}
 
 
 def _unary(finite: bool) -> Callable[[Lowering, relax.Call], Value | None]:
@@ -48,10 +52,20 @@ def _binary(finite: bool) -> Callable[[Lowering, relax.Call], Value | None]:
         ]
         if any(operand is None for operand in operands):
             return None
-        emitted = lowering.builder.emit(relax.Call(call.op, operands, call.attrs, call.ty_args))
+        if _enlarges(call, shape):
+            compute = getattr(topi, call.op.name.removeprefix("relax."))
+            emitted = lowering.builder.emit_te(compute, *operands, primfunc_name_hint="gate", primfunc_attrs=_NOT_FUSED)
+        else:
+            emitted = lowering.builder.emit(relax.Call(call.op, operands, call.attrs, call.ty_args))
         return lowering.wrap(emitted, tuple(int(s) for s in shape), like.segments)
 
     return lower
+
+
+def _enlarges(call: relax.Call, shape: tuple[int, ...]) -> bool:
+    """Whether some computed operand is repeated over the image, as the gates of squeeze-excite are."""
+    small = [argument for argument in call.args if not isinstance(argument, tvm.ir.GenericConst)]
+    return any(prod(shape_of(argument)[2:]) < prod(shape[2:]) for argument in small)
 
 
 def _operand(lowering: Lowering, argument: relax.Expr, value: Value, like: Blocked) -> relax.Expr | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .cost import CostModel
 from .criteria import resolve
 from .errors import BudgetError, CriterionError, NothingToPruneError, OptionError
+from .explain import lock_summary
 from .labels import Labels
 from .scores import check_finite, class_scores
 from .units import Units, build_units
@@ -65,6 +66,8 @@ def make_plan(analysis: "Analysis", options: Options) -> "Plan":
     model = CostModel.of(analysis)
     before = model.cost(np.ones(free.size, dtype=bool))
     limit = int(np.floor(getattr(before, options.budget) * (1 - options.sparsity) + 1e-9))
+    if not free.any() or not (free & exact).any() and options.exact is True:
+        raise NothingToPruneError(f"nothing can be dropped from this model.\n{lock_summary(analysis)}")
     tries = [free] if options.exact is False else [free & exact]
     if options.exact == "prefer" and (free & ~exact).any():
         tries.append(free)
@@ -80,7 +83,7 @@ def make_plan(analysis: "Analysis", options: Options) -> "Plan":
             if touched.any() and options.exact == "prefer":
                 _warn_inexact(analysis, touched)
             return Plan.of(analysis, alive[0], options, before, model.cost(alive[0]))
-    raise _unreachable(analysis, options, before, least, limit, free & exact)
+    raise _unreachable(analysis, options, before, least, limit)
 
 
 class Granules(NamedTuple):
@@ -216,14 +219,8 @@ def _warn_inexact(analysis: "Analysis", touched: NDArray[np.bool_]) -> None:
     )
 
 
-def _unreachable(
-    analysis: "Analysis", options: Options, before: Any, least: Any, limit: int, free: NDArray[np.bool_]
-) -> BudgetError:
-    from .explain import lock_summary
-
+def _unreachable(analysis: "Analysis", options: Options, before: Any, least: Any, limit: int) -> BudgetError:
     locks = lock_summary(analysis)
-    if not free.any():
-        return NothingToPruneError(f"nothing can be dropped from this model.\n{locks}")
     total, floor = getattr(before, options.budget), getattr(least, options.budget)
     return BudgetError(
         f"sparsity={options.sparsity} allows {limit:,} of {total:,} {options.budget}, but at least {floor:,} must stay "

@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Net(nn.Module):
-    """A module whose forward is given as a function of (layers, *inputs)."""
+    """A module whose forward is given as a function of (layers, input)."""
 
     def __init__(self, forward, **layers) -> None:
         super().__init__()
@@ -19,8 +19,8 @@ class Net(nn.Module):
                 setattr(self, name, layer)
         self.function = forward
 
-    def forward(self, *inputs):
-        return self.function(self, *inputs)
+    def forward(self, x):
+        return self.function(self, x)
 
 
 def conv(a, b, k=3, **more):
