@@ -65,14 +65,14 @@ def optimize(
     ```
     """
     from .budget import Options
-    from .passes.pipeline import Program, run_passes
+    from .passes.pipeline import Pass, Program, run_passes
     from .passes.prune_channels import PruneChannels
     from .passes.verify_equivalence import VerifyEquivalence
 
     options = Options(sparsity, budget, criterion, scope, tuple([keep] if isinstance(keep, str) else keep))
     options = Options(**vars(options) | {"multiple_of": multiple_of, "exact": exact, "seed": seed})
     options.check()
-    passes = (PruneChannels(options), *([VerifyEquivalence()] if verify else []))
+    passes: tuple[Pass, ...] = (PruneChannels(options), *([VerifyEquivalence()] if verify else []))
     hook = None if progress is None else lambda stage, program: progress(stage.name)
     return run_passes(Program(model, example_inputs), passes, before=hook).model
 

@@ -47,9 +47,7 @@ class TensorAxis:
         """Add up values of the tensor's shape over all elements of each slice."""
         if self.rows > 1:
             values = values.reshape(self.rows, self.shape[0] // self.rows, *self.shape[1:])
-            kept = (0, self.axis + 1)
-        else:
-            kept = (self.axis,)
+        kept = (0, self.axis + 1) if self.rows > 1 else (self.axis,)
         others = tuple(axis for axis in range(values.ndim) if axis not in kept)
         return np.asarray(values.sum(axis=others), dtype=np.float64)
 

@@ -88,7 +88,7 @@ def select(eq: Equations, layout: Layout, axis: int, index: int) -> Layout:
             rows = np.moveaxis(array.labels, where, 0).reshape(array.labels.shape[where], -1)
             eq.block(rows, fixed=True)
             rest = tuple(other for other in array.axes if other != axis)
-            array = Array(rest, array.labels.take(index, where), array.zero)
+            array = Array(rest, array.labels.take([index], where).squeeze(where), array.zero)
         result.append(array._replace(axes=tuple(other - (other > axis) for other in array.axes)))
     return tuple(result)
 
@@ -183,7 +183,7 @@ def _reshape_array(
     axes = [axis for _, axis in tags]
     for where in range(len(axes) - 1, -1, -1):  # an axis along which no label varies carries no constraint
         if labels.ndim > 1 and (labels == labels.take([0], where)).all():
-            labels = labels.take(0, where)
+            labels = labels.take([0], where).squeeze(where)
             axes.pop(where)
     return Array(tuple(axes), np.ascontiguousarray(labels), array.zero)
 

@@ -2,7 +2,7 @@
 
 from ..graph import Node, Value
 from ..labels import Array, Equations, Layout
-from ..layout import covering, dirty, join, lock_axes
+from ..layout import Operand, covering, dirty, join, lock_axes
 
 
 def batch_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Layout:
@@ -45,7 +45,7 @@ def layer_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Lay
     for array in x:
         if any(axis >= rank - dims for axis in array.axes):
             eq.loosen(array.labels, f"{node.op} takes statistics over the positions that are left", "exact=False")
-    operands = [(value.shape, x, range(rank))]
+    operands: list[Operand] = [(value.shape, x, range(rank))]
     for parameter, layout in zip(node.inputs[1:], parameters, strict=False):
         if parameter is not None:
             operands.append((parameter.shape, layout, range(rank - len(parameter.shape), rank)))
@@ -56,7 +56,7 @@ def layer_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Lay
 def _per_channel(eq: Equations, node: Node, x: Layout, parameters: tuple[Layout, ...], channel: int) -> Layout:
     value = node.inputs[0]
     assert value is not None
-    operands = [(value.shape, x, range(len(value.shape)))]
+    operands: list[Operand] = [(value.shape, x, range(len(value.shape)))]
     given: list[Value | None] = list(node.inputs[1:])
     for parameter, layout in zip(given, parameters, strict=False):
         if parameter is not None:

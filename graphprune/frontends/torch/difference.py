@@ -33,9 +33,9 @@ def first_difference(original: torch.nn.Module, slim: torch.nn.Module, plan: Pla
             if expected.shape != tuple(narrow.shape):
                 return f"{node} [{value.name}]: shape {tuple(narrow.shape)} where {expected.shape} is right"
             scale = max(float(np.abs(expected).max(initial=0.0)), 1e-30)
-            error = float(np.abs(expected - narrow.numpy()).max(initial=0.0)) / scale
-            if not error <= 1e-9:
-                return f"{node} [{value.name}]: error {error:.1e}"
+            apart = float(np.abs(expected - narrow.numpy()).max(initial=0.0)) / scale
+            if not apart <= 1e-9:
+                return f"{node} [{value.name}]: error {apart:.1e}"
     return "an output, although every operation agrees"
 
 

@@ -18,9 +18,10 @@ _PLAN = "_graphprune_plan"
 def _unlifted(program: ExportedProgram) -> fx.GraphModule:
     """The program as a GraphModule with its parameters, without run-time guards on its sizes."""
     try:
-        module: Any = program.module(check_guards=False)
+        module = program.module(check_guards=False)
     except TypeError:  # older torch has no such guards
         module = program.module()
+    assert isinstance(module, fx.GraphModule)
     return module
 
 

@@ -118,10 +118,13 @@ def perturb(inputs: Inputs, seed: int) -> Inputs:
 
 def _perturb_tensors(inputs: Inputs, seed: int) -> Inputs:
     generator = _seeded(seed)
-    spec = lambda item: describe(Inputs((item,), {}))["args"][0]["tensor"]  # noqa: E731
-    changed: Inputs = tree_map(
-        lambda item: _random(spec(item), generator) if isinstance(item, torch.Tensor) else item, inputs
-    )
+
+    def one(item: Any) -> Any:
+        if not isinstance(item, torch.Tensor):
+            return item
+        return _random(describe(Inputs((item,), {}))["args"][0]["tensor"], generator)
+
+    changed: Inputs = tree_map(one, inputs)
     return changed
 
 

@@ -9,7 +9,7 @@ seen instead.
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx
@@ -59,9 +59,13 @@ class Recorder(TorchFunctionMode):
         inplace = is_inplace(func, kwargs)
         result = shortcut(name, args, kwargs, inplace) if self.dry else None
         if result is None:
-            result = func(*args, **kwargs)
+            result = self.compute(func, args, kwargs)
         self._record(name, inplace, args, translated, result, tuple(before.values()))
         return result
+
+    def compute(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What one call gives; verification computes some of them over living positions only."""
+        return func(*args, **kwargs)
 
     def _record(
         self,
@@ -106,7 +110,7 @@ class Recorder(TorchFunctionMode):
         self.marked.append(tensor)
 
     def _value(self, tensor: torch.Tensor) -> Value:
-        mark = getattr(tensor, _MARK, None)
+        mark: tuple[Recorder, Value, int] | None = getattr(tensor, _MARK, None)
         if mark is not None and mark[0] is self:
             if mark[2] == self.versions.get(tensor.untyped_storage()._cdata, 0):
                 return mark[1]
@@ -136,13 +140,22 @@ class Recorder(TorchFunctionMode):
         self._mark(tensor, value, False)
         return value
 
-    def finish(self) -> Graph:
-        """Take the marks off all tensors and hand out the graph."""
+    def open(self, inputs: Inputs, device: str | None) -> Inputs:
+        """Copies of the inputs, known as inputs of the graph."""
+        arguments: Inputs = tree_map(lambda item: _input(item, device), inputs)
+        for position, tensor in enumerate(_tensors(arguments)):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            value = Value(f"input_{position + 1}", tuple(tensor.shape), dtype, "input")
+            self.graph.inputs.append(value)
+            self._mark(tensor, value, False)
+        return arguments
+
+    def finish(self) -> None:
+        """Take the marks off all tensors."""
         for tensor in self.marked:
             if hasattr(tensor, _MARK):
                 delattr(tensor, _MARK)
         self.marked.clear()
-        return self.graph
 
 
 def _unknown(name: str, before: tuple[Value, ...]) -> tuple[str, tuple[Value | None, ...], dict[str, Any]]:
@@ -212,6 +225,7 @@ def stored_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor,
                 yield dot + name, item, "parameter" if isinstance(item, torch.nn.Parameter) else "constant"
 
 
+Kind = TypeVar("Kind", bound=Recorder)
 Stored = list[tuple[str, torch.Tensor, str]]
 
 
@@ -267,31 +281,34 @@ def record(module: torch.nn.Module, inputs: Inputs, device: str | None) -> Graph
     Raises whatever the run raises.
     """
     twin, stored = twin_of(module, device)
-    names, kinds, aliases = {}, {}, {}
+    recorder = recorder_for(stored, Recorder, dry=device == "meta")
+    try:
+        arguments = recorder.open(inputs, device)
+        with torch.no_grad(), _scoped(twin, recorder):
+            _run(recorder, twin, arguments)
+            if any(leaf.kind == "parameter" and leaf.uses == 0 for leaf in recorder.graph.leaves.values()):
+                _run_training(recorder, twin, arguments)
+        return recorder.graph
+    finally:
+        recorder.finish()
+
+
+def recorder_for(stored: Stored, recording: type[Kind], dry: bool) -> Kind:
+    """A recorder that knows the stored tensors of a module."""
+    names: dict[int, str] = {}
+    kinds: dict[int, str] = {}
+    aliases: dict[str, str] = {}
     for name, tensor, kind in stored:
         if id(tensor) in names:
             aliases[name] = names[id(tensor)]
         else:
             names[id(tensor)], kinds[id(tensor)] = name, kind
-    recorder = Recorder(names, kinds, device == "meta")
+    recorder = recording(names, kinds, dry)
     for name, tensor, _ in stored:
         if name not in aliases:
             recorder.leaf(name, tensor)
-    arguments = tree_map(lambda item: _input(item, device), inputs)
-    try:
-        for position, tensor in enumerate(_tensors(arguments)):
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            value = Value(f"input_{position + 1}", tuple(tensor.shape), dtype, "input")
-            recorder.graph.inputs.append(value)
-            recorder._mark(tensor, value, False)
-        with torch.no_grad(), _scoped(twin, recorder):
-            _run(recorder, twin, arguments)
-            if any(leaf.kind == "parameter" and leaf.uses == 0 for leaf in recorder.graph.leaves.values()):
-                _run_training(recorder, twin, arguments)
-        recorder.graph.aliases = aliases
-        return recorder.finish()
-    finally:
-        recorder.finish()
+    recorder.graph.aliases = aliases
+    return recorder
 
 
 def _input(item: Any, device: str | None) -> Any:
@@ -305,7 +322,7 @@ class _Interpreter(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, recorder: Recorder) -> None:
         super().__init__(module)
-        self.recorder = recorder
+        self.recorder, self.program = recorder, module.graph
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node under its name."""
@@ -316,10 +333,10 @@ class _Interpreter(fx.Interpreter):
         """Run with positional and keyword inputs."""
         if not arguments.kwargs:
             return self.run(*arguments.args)
-        if getattr(self.module.graph._codegen, "pytree_info", None) is not None:
+        if getattr(self.program._codegen, "pytree_info", None) is not None:
             flat = tree_leaves((arguments.args, arguments.kwargs))
-            return self.module.graph.process_outputs(self.run(*flat, enable_io_processing=False))
-        names = [node.target for node in self.module.graph.nodes if node.op == "placeholder"]
+            return self.program.process_outputs(self.run(*flat, enable_io_processing=False))
+        names = [node.target for node in self.program.nodes if node.op == "placeholder"]
         rest = [arguments.kwargs[name] for name in names[len(arguments.args) :] if name in arguments.kwargs]
         return self.run(*arguments.args, *rest)
 

@@ -25,7 +25,7 @@ def as_graph_module(module: torch.nn.Module, inputs: Inputs) -> fx.GraphModule:
         return fx.symbolic_trace(module.eval())
     except Exception as first:
         try:
-            return torch.export.export(module, inputs.args, inputs.kwargs, strict=False).module()  # type: ignore[return-value]
+            return torch.export.export(module, inputs.args, inputs.kwargs, strict=False).module()
         except Exception as second:
             raise ApplyError(
                 f"sizes are written into forward(), and it can be neither traced ({first}) nor exported ({second})"
@@ -116,7 +116,7 @@ def _getitem(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, 
     if before is None or not new:
         return
     hole = len(before.shape) - sum(isinstance(item, (int, slice, fx.Node)) for item in index)
-    axis, items = 0, []
+    axis, items = 0, list[Any]()
     for item in index:
         if isinstance(item, slice) and axis in new and not _has_nodes(item):
             items.append(slice(*new[axis], item.step))

@@ -4,7 +4,7 @@ Every tensor is converted when a call reads it, so neither the model nor a secon
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ...errors import ExampleInputsError
 from ...plan import Plan
+from ...shapes import living
 from .inputs import Inputs, normalise, perturb, rebuild
 from .names import QUIET, base_name
-from .record import _plain, twin_of
+from .read import analyze
+from .record import _plain, recorder_for, twin_of
+from .survivors import Survivors
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -69,8 +72,17 @@ def outputs(module: torch.nn.Module, inputs: Inputs, plan: Plan | None = None) -
             if name in plan.kept:
                 masks[id(tensor)] = torch.from_numpy(plan.mask(name)).to(tensor.device)
     arguments = tree_map(widen, inputs)
-    with torch.no_grad(), _double_by_default(), _Masked(masks):
-        result = twin(*arguments.args, **arguments.kwargs)
+    recorder = None
+    if plan is not None and not plan.exact:
+        analysis = analyze(module, inputs)
+        recorder = recorder_for(stored, Survivors, dry=False).follow(analysis, living(analysis, plan))
+        arguments = recorder.open(arguments, None)
+    try:
+        with torch.no_grad(), _double_by_default(), _Masked(masks), recorder or nullcontext():
+            result = twin(*arguments.args, **arguments.kwargs)
+    finally:
+        if recorder is not None:
+            recorder.finish()
     tensors = [leaf for leaf in tree_leaves(_plain(result)) if isinstance(leaf, torch.Tensor)]
     return [_to_numpy(tensor) for tensor in tensors]
 

@@ -36,13 +36,13 @@ def shortcut(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], inplace: 
 def _fits(args: tuple[Any, ...]) -> bool:
     first, second = args[0], args[1] if len(args) > 1 else None
     if isinstance(second, Tensor):
-        return second.shape == first.shape and second.dtype == first.dtype
+        return bool(second.shape == first.shape and second.dtype == first.dtype)
     return isinstance(second, (int, float)) and not isinstance(second, bool)
 
 
 def _cat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     parts, axis = args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0)
-    first = parts[0]
+    first: Tensor = parts[0]
     if not all(part.dim() == first.dim() and part.dtype == first.dtype for part in parts):
         return None
     axis %= first.dim()
@@ -66,7 +66,8 @@ def _layer_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
 
 
 def _linear(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    first, weight = args[0], args[1] if len(args) > 1 else None
+    first: Tensor = args[0]
+    weight = args[1] if len(args) > 1 else None
     if not isinstance(weight, Tensor) or weight.dim() != 2 or first.shape[-1:] != weight.shape[1:]:
         return None
     return first.new_empty([*first.shape[:-1], weight.shape[0]])
@@ -76,7 +77,8 @@ def _conv(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """Positional arguments, as nn.Conv passes them: input, weight, bias, stride, padding, dilation, groups."""
     if len(args) < 7 or kwargs or not all(isinstance(item, tuple) for item in args[3:6]):
         return None
-    first, weight, groups = args[0], args[1], args[6]
+    first: Tensor = args[0]
+    weight, groups = args[1], args[6]
     if first.dim() != weight.dim() or first.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
         return None
     sizes = []
