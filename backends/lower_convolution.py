@@ -12,13 +12,13 @@ from .rewriting import shape_of
 _FEW_CHANNELS = 4
 
 
-def _pair(values: object, fill: int) -> tuple[int, int]:
+def pair(values: object, fill: int) -> tuple[int, int]:
     """One or two numbers as (vertical, horizontal)."""
     numbers = [int(v) for v in values]
     return (fill, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
-def _border(values: object) -> tuple[int, int, int, int]:
+def border_of(values: object) -> tuple[int, int, int, int]:
     """Padding as (top, left, bottom, right)."""
     numbers = [int(v) for v in values]
     return (0, numbers[0], 0, numbers[1]) if len(numbers) == 2 else tuple(numbers)
@@ -49,10 +49,21 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     packed, first = convolution.pack_weights(weight, groups, segments, lanes_in, lowering.lanes)
     batch, _, height, width = as_image(shape)
     numbers = convolution.Convolution(
-        batch, count_blocks(segments, lanes_in), lanes_in, height, width, packed.shape[0], lowering.lanes,
-        packed.shape[1], bool(first.any()), tuple(weight.shape[2:]), _pair(attrs.strides, 1), _pair(attrs.dilation, 1),
-        _border(attrs.padding), lowering.target.accumulators,
-    )  # fmt: skip
+        batch=batch,
+        blocks_in=count_blocks(segments, lanes_in),
+        lanes_in=lanes_in,
+        height=height,
+        width=width,
+        blocks_out=packed.shape[0],
+        lanes=lowering.lanes,
+        reach=packed.shape[1],
+        grouped=bool(first.any()),
+        kernel=tuple(weight.shape[2:]),
+        stride=pair(attrs.strides, 1),
+        dilation=pair(attrs.dilation, 1),
+        padding=border_of(attrs.padding),
+        registers=lowering.target.accumulators,
+    )
     arguments = [source, relax.const(packed), *([relax.const(first)] if numbers.grouped else [])]
     result = lowering.kernel("convolution", lambda d, w, f=None: convolution.compute(numbers, d, w, f), *arguments)
     return lowering.wrap(result, out_shape)
@@ -63,12 +74,17 @@ def _depthwise(lowering: Lowering, call: relax.Call, data: Value, weight: np.nda
     source = lowering.blocked(data)
     attrs = call.attrs
     batch, _, height, width = as_image(source.shape)
-    top, left, _, _ = _border(attrs.padding)
+    top, left, _, _ = border_of(attrs.padding)
     numbers = window.Window(
-        "depthwise", (batch, source.blocks, height, width, lowering.lanes), tuple(weight.shape[2:]),
-        _pair(attrs.strides, 1), _pair(attrs.dilation, 1), (top, left), as_image(out_shape)[2:],
-        lowering.target.accumulators,
-    )  # fmt: skip
+        kind="depthwise",
+        size=(batch, source.blocks, height, width, lowering.lanes),
+        kernel=tuple(weight.shape[2:]),
+        stride=pair(attrs.strides, 1),
+        dilation=pair(attrs.dilation, 1),
+        before=(top, left),
+        out_size=as_image(out_shape)[2:],
+        registers=lowering.target.accumulators,
+    )
     packed = relax.const(window.pack_weights(weight, source.segments, lowering.lanes))
     result = lowering.kernel("depthwise", lambda d, w: window.compute(numbers, d, w), source.expr, packed)
     return lowering.wrap(result, out_shape, source.segments)

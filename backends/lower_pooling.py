@@ -5,7 +5,7 @@ from tvm import relax
 
 from . import window
 from .layout import Blocked, as_image
-from .lower_convolution import _border, _pair
+from .lower_convolution import border_of, pair
 from .lowering import Lowering, Value
 from .rewriting import shape_of
 
@@ -13,11 +13,17 @@ from .rewriting import shape_of
 def _sliding(lowering: Lowering, call: relax.Call, data: Blocked, kind: str, out_shape: tuple) -> window.Window:
     attrs = call.attrs
     batch, _, height, width = as_image(data.shape)
-    top, left, _, _ = _border(attrs.padding)
+    top, left, _, _ = border_of(attrs.padding)
     return window.Window(
-        kind, (batch, data.blocks, height, width, lowering.lanes), _pair(attrs.pool_size, 1), _pair(attrs.strides, 1),
-        _pair(attrs.dilation, 1), (top, left), as_image(out_shape)[2:], lowering.target.accumulators,
-    )  # fmt: skip
+        kind=kind,
+        size=(batch, data.blocks, height, width, lowering.lanes),
+        kernel=pair(attrs.pool_size, 1),
+        stride=pair(attrs.strides, 1),
+        dilation=pair(attrs.dilation, 1),
+        before=(top, left),
+        out_size=as_image(out_shape)[2:],
+        registers=lowering.target.accumulators,
+    )
 
 
 def _max(lowering: Lowering, call: relax.Call) -> Value | None:
@@ -37,7 +43,7 @@ def _average(lowering: Lowering, call: relax.Call) -> Value | None:
     out_shape = shape_of(call)
     numbers = _sliding(lowering, call, data, "sum", out_shape)
     total = lowering.kernel("average_pool", lambda d: window.compute(numbers, d), data.expr)
-    share = 1 / _counts(numbers, _border(call.attrs.padding), bool(call.attrs.count_include_pad))
+    share = 1 / _counts(numbers, border_of(call.attrs.padding), bool(call.attrs.count_include_pad))
     factor = relax.const(np.ascontiguousarray(share.astype("float32").reshape(1, 1, *share.shape, 1)))
     return lowering.wrap(lowering.builder.emit(relax.op.multiply(total, factor)), out_shape, data.segments)
 
@@ -67,9 +73,15 @@ def _adaptive(lowering: Lowering, call: relax.Call) -> Value | None:
         return None
     step = (height // rows, width // columns)
     numbers = window.Window(
-        "sum", (batch, data.blocks, height, width, lowering.lanes), step, step, (1, 1), (0, 0), (rows, columns),
-        lowering.target.accumulators,
-    )  # fmt: skip
+        kind="sum",
+        size=(batch, data.blocks, height, width, lowering.lanes),
+        kernel=step,
+        stride=step,
+        dilation=(1, 1),
+        before=(0, 0),
+        out_size=(rows, columns),
+        registers=lowering.target.accumulators,
+    )
     total = lowering.kernel("average_pool", lambda d: window.compute(numbers, d), data.expr)
     scaled = relax.op.multiply(total, relax.const(1 / (step[0] * step[1]), "float32"))
     return lowering.wrap(lowering.builder.emit(scaled), out_shape, data.segments)

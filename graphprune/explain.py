@@ -119,11 +119,10 @@ def to_dot(analysis: "Analysis") -> str:
     graph = to_networkx(analysis)
     lines = ["graph graphprune {", "  rankdir=LR; node [fontname=Helvetica];"]
     for name, data in graph.nodes(data=True):
-        shape = "box" if data["kind"] == "axis" else "ellipse"
-        fill = f' style=filled fillcolor={colours[data["status"]]} tooltip="{_quoted(data["reason"])}"' * (
-            data["kind"] == "width"
-        )
-        lines.append(f'  "{_quoted(name)}" [label="{_quoted(data["label"])}" shape={shape}{fill}];')
+        style = "shape=box"
+        if data["kind"] == "width":
+            style = f'style=filled fillcolor={colours[data["status"]]} tooltip="{_quoted(data["reason"])}"'
+        lines.append(f'  "{_quoted(name)}" [label="{_quoted(data["label"])}" {style}];')
     lines += [f'  "{_quoted(left)}" -- "{_quoted(right)}";' for left, right in graph.edges]
     return "\n".join([*lines, "}"])
 

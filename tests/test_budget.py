@@ -1,0 +1,167 @@
+"""Budgets are met within one granule and never exceeded; criteria, scopes, alignment, what stays."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import graphprune
+import oracle
+from graphprune.budget import Options, _ordered
+from graphprune.cost import CostModel
+from graphprune.criteria import TensorAxis
+from helpers import randomise
+from networks import NETWORKS, build
+
+
+def wide():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 48, 3, padding=1)
+    module = nn.Sequential(
+        *layers, nn.BatchNorm2d(48), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10)
+    )
+    return randomise(module).eval(), torch.randn(2, 3, 16, 16)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.floats(0.05, 0.9), st.sampled_from(["params", "macs"]), st.sampled_from(["global", "layer"]))
+def test_within_one_granule(sparsity, budget, scope):
+    module, inputs = wide()
+    analysis = graphprune.analyze(module, inputs)
+    plan = analysis.plan(sparsity, budget=budget, scope=scope)
+    before, after = plan.report[budget]
+    limit = before * (1 - sparsity)
+    assert after <= limit
+    units, order = _ordered(analysis, Options(sparsity, budget, scope=scope), analysis.free)
+    model = CostModel.of(analysis)
+    costs = []
+    for count in range(order.ends.size):
+        dropped = np.zeros(units.count, dtype=bool)
+        dropped[order.units[: order.ends[count]]] = True
+        costs.append(model.evaluate(budget, ~dropped[units.of_class]))
+    assert all(left >= right for left, right in zip(costs[:-1], costs[1:], strict=True))
+    at = costs.index(after)
+    assert costs[at - 1] > limit, "one granule less would have been enough"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_predicted_costs_are_real(name):
+    """Parameters as counted on the slim module; MACs as analysed anew on the slim module."""
+    module, inputs = build(name)
+    slim = graphprune.optimize(randomise(module), 0.25, example_inputs=inputs)
+    plan = graphprune.plan_of(slim)
+    assert sum(parameter.numel() for parameter in module.parameters()) == plan.report["params"][0]
+    assert sum(parameter.numel() for parameter in slim.parameters()) == plan.report["params"][1]
+    assert graphprune.analyze(slim, inputs).cost().macs == plan.report["macs"][1]
+
+
+def test_macs_are_those_that_everybody_counts():
+    module, inputs = wide()
+    cost = graphprune.analyze(module, inputs[:1]).cost()
+    assert cost.macs == 16 * 16 * 9 * (3 * 32 + 32 * 48) + 48 * 10
+    assert cost.params == sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("multiple", [2, 8, 16])
+@pytest.mark.parametrize("name", ["wide", "grouped", "residual"])
+def test_alignment(name, multiple):
+    module, inputs = wide() if name == "wide" else build(name)
+    try:
+        slim = oracle.check(module, inputs, sparsity=0.3, multiple_of=multiple)
+    except graphprune.errors.BudgetError:
+        assert multiple > 4 and name != "wide"
+        return
+    for _, _, before, after in graphprune.plan_of(slim).widths():
+        assert after % multiple == 0 or name == "grouped" or before % multiple
+
+
+def test_alignment_of_widths_that_are_not_multiples():
+    module = nn.Sequential(nn.Linear(4, 21), nn.ReLU(), nn.Linear(21, 3))
+    plan = graphprune.analyze(module).plan(0.2, multiple_of=8)
+    assert plan.kept["0.weight"][0].size == 16
+
+
+def test_scope_layer_takes_the_same_share_everywhere():
+    module, inputs = wide()
+    plan = graphprune.analyze(module, inputs).plan(0.5, scope="layer")
+    shares = [after / before for _, _, before, after in plan.widths()]
+    assert max(shares) - min(shares) < 0.05
+
+
+def test_l2_drops_the_smallest_channels():
+    module = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 2, bias=False))
+    with torch.no_grad():
+        module[0].weight.copy_(torch.tensor([3.0, 1, 5, 2, 4, 6])[:, None].expand(6, 4))
+        module[2].weight.fill_(1)
+    plan = graphprune.analyze(module).plan(0.5)
+    assert plan.kept["0.weight"][0].tolist() == [2, 4, 5] == plan.kept["2.weight"][1].tolist()
+
+
+def test_bn_scale_reads_scales():
+    module, inputs = wide()
+    with torch.no_grad():
+        module[1].weight.copy_(torch.arange(1, 33) / 32)
+    plan = graphprune.analyze(module, inputs).plan(0.3, criterion="bn_scale", keep=["4", "3.bias"])
+    kept = plan.kept["1.weight"][0]
+    assert kept.tolist() == list(range(32 - kept.size, 32))
+
+
+def test_random_is_seeded():
+    module, inputs = wide()
+    analysis = graphprune.analyze(module, inputs)
+    plans = [analysis.plan(0.5, criterion="random", seed=seed).kept["0.weight"][0].tolist() for seed in (1, 1, 2)]
+    assert plans[0] == plans[1] != plans[2]
+
+
+def test_a_criterion_of_ones_own():
+    seen = []
+
+    def last_first(tensor: TensorAxis):
+        seen.append((tensor.name, tensor.axis, tensor.role))
+        return np.arange(tensor.positions[-1], 0, -1).astype(float)
+
+    module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    plan = graphprune.analyze(module).plan(0.5, criterion=last_first)
+    assert plan.kept["0.weight"][0].tolist() == list(range(plan.kept["0.weight"][0].size))
+    assert ("0.weight", 0, "weight") in seen and ("0.bias", 0, "bias") in seen and ("2.weight", 1, "weight") in seen
+    assert plan.options["criterion"] == "last_first"
+
+
+def test_keep():
+    module, inputs = wide()
+    plan = graphprune.analyze(module, inputs).plan(0.3, keep=["0"])
+    assert not any(
+        name.startswith(("0.", "1.")) or axis == 1 and name == "3.weight" for name, axis, _, _ in plan.widths()
+    )
+    assert "3.weight" in plan.kept
+
+
+def test_no_axis_is_emptied():
+    for name in NETWORKS:
+        module, inputs = build(name)
+        analysis = graphprune.analyze(randomise(module), inputs)
+        with pytest.raises(graphprune.errors.BudgetError) as caught:
+            analysis.plan(0.9999)
+        least = 1 - float(str(caught.value).split("(sparsity ")[1].split(" ")[0])
+        plan = analysis.plan(1 - least - 0.002)
+        assert all(after >= 1 for _, _, _, after in plan.widths())
+
+
+def test_grouped_convolutions_lose_different_channels_per_group():
+    module, inputs = build("grouped")
+    plan = graphprune.plan_of(oracle.check(module, inputs, sparsity=0.3))
+    rows = plan.kept["2.weight"][1]
+    assert rows.ndim == 2 and len(rows) == 3 and plan.kept["0.weight"][0].size == rows.size
+    assert not (rows == rows[0]).all(), "groups may keep different channels"
+
+
+def test_plan_survives_json(tmp_path):
+    module, inputs = build("grouped")
+    plan = graphprune.analyze(module, inputs).plan(0.3)
+    plan.save(tmp_path / "plan.json")
+    again = graphprune.Plan.load(tmp_path / "plan.json")
+    assert again.to_json() == plan.to_json() and again.fingerprint == plan.fingerprint
+    one, two = plan.apply(module), again.apply(module)
+    assert all(torch.equal(one.state_dict()[name], tensor) for name, tensor in two.state_dict().items())
