@@ -22,6 +22,7 @@ from .tiling import (
     merge_axes,
     register_tile,
     schedule_pad,
+    split_for_threads,
     unroll,
     vectorize,
 )
@@ -181,13 +182,15 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     outer, inner = sch.split(o, [None, deep])
     tile, column = sch.split(x, [None, wide])
     sch.reorder(n, outer, *rows, tile, inner, column, lane)
-    work = sch.fuse(n, outer, *(rows or [tile]))
-    sch.parallel(work)
+    if flat:
+        part, tile = split_for_threads(sch, tile, extent(sch, n) * extent(sch, outer))
+        rows = [part]
+    sch.parallel(sch.fuse(n, outer, *rows))
     vectorize(sch, lane)
     unroll(sch, inner, column)
     sch.set_scope(sums, 0, "local")
-    sch.compute_at(sums, work if flat else tile, preserve_unit_loops=True)
+    sch.compute_at(sums, tile, preserve_unit_loops=True)
     few = extent(sch, sch.get_loops(sums)[-1]) == 1
-    accumulate(sch, sums, outer=1 if flat else 2, spatial=6, unrolled=3 if few else 1)
+    accumulate(sch, sums, outer=2, spatial=6, unrolled=3 if few else 1)
     schedule_pad(sch, target)
     return sch

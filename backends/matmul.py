@@ -5,6 +5,7 @@ not fill a tile are computed from zeros or from the last row and dropped.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from tvm import s_tir, te, tirx
@@ -13,11 +14,13 @@ from .targets import Target
 from .tiling import (
     accumulate,
     annotation_of,
+    extent,
     find,
     inline_epilogue,
     merge_axes,
     named,
     register_tile,
+    split_for_threads,
     unroll,
     vectorize,
 )
@@ -74,9 +77,9 @@ def _pack(shape: MatMul, data: te.Tensor, batches: tuple[int, ...]) -> te.Tensor
 def _split(index, extents: tuple[int, ...]) -> list:
     """A flat index as one index per axis; axes of extent one are broadcast."""
     parts = []
-    for extent in reversed(extents):
-        parts.append(index % extent if extent > 1 else 0)
-        index = index // extent if extent > 1 else index
+    for size in reversed(extents):
+        parts.append(index % size if size > 1 else 0)
+        index = index // size if size > 1 else index
     return parts[::-1]
 
 
@@ -133,15 +136,16 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     tile, inner_row = sch.split(row, [None, high])
     block, inner_block, lane = sch.split(columns, [None, deep, lanes])
     sch.reorder(*batch, block, tile, inner_block, inner_row, lane)
-    work = sch.fuse(*batch, block, tile)
-    sch.parallel(work)
+    others = prod(extent(sch, loop) for loop in (*batch, block))
+    part, tile = split_for_threads(sch, tile, others)
+    sch.parallel(sch.fuse(*batch, block, part))
     vectorize(sch, lane)
     unroll(sch, inner_block, inner_row)
     sch.set_scope(sums, 0, "local")
-    sch.compute_at(sums, work, preserve_unit_loops=True)
+    sch.compute_at(sums, tile, preserve_unit_loops=True)
     *_, k = sch.get_loops(sums)
     sch.split(k, [None, 8])
-    accumulate(sch, sums, outer=1, spatial=5, unrolled=1)
+    accumulate(sch, sums, outer=2, spatial=5, unrolled=1)
     pack = named(sch, "pack_columns")
     if pack is not None:
         b, o, _, lane = sch.get_loops(pack)

@@ -10,6 +10,8 @@ from .targets import Target
 # A sum has at least this many cycles of latency times issue ports: fewer accumulators leave units idle.
 _IN_FLIGHT = 8
 _SERIAL = 0
+# Enough parallel pieces to keep the threads of a large machine busy.
+_PIECES = 32
 
 
 def blocks_of(schedule: s_tir.Schedule) -> list[s_tir.schedule.SBlockRV]:
@@ -108,6 +110,17 @@ def accumulate(
     zeros = schedule.get_loops(schedule.decompose_reduction(block, sums[0]))[outer:]
     unroll(schedule, *zeros[:-1])
     vectorize(schedule, zeros[-1])
+
+
+def split_for_threads(schedule: s_tir.Schedule, tiles: s_tir.schedule.LoopRV, others: int) -> tuple:
+    """Split a loop over tiles, which runs beside `others` pieces of parallel work, into a parallel and a serial part.
+
+    Only as many parallel pieces as threads may need: each one computes its place by divisions.
+    """
+    count = extent(schedule, tiles)
+    wanted = min(count, ceil(_PIECES / others))
+    pieces = next(n for n in range(wanted, count + 1) if count % n == 0)
+    return tuple(schedule.split(tiles, [pieces, None]))
 
 
 @dataclass(frozen=True, order=True)

@@ -1,6 +1,6 @@
 """Accuracy of a trained CIFAR-10 ResNet-20 after half of its parameters are gone.
 
-    GRAPHPRUNE_DATA=... python benchmarks/cifar.py [--epochs 2] [--images 20000] [--threads 2]
+    GRAPHPRUNE_DATA=... python benchmarks/cifar.py [--epochs 3] [--images 20000] [--threads 2]
 
 The data folder holds the trained network, the images and their loaders. Torch-Pruning removes as many parameters with
 the same criterion, and is fine-tuned on the same images in the same order.
@@ -89,7 +89,7 @@ def torch_pruning_half(model: Any, example: torch.Tensor, target: int) -> Any:
 def main() -> None:
     """Measure dense, ours and Torch-Pruning's; print and write the table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--epochs", type=int, default=2)
+    options.add_argument("--epochs", type=int, default=3)
     options.add_argument("--images", type=int, default=20000)
     options.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     given = options.parse_args()

@@ -150,8 +150,8 @@ Processor seconds on one thread, medians, both tools taking turns in one process
 - *Torch-Pruning graph*: `DependencyGraph().build_dependency(model, example)`.
 - *optimize*: `graphprune.optimize(model, sparsity=0.5, verify=False)`, which leaves the model given as it was;
   *with verify*: as it is by default.
-- *Torch-Pruning prune*: `BasePruner` with `pruning_ratio=0.5` and global L2 magnitude, constructor and `step()`, which
-  works in place.
+- *Torch-Pruning prune*: `BasePruner` with `pruning_ratio=0.5` (half of the channels) and global L2 magnitude,
+  constructor and `step()`, which works in place.
 - *memory*: peak growth of resident memory during `optimize`, the slim model included, over the size of the weights.
 """
 

@@ -124,7 +124,9 @@ class Equations:
     def solve(self) -> "Solution":
         """Find the classes of equal labels and spread locks and inexactness over them."""
         left, right = self._links()
-        links = coo_matrix((np.ones(left.size, bool), (left, right)), (self.count, self.count))
+        links = coo_matrix(
+            (np.ones(left.size, np.int8), (left.astype(np.int32), right.astype(np.int32))), (self.count,) * 2
+        )
         total, classes = connected_components(links, directed=False)
         return Solution(
             classes=classes.astype(np.int64),

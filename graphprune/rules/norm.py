@@ -1,6 +1,6 @@
 """Normalisations: per channel exactly; over channels only inexactly."""
 
-from ..graph import Node, Value
+from ..graph import Node
 from ..labels import Array, Equations, Layout
 from ..layout import Operand, covering, dirty, join, lock_axes
 
@@ -54,16 +54,26 @@ def layer_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Lay
 
 
 def _per_channel(eq: Equations, node: Node, x: Layout, parameters: tuple[Layout, ...], channel: int) -> Layout:
+    """Tie parameters of one axis with the channels; dropped scale and shift leave zero."""
     value = node.inputs[0]
     assert value is not None
-    operands: list[Operand] = [(value.shape, x, range(len(value.shape)))]
-    given: list[Value | None] = list(node.inputs[1:])
-    for parameter, layout in zip(given, parameters, strict=False):
-        if parameter is not None:
-            operands.append((parameter.shape, layout, [channel]))
-    zero = node.inputs[1] is not None or all(array.zero for array in x)  # dropped scale and shift give zero
-    result = _placed(join(eq, operands, "any"))
-    return result if zero else dirty(result)
+    given = [
+        (parameter, layout)
+        for parameter, layout in zip(node.inputs[1:], parameters, strict=False)
+        if parameter is not None
+    ]
+    channels = covering(x, channel)
+    if channels is not None and channels.axes == (channel,) and all(layout for _, layout in given):
+        for _, layout in given:  # the common case, without the generality of a join
+            eq.tie(channels.labels, layout[0].labels)
+        result = x
+    else:
+        operands: list[Operand] = [(value.shape, x, range(len(value.shape)))]
+        operands += [(parameter.shape, layout, [channel]) for parameter, layout in given]
+        result = _placed(join(eq, operands, "any"))
+    if node.inputs[1] is not None:
+        return tuple(array._replace(zero=True) if channel in array.axes else array for array in result)
+    return result if all(array.zero for array in x) else dirty(result)
 
 
 def _placed(pairs: list[tuple[tuple[object, ...], Array]]) -> Layout:

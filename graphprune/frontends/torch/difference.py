@@ -9,8 +9,9 @@ from torch.utils._pytree import tree_map
 
 from ...plan import Plan
 from ...shapes import Alive, living
+from .calls import base_name
 from .inputs import Inputs
-from .names import QUIET, TRANSLATIONS, base_name
+from .names import QUIET, TRANSLATIONS
 from .read import analyze
 from .record import _opened, _tensors, twin_of
 from .run import _Masked, widen

@@ -18,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...graph import Graph, Node, Value
+from .calls import Call, Unsupported, base_name, is_inplace
 from .copying import copy_with
 from .inputs import Inputs
-from .names import QUIET, TRANSLATIONS, Call, Unsupported, base_name, is_inplace
+from .names import QUIET, TRANSLATIONS
 from .shortcuts import shortcut
 
 _MARK = "_graphprune_value"

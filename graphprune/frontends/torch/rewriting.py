@@ -12,8 +12,8 @@ from ...errors import ApplyError
 from ...graph import Node, Shape
 from ...plan import Plan
 from ...shapes import Alive, attributes_of, shape_of
+from .calls import base_name
 from .inputs import Inputs
-from .names import base_name
 
 
 def as_graph_module(module: torch.nn.Module, inputs: Inputs) -> fx.GraphModule:

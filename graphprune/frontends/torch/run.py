@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ...errors import ExampleInputsError
 from ...plan import Plan
 from ...shapes import living
+from .calls import base_name
 from .inputs import Inputs, normalise, perturb, rebuild
-from .names import QUIET, base_name
+from .names import QUIET
 from .read import analyze
 from .record import _plain, recorder_for, twin_of
 from .survivors import Survivors
