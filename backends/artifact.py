@@ -66,7 +66,7 @@ class Artifact:
     @property
     def target(self) -> str:
         """Name of the target the code was made for."""
-        return self.manifest["target"]["name"]
+        return str(self.manifest["target"]["name"])
 
     @property
     def threads(self) -> int | None:
@@ -187,7 +187,7 @@ def _converter(values: list[Any]) -> Callable[[Any], Any]:
         if type(value).__module__.partition(".")[0] == "torch" or hasattr(value, "detach"):
             import torch
 
-            return torch.from_dlpack
+            return torch.utils.dlpack.from_dlpack
     return lambda tensor: tensor
 
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from .labels import Block, Labels
 
@@ -57,15 +59,26 @@ def balance(classes: Labels, blocks: list[Block], scores: NDArray[np.float64], f
         changed = False
         for block in blocks:
             rows = np.unique(parent[classes[block.labels]], axis=0)
-            for left, right in _unbalanced(rows, block.fixed, scores, free):
-                low, high = np.minimum(parent[left], parent[right]), np.maximum(parent[left], parent[right])
-                for small, large in zip(low, high, strict=True):
-                    small, large = parent[small], parent[large]
-                    parent[parent == large] = small
+            pairs = _unbalanced(rows, block.fixed, scores, free)
+            if pairs:
+                parent = _merged(parent, pairs)
                 changed = True
         if not changed:
             break
     return np.unique(parent, return_inverse=True)[1].astype(np.int64)
+
+
+def _merged(parent: Labels, pairs: list[tuple[Labels, Labels]]) -> Labels:
+    """The same map with both sides of every pair joined under their smallest number."""
+    left, right = np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs])
+    involved, index = np.unique(np.concatenate([left, right]), return_inverse=True)
+    links = coo_matrix((np.ones(left.size, np.int8), (index[: left.size], index[left.size :])), (involved.size,) * 2)
+    _, component = connected_components(links, directed=False)
+    smallest = np.full(component.max() + 1, involved.max())
+    np.minimum.at(smallest, component, involved)
+    target = np.arange(parent.size)
+    target[involved] = smallest[component]
+    return target[parent]
 
 
 def _unbalanced(

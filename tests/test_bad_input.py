@@ -243,3 +243,10 @@ def test_originals_share_nothing_with_the_result():
     slim = graphprune.optimize(module, 0.3, example_inputs=inputs)
     theirs = {tensor.data_ptr() for tensor in module.state_dict().values()}
     assert not any(tensor.data_ptr() in theirs for tensor in slim.state_dict().values())
+
+
+def test_wrappers_and_scripts(net):
+    script = torch.jit.trace(net, X)
+    for module in (script, nn.DataParallel(net), nn.Sequential(nn.LazyLinear(3))):
+        with pytest.raises(errors.UnsupportedModelError):
+            graphprune.analyze(module, X)

@@ -13,7 +13,7 @@ from .calls import base_name
 from .inputs import Inputs
 from .names import QUIET, TRANSLATIONS
 from .read import analyze
-from .record import _opened, _tensors, twin_of
+from .record import _opened, _tensors, device_of, twin_of
 from .run import _Masked, widen
 
 
@@ -58,7 +58,7 @@ class _Keep(TorchFunctionMode):
         result = func(*args, **kwargs)
         tensors = [args[0]] if name == "__setitem__" else _tensors(result)
         if name not in QUIET and tensors:
-            self.results.append([tensor.detach().clone().double() for tensor in tensors])
+            self.results.append([tensor.detach().cpu().clone().double() for tensor in tensors])
         return result
 
 
@@ -68,7 +68,7 @@ def _all_results(module: torch.nn.Module, inputs: Inputs, plan: Plan | None) -> 
     for name, tensor, _ in stored:
         if plan is not None and name in plan.kept:
             masks[id(tensor)] = torch.from_numpy(plan.mask(name))
-    arguments = tree_map(widen, inputs)
+    arguments = tree_map(lambda item: widen(item, device_of(twin)), inputs)
     keep = _Keep()
     with torch.no_grad(), _Masked(masks), keep:
         twin(*arguments.args, **arguments.kwargs)

@@ -8,14 +8,15 @@ import torch
 from numpy.typing import NDArray
 
 from ...analysis import Analysis
-from ...errors import ExampleInputsError, TraceError, WeightsError
+from ...errors import ExampleInputsError, TraceError, UnsupportedModelError, WeightsError
 from ...graph import Graph
 from .inputs import HOW, Inputs, candidates, describe, normalise
 from .record import record, stored_tensors
 
 
 def analyze(module: torch.nn.Module, example_inputs: Any = None) -> Analysis:
-    """Trace and analyse a module. Raises `ExampleInputsError` or `TraceError`."""
+    """Trace and analyse a module. Raises `UnsupportedModelError`, `ExampleInputsError` or `TraceError`."""
+    _refuse(module)
     start = time.process_time()
     graph, inputs = trace(module, example_inputs)
     seconds = time.process_time() - start
@@ -23,6 +24,19 @@ def analyze(module: torch.nn.Module, example_inputs: Any = None) -> Analysis:
     analysis = Analysis.of(graph, lambda name: _numpy(name, tensors[name]), describe(inputs))
     analysis.seconds["trace"] = seconds
     return analysis
+
+
+def _refuse(module: torch.nn.Module) -> None:
+    """Raise for modules whose operations cannot be seen or whose sizes are not known yet."""
+    kind = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedModelError(f"{kind} hides its operations: prune the module before torch.jit.script or trace")
+    if hasattr(module, "_orig_mod"):
+        raise UnsupportedModelError(f"{kind} is compiled: prune model._orig_mod, then torch.compile the result")
+    if isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        raise UnsupportedModelError(f"{kind} wraps a model: prune model.module, then wrap the result")
+    if any(torch.nn.parameter.is_lazy(parameter) for parameter in module.parameters()):
+        raise UnsupportedModelError(f"{kind} has lazy parameters without sizes: run it on one batch first")
 
 
 def trace(module: torch.nn.Module, example_inputs: Any = None) -> tuple[Graph, Inputs]:

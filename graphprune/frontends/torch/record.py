@@ -141,7 +141,7 @@ class Recorder(TorchFunctionMode):
         self._mark(tensor, value, False)
         return value
 
-    def open(self, inputs: Inputs, device: str | None) -> Inputs:
+    def open(self, inputs: Inputs, device: "str | torch.device") -> Inputs:
         """Copies of the inputs, known as inputs of the graph."""
         arguments: Inputs = tree_map(lambda item: _input(item, device), inputs)
         for position, tensor in enumerate(_tensors(arguments)):
@@ -284,7 +284,7 @@ def record(module: torch.nn.Module, inputs: Inputs, device: str | None) -> Graph
     twin, stored = twin_of(module, device)
     recorder = recorder_for(stored, Recorder, dry=device == "meta")
     try:
-        arguments = recorder.open(inputs, device)
+        arguments = recorder.open(inputs, device or device_of(twin))
         with torch.no_grad(), _scoped(twin, recorder):
             _run(recorder, twin, arguments)
             if any(leaf.kind == "parameter" and leaf.uses == 0 for leaf in recorder.graph.leaves.values()):
@@ -312,10 +312,13 @@ def recorder_for(stored: Stored, recording: type[Kind], dry: bool) -> Kind:
     return recorder
 
 
-def _input(item: Any, device: str | None) -> Any:
-    if not isinstance(item, torch.Tensor):
-        return item
-    return item.detach().clone() if device is None else item.detach().to(device)
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where a module lives: the device of its first tensor."""
+    return next((tensor.device for _, tensor, _ in stored_tensors(module)), torch.device("cpu"))
+
+
+def _input(item: Any, device: "str | torch.device") -> Any:
+    return item.detach().to(device, copy=True) if isinstance(item, torch.Tensor) else item
 
 
 class _Interpreter(fx.Interpreter):

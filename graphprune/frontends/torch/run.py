@@ -20,7 +20,7 @@ from .calls import base_name
 from .inputs import Inputs, normalise, perturb, rebuild
 from .names import QUIET
 from .read import analyze
-from .record import _plain, recorder_for, twin_of
+from .record import _plain, device_of, recorder_for, twin_of
 from .survivors import Survivors
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
@@ -72,12 +72,13 @@ def outputs(module: torch.nn.Module, inputs: Inputs, plan: Plan | None = None) -
         for name, tensor, _ in stored:
             if name in plan.kept:
                 masks[id(tensor)] = torch.from_numpy(plan.mask(name)).to(tensor.device)
-    arguments = tree_map(widen, inputs)
+    device = device_of(twin)
+    arguments = tree_map(lambda item: widen(item, device), inputs)
     recorder = None
     if plan is not None and not plan.exact:
         analysis = analyze(module, inputs)
         recorder = recorder_for(stored, Survivors, dry=False).follow(analysis, living(analysis, plan))
-        arguments = recorder.open(arguments, None)
+        arguments = recorder.open(arguments, device)
     try:
         with torch.no_grad(), _double_by_default(), _Masked(masks), recorder or nullcontext():
             result = twin(*arguments.args, **arguments.kwargs)
@@ -97,11 +98,11 @@ def inputs_of(module: Any, plan: Plan | None, example_inputs: Any, seed: int) ->
     return rebuild(plan.inputs, seed)
 
 
-def widen(item: Any) -> Any:
-    """Floats in float64, other tensors as copies, anything else as it is."""
+def widen(item: Any, device: torch.device) -> Any:
+    """A copy of a tensor on a device, floats in float64; anything else as it is."""
     if not isinstance(item, torch.Tensor):
         return item
-    return item.to(torch.float64) if item.dtype in _FLOATS else item.clone()
+    return item.to(device, torch.float64 if item.dtype in _FLOATS else item.dtype, copy=True)
 
 
 def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
