@@ -1,7 +1,9 @@
 """The public verbs."""
 
+import math
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import PlanError, UnsupportedModelError
@@ -24,6 +26,7 @@ def optimize(
     scope: str = "global",
     keep: Iterable[str] = (),
     multiple_of: int = 1,
+    target: str | None = None,
     exact: bool | str = "prefer",
     seed: int = 0,
     verify: bool = True,
@@ -44,6 +47,8 @@ def optimize(
       share from every layer.
     - `keep`: patterns of parameter or module names that keep their sizes, such as `"layer1.*"` or `"fc"`.
     - `multiple_of`: channel counts that change become multiples of this.
+    - `target`: a name from `graphprune.backends.targets`, such as "x86": channel counts that change also become
+      multiples of what one of its vectors holds, which suits compiled code.
     - `exact`: "prefer" drops groups for which dropping is not the same as masking (widths through a LayerNorm)
       only when the budget cannot be met otherwise, with a warning; True never; False treats all alike.
     - `seed`: for `criterion="random"`.
@@ -54,7 +59,7 @@ def optimize(
     **Returns:** the same kind of thing as was given; a module keeps its class unless sizes are written into its
     `forward`, then it is a `GraphModule`. `graphprune.plan_of(result)` is the plan that made it.
 
-    **Raises:** `BudgetError`, `NothingToPruneError`, `ExampleInputsError`, `TraceError`, `WeightsError`,
+    **Raises:** `BudgetError`, `NothingToPruneError`, `TargetError`, `ExampleInputsError`, `TraceError`, `WeightsError`,
     `CriterionError`, `OptionError`, `ApplyError`, `VerifyError`; all are `GraphPruneError`.
 
     ```python
@@ -72,6 +77,10 @@ def optimize(
     options = Options(sparsity, budget, criterion, scope, tuple([keep] if isinstance(keep, str) else keep))
     options = Options(**vars(options) | {"multiple_of": multiple_of, "exact": exact, "seed": seed})
     options.check()
+    if target is not None:
+        from .backends.targets import get_target
+
+        options = replace(options, multiple_of=math.lcm(multiple_of, get_target(target).channel_alignment))
     passes: tuple[Pass, ...] = (PruneChannels(options), *([VerifyEquivalence()] if verify else []))
     hook = None if progress is None else lambda stage, program: progress(stage.name)
     return run_passes(Program(model, example_inputs), passes, before=hook).model

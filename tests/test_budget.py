@@ -77,6 +77,14 @@ def test_alignment(name, multiple):
         assert after % multiple == 0 or name == "grouped" or before % multiple
 
 
+def test_a_target_asks_for_its_alignment():
+    module, inputs = wide()
+    slim = graphprune.optimize(module, 0.3, example_inputs=inputs, target="x86-avx2")
+    assert {after % 8 for _, _, _, after in graphprune.plan_of(slim).widths()} == {0}
+    with pytest.raises(graphprune.errors.TargetError):
+        graphprune.optimize(module, 0.3, example_inputs=inputs, target="abacus")
+
+
 def test_alignment_of_widths_that_are_not_multiples():
     module = nn.Sequential(nn.Linear(4, 21), nn.ReLU(), nn.Linear(21, 3))
     plan = graphprune.analyze(module).plan(0.2, multiple_of=8)
