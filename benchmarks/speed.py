@@ -72,10 +72,16 @@ def measure(name: str, repeats: int) -> dict[str, float]:
 
     clock, seconds = time.process_time, {"memory": memory(model, example)}
     calls = {"analyze": analyze, "graph": torch_pruning_graph}
-    seconds |= alternate(calls, 3 * repeats, 2, clock, lambda: (model, example))
+    seconds |= alternate(calls, 3 * repeats, 2, clock, lambda: _clean(model, example))
     seconds["groups"] = median(groups[2:])
     calls = {"optimize": optimize(False), "prune": torch_pruning_prune, "verify": optimize(True)}
-    return seconds | alternate(calls, repeats, 1, clock, lambda: (copy.deepcopy(model), example))
+    return seconds | alternate(calls, repeats, 1, clock, lambda: _clean(copy.deepcopy(model), example))
+
+
+def _clean(*arguments: Any) -> tuple[Any, ...]:
+    """The arguments, after collecting the garbage that the other tool left: it is not this one's work."""
+    gc.collect()
+    return arguments
 
 
 def memory(model: Any, example: Any) -> float:

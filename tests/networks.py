@@ -84,6 +84,7 @@ NETWORKS = {
     "inplace": lambda: (Net(lambda m, x: m.b(m.a(x).relu_().add_(1.0).mul_(0.5)), a=conv(3, 8), b=conv(8, 4)), X),
     "inplace_residual": lambda: (Net(lambda m, x: inplace_residual(m, x), a=conv(3, 8), r=conv(8, 8), b=conv(8, 4)), X),
     "two_outputs": lambda: (Net(lambda m, x: {"p": m.b(y := F.relu(m.a(x))), "q": [m.c(y)]}, a=conv(3, 12), b=conv(12, 4), c=conv(12, 2)), X),
+    "casts": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x).float()).to(torch.float32).type_as(x)), a=conv(3, 8), b=conv(8, 4)), X),
     "heads": lambda: (Attention(16, 4), (2, 5, 16)),
     "stack": lambda: (Net(lambda m, x: m.c(torch.stack([m.a(x), m.b(x)]).sum(0)), a=conv(3, 8), b=conv(3, 8), c=conv(8, 4)), X),
     "minimum": lambda: (Net(lambda m, x: m.c(torch.maximum(m.a(x), m.b(x))), a=conv(3, 8), b=conv(3, 8), c=conv(8, 4)), X),

@@ -38,13 +38,16 @@ class _Masked(TorchFunctionMode):
     ) -> Any:
         """Run one torch call on masked and widened arguments."""
         kwargs = kwargs or {}
-        if base_name(func) in QUIET:
+        name = base_name(func)
+        if name in QUIET:
             return func(*args, **kwargs)
+        if name in ("float", "half", "bfloat16"):  # casts written into the model must not lose digits
+            func = torch.Tensor.double
         args, kwargs = tree_map(self._change, (args, kwargs))
         return func(*args, **kwargs)
 
     def _change(self, item: Any) -> Any:
-        if item is torch.float32:
+        if isinstance(item, torch.dtype) and item in _FLOATS:
             return torch.float64
         if not isinstance(item, torch.Tensor):
             return item
