@@ -45,7 +45,7 @@ def class_scores(
     analysis: "Analysis", criterion: Criterion, wanted: NDArray[np.bool_], seed: int
 ) -> NDArray[np.float64]:
     """The mean score of the members of every wanted class; NaN where the criterion scored none of them."""
-    total, count = np.zeros(analysis.solution.count), np.zeros(analysis.solution.count)
+    where, values = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
     role, random = roles(analysis), np.random.default_rng(seed)
     for (name, axis), classes in analysis.leaf_classes.items():
         leaf = analysis.graph.leaves[name]
@@ -56,11 +56,11 @@ def class_scores(
         tensor = TensorAxis(name, role.get(name, ""), axis, leaf.shape, rows, load, random)
         scores = _checked(criterion(tensor), tensor)
         if scores is not None:
-            flat = classes.ravel()
-            total += np.bincount(flat, weights=scores.ravel(), minlength=total.size)
-            count += np.bincount(flat, minlength=total.size)
+            where.append(classes.ravel())
+            values.append(scores.ravel())
+    members, total = np.concatenate(where), analysis.solution.count
     with np.errstate(invalid="ignore"):
-        return np.asarray(total / count)
+        return np.bincount(members, np.concatenate(values), total) / np.bincount(members, minlength=total)
 
 
 def _checked(scores: Any, tensor: TensorAxis) -> NDArray[np.float64] | None:

@@ -46,9 +46,11 @@ def build_units(analysis: "Analysis", scores: NDArray[np.float64], free: NDArray
 def families(analysis: "Analysis", of_class: Labels, count: int) -> Labels:
     """Number the sets of units that occur equally often in every axis of every stored tensor."""
     random = np.random.default_rng(0)
-    signature = np.zeros(count)
-    for classes in analysis.leaf_classes.values():
-        signature += np.bincount(of_class[classes.ravel()], minlength=count) * random.random()
+    arrays = [classes.ravel() for classes in analysis.leaf_classes.values()]
+    if not arrays:
+        return np.zeros(count, dtype=np.int64)
+    weights = np.repeat(random.random(len(arrays)), [array.size for array in arrays])
+    signature = np.bincount(of_class[np.concatenate(arrays)], weights, minlength=count)
     return np.unique(signature, return_inverse=True)[1].astype(np.int64)
 
 

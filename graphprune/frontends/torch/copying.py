@@ -1,7 +1,6 @@
-"""Copies of modules: a deep copy whose tensors are replaced, fast for the leaf layers that torch ships."""
+"""Copies of modules: a deep copy whose tensors are replaced, fast where attributes are plain."""
 
 import copy
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -17,11 +16,10 @@ def copy_with(module: torch.nn.Module, tensors: dict[int, Any]) -> torch.nn.Modu
     Raises `TraceError` where the module holds something that cannot be copied.
     """
     memo = dict(tensors)
-    for part in module.modules():
-        if not part._modules and type(part).__module__.startswith("torch.nn.modules."):
-            clone = _leaf(part, tensors)
-            if clone is not None:
-                memo[id(part)] = clone
+    for part in reversed(list(module.modules())):  # children before parents
+        clone = _clone(part, memo) if _copies_plainly(type(part)) else None
+        if clone is not None:
+            memo[id(part)] = clone
     try:
         return copy.deepcopy(module, memo)
     except Exception as error:
@@ -30,20 +28,32 @@ def copy_with(module: torch.nn.Module, tensors: dict[int, Any]) -> torch.nn.Modu
         ) from error
 
 
-def _leaf(part: torch.nn.Module, tensors: dict[int, Any]) -> torch.nn.Module | None:
-    """A copy of a layer whose attributes are plain; None where it holds anything else (hooks, other objects)."""
+_HOOKS_OF_COPY = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
+
+
+def _copies_plainly(kind: type) -> bool:
+    """True where copying an object of this class means copying its attributes."""
+    if kind.__module__.startswith("torch.nn.modules."):  # their __setstate__ only adds what old pickles lack
+        return True
+    return all(getattr(kind, name, None) is getattr(torch.nn.Module, name, None) for name in _HOOKS_OF_COPY)
+
+
+def _clone(part: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module | None:
+    """A copy of a module from copies of its parts; None where it holds anything unusual (hooks, other objects)."""
     attributes: dict[str, Any] = {}
-    for name, item in vars(part).items():
-        if name in ("_parameters", "_buffers"):
-            if any(tensor is not None and id(tensor) not in tensors for tensor in item.values()):
+    for name, item in part.__dict__.items():
+        if name in ("_parameters", "_buffers", "_modules"):
+            if any(child is not None and id(child) not in memo for child in item.values()):
                 return None
-            attributes[name] = type(item)((key, tensors[id(t)] if t is not None else None) for key, t in item.items())
-        elif isinstance(item, (dict, OrderedDict, set)) and not item:
+            attributes[name] = type(item)(
+                (key, None if child is None else memo[id(child)]) for key, child in item.items()
+            )
+        elif isinstance(item, (dict, set)) and not item:
             attributes[name] = type(item)()
-        elif name == "_non_persistent_buffers_set":
-            attributes[name] = set(item)
-        elif isinstance(item, _PLAIN) or (isinstance(item, (tuple, list)) and all(isinstance(i, _PLAIN) for i in item)):
-            attributes[name] = type(item)(item) if type(item) is list else item
+        elif isinstance(item, _PLAIN) or (type(item) is tuple and all(isinstance(entry, _PLAIN) for entry in item)):
+            attributes[name] = item
+        elif type(item) in (list, set) and all(isinstance(entry, _PLAIN) for entry in item):
+            attributes[name] = type(item)(item)
         else:
             return None
     clone: torch.nn.Module = type(part).__new__(type(part))

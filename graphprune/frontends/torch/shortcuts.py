@@ -88,6 +88,18 @@ def _conv(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     return first.new_empty([first.shape[0], weight.shape[0], *sizes]) if min(sizes) > 0 else None
 
 
+def _adaptive_pool(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    first: Tensor = args[0]
+    size = args[1] if len(args) > 1 else kwargs.get("output_size")
+    if isinstance(size, int):
+        size = (size, size)
+    if first.dim() != 4 or not isinstance(size, tuple) or len(size) != 2:
+        return None
+    return first.new_empty(
+        [*first.shape[:2], *(given or own for given, own in zip(size, first.shape[2:], strict=True))]
+    )
+
+
 def _multi_head(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return None if kwargs.get("need_weights", True) else (torch.empty_like(args[0]), None)
 
@@ -96,6 +108,7 @@ _RULES: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], Any]] = {
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
     "linear": _linear,
+    "adaptive_avg_pool2d": _adaptive_pool,
     **{f"conv{n}d": _conv for n in (1, 2, 3)},
     "multi_head_attention_forward": _multi_head,
 }
