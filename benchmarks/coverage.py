@@ -22,8 +22,8 @@ LARGEST = 150_000_000
 TEXT = """Printed by `python benchmarks/coverage.py`. {machine}.
 
 Random weights with batch-norm statistics from a random batch; half of the parameters, no example inputs, verified in
-float64 against the masked original. *Not proved*: with random weights no input moves the outputs, so equality says nothing.
-**{summary}** of {total} models. A refusal names the operation in the way."""
+float64 against the masked original. *Not proved*: with random weights no input moves the outputs, so equality says
+nothing. **{summary}** of {total} models. A refusal names the operation in the way."""
 
 
 def calibrated(model):

@@ -126,7 +126,10 @@ def _ordered(analysis: "Analysis", options: Options, free: NDArray[np.bool_]) ->
     scored = ~np.isnan(scores)
     if free.any() and not (free & scored).any():
         name = options.criterion if isinstance(options.criterion, str) else "the criterion"
-        raise CriterionError(f"{name} scores none of the groups that may be dropped: choose another criterion, like l2")
+        raise CriterionError(
+            f"{name} has nothing to say of the groups that may be dropped (keep= and locks leave only tensors that it "
+            "does not score): keep less, or choose another criterion"
+        )
     units = build_units(analysis, np.where(scored, scores, 0.0), free & scored)
     units = _normalised(units)
     return units, granules(units, _protected(analysis, units), options.multiple_of, options.scope)

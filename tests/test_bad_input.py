@@ -71,7 +71,7 @@ def test_a_model_without_parameters():
         ({"keep": ["nowhere"]}, errors.OptionError, "matches no parameter"),
         ({"criterion": lambda tensor: np.ones(3)}, errors.CriterionError, r"expected \(8,\)"),
         ({"criterion": lambda tensor: np.full(tensor.positions, np.nan)}, errors.CriterionError, "not finite"),
-        ({"criterion": lambda tensor: None}, errors.CriterionError, "scores none"),
+        ({"criterion": lambda tensor: None}, errors.CriterionError, "nothing to say"),
     ],
 )
 def test_bad_options(net, options, error, match):
