@@ -68,7 +68,8 @@ def take(eq: Equations, layout: Layout, axis: int, index: Labels) -> Layout:
     for array in layout:
         if axis in array.axes:
             array = array._replace(labels=array.labels.take(index, array.axes.index(axis)))
-            if array.labels.size == 0:
+            if index.size < 2:  # axes of size 1 carry no labels
+                eq.lock(array.labels, "is the only position that a slice leaves")
                 continue
             eq.filled.append(array.labels.ravel())
         result.append(array)
@@ -90,6 +91,20 @@ def select(eq: Equations, layout: Layout, axis: int, index: int) -> Layout:
             rest = tuple(other for other in array.axes if other != axis)
             array = Array(rest, array.labels.take([index], where).squeeze(where), array.zero)
         result.append(array._replace(axes=tuple(other - (other > axis) for other in array.axes)))
+    return tuple(result)
+
+
+def copied(eq: Equations, layout: Layout, axis: int, count: int, each: bool) -> Layout:
+    """Repeat the positions of an axis: each in place, or the whole axis as often."""
+    result = []
+    for array in layout:
+        if axis in array.axes:
+            where = array.axes.index(axis)
+            if len(array.axes) > 1 and where > 0:
+                eq.lock(array.labels, "channels that depend on two axes are repeated")
+            copied = np.repeat(array.labels, count, where) if each else np.concatenate([array.labels] * count, where)
+            array = array._replace(labels=copied)
+        result.append(array)
     return tuple(result)
 
 

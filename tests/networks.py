@@ -86,10 +86,13 @@ NETWORKS = {
     "two_outputs": lambda: (Net(lambda m, x: {"p": m.b(y := F.relu(m.a(x))), "q": [m.c(y)]}, a=conv(3, 12), b=conv(12, 4), c=conv(12, 2)), X),
     "casts": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x).float()).to(torch.float32).type_as(x)), a=conv(3, 8), b=conv(8, 4)), X),
     "heads": lambda: (Attention(16, 4), (2, 5, 16)),
+    "grouped_heads": lambda: (Attention(16, 4, 2), (2, 5, 16)),
     "stack": lambda: (Net(lambda m, x: m.c(torch.stack([m.a(x), m.b(x)]).sum(0)), a=conv(3, 8), b=conv(3, 8), c=conv(8, 4)), X),
     "minimum": lambda: (Net(lambda m, x: m.c(torch.maximum(m.a(x), m.b(x))), a=conv(3, 8), b=conv(3, 8), c=conv(8, 4)), X),
     "weight_used_twice": lambda: (Net(lambda m, x: F.linear(F.relu(F.linear(x, m.w)), m.w.t()), w=nn.Parameter(torch.randn(16, 6))), (4, 6)),
     "unbind_qkv": lambda: (FusedAttention(16, 4), (2, 5, 16)),
+    "fixed_heads": lambda: (FixedAttention(16, 4), (2, 5, 16)),
+    "token_slice": lambda: (Net(lambda m, x: m.b(F.relu(m.a((x + m.place)[:, :1]))), a=nn.Linear(6, 16), b=nn.Linear(16, 4), place=nn.Parameter(torch.randn(1, 5, 6))), (2, 5, 6)),
 }  # fmt: skip
 
 
@@ -101,20 +104,21 @@ def inplace_residual(m, x):
 
 
 class Attention(nn.Module):
-    """Multi-head attention written out, with separate projections."""
+    """Multi-head attention written out, with separate projections; key and value heads may be fewer."""
 
-    def __init__(self, width, heads) -> None:
+    def __init__(self, width, heads, kv=None) -> None:
         super().__init__()
-        self.heads = heads
-        self.dim = width // heads
-        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.shared, self.dim = kv is not None, width // heads
+        inner = self.dim * (kv or heads)
+        self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(width, inner), nn.Linear(width, inner)
         self.out = nn.Linear(width, width)
 
     def split(self, x):
         return x.view(x.shape[0], x.shape[1], -1, self.dim).transpose(1, 2)
 
     def forward(self, x):
-        y = F.scaled_dot_product_attention(self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x)))
+        q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.shared)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -131,6 +135,16 @@ class FusedAttention(nn.Module):
         q, k, v = self.qkv(x).reshape(b, n, 3, -1, self.dim).permute(2, 0, 3, 1, 4).unbind(0)
         weights = ((q @ k.transpose(-2, -1)) * self.dim**-0.5).softmax(-1)
         return self.out((weights @ v).transpose(1, 2).reshape(b, n, -1))
+
+
+class FixedAttention(FusedAttention):
+    """The same with the number of heads and the width written in, as most libraries do."""
+
+    def forward(self, x):
+        b, n, c = x.shape[0], x.shape[1], x.shape[2]
+        qkv = self.qkv(x).reshape(b, n, 3, self.heads, self.dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv[0], qkv[1], qkv[2]
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
 
 
 def build(name):

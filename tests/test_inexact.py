@@ -37,11 +37,24 @@ class Grouped(nn.Module):
         return self.b(x * x.mean(1, keepdim=True))
 
 
+class Standardised(nn.Module):
+    """A convolution whose weights are standardised over their inputs, as in normaliser-free networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 8, 1), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        weight = F.batch_norm(self.b.weight.reshape(1, 8, -1), None, None, training=True).reshape_as(self.b.weight)
+        return self.c(F.relu(F.conv2d(F.relu(self.a(x)), weight, self.b.bias)))
+
+
 def model(kind):
     torch.manual_seed(0)
     return {
         "layer": lambda: (randomise(Normed()).eval(), torch.randn(4, 6)),
         "rms": lambda: (randomise(Normed(nn.RMSNorm)).eval(), torch.randn(4, 6)),
+        "standardised": lambda: (randomise(Standardised()).eval(), torch.randn(2, 3, 10, 10)),
         "group": lambda: (randomise(Grouped()).eval(), torch.randn(2, 3, 8, 8)),
     }[kind]()
 
@@ -62,6 +75,12 @@ def test_inexact_ones_come_with_a_warning_and_are_verified(kind):
     assert graphprune.verify(module, slim).error < 1e-12
 
 
+def test_standardised_weights_are_inexact_and_verified():
+    module, inputs = model("standardised")
+    slim = graphprune.optimize(module, 0.3, example_inputs=inputs, exact=False)
+    assert not graphprune.plan_of(slim).exact and graphprune.verify(module, slim).error < 1e-12
+
+
 @pytest.mark.parametrize("kind", ["layer", "group"])
 def test_exact_true_refuses(kind):
     module, inputs = model(kind)
@@ -75,7 +94,7 @@ def test_exact_false_treats_all_alike():
     assert "embed.weight" in plan.kept and not plan.exact
 
 
-@pytest.mark.parametrize("kind", ["layer", "rms", "group"])
+@pytest.mark.parametrize("kind", ["layer", "rms", "group", "standardised"])
 def test_a_mistake_is_seen(kind):
     module, inputs = model(kind)
     slim = graphprune.optimize(module, 0.3, example_inputs=inputs, exact=False, verify=False)

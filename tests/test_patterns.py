@@ -22,7 +22,7 @@ def test_options(name, options):
     oracle.check(module, inputs, sparsity=0.25, **options)
 
 
-@pytest.mark.parametrize("name", ["hard_coded_view", "hard_coded_slices", "split", "slice"])
+@pytest.mark.parametrize("name", ["hard_coded_view", "hard_coded_slices", "split", "slice", "fixed_heads"])
 def test_sizes_in_forward_give_a_graph_module(name):
     module, inputs = build(name)
     slim = oracle.check(module, inputs, sparsity=0.25)

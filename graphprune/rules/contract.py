@@ -6,7 +6,7 @@ import numpy as np
 
 from ..graph import Node, Shape, Value
 from ..labels import Array, Equations, Labels, Layout, Product
-from ..layout import NO_CHANNELS, contract, dirty, join, line, lock_axes, without
+from ..layout import NO_CHANNELS, contract, copied, dirty, join, line, lock_axes, without
 
 
 def linear(eq: Equations, node: Node, x: Layout, weight: Layout, bias: Layout = ()) -> Layout:
@@ -131,6 +131,14 @@ def attention(eq: Equations, node: Node, q: Layout, k: Layout, v: Layout, mask: 
     """softmax(q kT) v over the last two axes; the head width is fixed because the scale depends on it."""
     query, key, values = (_shape(node, position) for position in range(3))
     rank = len(query)
+    if node.attrs.get("grouped") and query[:-3] == key[:-3] and key[-3] > 1:  # every kv head serves several q heads
+        share = query[-3] // key[-3]
+        k, v = copied(eq, k, rank - 3, share, each=True), copied(eq, v, rank - 3, share, each=True)
+        key, values = (*query[:-2], *key[-2:]), (*query[:-2], *values[-2:])
+    if any(one != other and 1 not in (one, other) for one, other in zip(query[:-2], key[:-2], strict=True)):
+        for array in (*q, *k, *v):
+            eq.lock(array.labels, "attention whose heads do not match")
+        return ()
     batch = [f"b{axis}" for axis in range(rank - 2)]
     lock_axes(eq, q, [rank - 2], "is a sequence axis")
     lock_axes(eq, k, [rank - 2], "softmax runs over it")
@@ -139,10 +147,6 @@ def attention(eq: Equations, node: Node, q: Layout, k: Layout, v: Layout, mask: 
         for array in layout:
             if array.axes == (rank - 1,):
                 eq.lock(array.labels, "is a head width: the attention scale depends on it")
-    if query[:-2] != key[:-2] or node.attrs.get("grouped"):
-        for layout in (q, k, v):
-            for array in without(layout, []):
-                eq.lock(array.labels, "attention with grouped or broadcast heads")
     shape = (*query[:-1], key[-2])
     return contract(
         eq, [(shape, dirty(scores), [*batch, "m", "n"]), (values, v, [*batch, "n", "v"])], [*batch, "m", "v"]

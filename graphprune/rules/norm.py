@@ -6,10 +6,14 @@ from ..layout import Operand, covering, dirty, join, lock_axes
 
 
 def batch_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Layout:
-    """Scale, shift, mean and variance per channel (axis 1). Zero where scale and shift are dropped too."""
+    """Scale, shift, mean and variance per channel (axis 1). attrs: training (statistics of the batch itself)."""
     value = node.inputs[0]
     assert value is not None
     channel = 1 if len(value.shape) > 1 else 0
+    if node.attrs.get("training"):  # statistics of the batch: standardised weights, norms without running statistics
+        for array in x:
+            if set(array.axes) != {channel}:
+                eq.loosen(array.labels, "takes statistics over the positions that are left", "exact=False")
     return _per_channel(eq, node, x, parameters, channel)
 
 

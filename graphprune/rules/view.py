@@ -6,7 +6,7 @@ import numpy as np
 
 from ..graph import Node, Shape
 from ..labels import Array, Equations, Labels, Layout
-from ..layout import covering, join, line, lock_axes, moved, select, take, without
+from ..layout import copied, covering, join, line, lock_axes, moved, select, take, without
 from ..layout import reshape as carry_reshape
 
 
@@ -113,13 +113,13 @@ def repeat(eq: Equations, node: Node, x: Layout) -> Layout:
     result = moved(x, {axis: axis + extra for axis in range(len(_shape(node)))})
     for axis, count in enumerate(times):
         if count > 1:
-            result = _copied(eq, result, axis, count, each=False)
+            result = copied(eq, result, axis, count, each=False)
     return result
 
 
 def repeat_interleave(eq: Equations, node: Node, x: Layout) -> Layout:
     """Every position `times` times in place. attrs: axis, times."""
-    return _copied(eq, x, int(node.attrs["axis"]), int(node.attrs["times"]), each=True)
+    return copied(eq, x, int(node.attrs["axis"]), int(node.attrs["times"]), each=True)
 
 
 def pad(eq: Equations, node: Node, x: Layout) -> Layout:
@@ -176,19 +176,6 @@ def _through(eq: Equations, x: Layout, before: Shape, middle: Shape, order: list
 
 def _closed(rank: int, axis: int) -> dict[int, int]:
     return {other: other - (other > axis) for other in range(rank) if other != axis}
-
-
-def _copied(eq: Equations, layout: Layout, axis: int, count: int, each: bool) -> Layout:
-    result = []
-    for array in layout:
-        if axis in array.axes:
-            where = array.axes.index(axis)
-            if len(array.axes) > 1 and where > 0:
-                eq.lock(array.labels, "channels that depend on two axes are repeated")
-            copied = np.repeat(array.labels, count, where) if each else np.concatenate([array.labels] * count, where)
-            array = array._replace(labels=copied)
-        result.append(array)
-    return tuple(result)
 
 
 def _cropped(labels: Labels, before: int, after: int) -> Labels:

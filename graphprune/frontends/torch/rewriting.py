@@ -62,9 +62,7 @@ def _sized(position: int, *names: str) -> Edit:
         sizes = list(target.args[position:]) if spread else list(given or ())
         if len(sizes) != len(shapes[0]):
             return
-        new = [
-            size if isinstance(size, fx.Node) or size == -1 else to for size, to in zip(sizes, shapes[0], strict=True)
-        ]
+        new = _resized(sizes, node.outputs[0].shape, shapes[0])
         if spread:
             target.args = (*target.args[:position], *new)
         else:
@@ -79,8 +77,15 @@ def _unflatten(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str
     before = node.inputs[0]
     assert before is not None
     axis %= len(before.shape)
-    new = shapes[0][axis : axis + len(given)]
-    put(tuple(size if isinstance(size, fx.Node) or size == -1 else to for size, to in zip(given, new, strict=True)))
+    part = slice(axis, axis + len(given))
+    put(tuple(_resized(list(given), node.outputs[0].shape[part], shapes[0][part])))
+
+
+def _resized(given: list[Any], before: Shape, after: Shape) -> list[Any]:
+    """Sizes as written, except where the plan changes them: a size taken from another tensor may shrink otherwise."""
+    return [
+        size if old == new else new if size != -1 else -1 for size, old, new in zip(given, before, after, strict=True)
+    ]
 
 
 def _trailing(position: int, name: str) -> Edit:

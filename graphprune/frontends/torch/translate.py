@@ -156,10 +156,11 @@ def running_norm_call(name: str) -> Callable[[Call], Translated]:
     """torch and ATen (9 arguments) put scale and shift first; torch.nn.functional puts the statistics first."""
 
     def translate(call: Call) -> Translated:
+        attrs = {"training": bool(call.get(5, "training", "use_input_stats"))}
         if len(call.args) >= 9:
-            return name, (call.x, *call.args[1:5]), {}
+            return name, (call.x, *call.args[1:5]), attrs
         statistics = call.get(1, "running_mean"), call.get(2, "running_var")
-        return name, (call.x, call.get(3, "weight"), call.get(4, "bias"), *statistics), {}
+        return name, (call.x, call.get(3, "weight"), call.get(4, "bias"), *statistics), attrs
 
     return translate
 
