@@ -2,6 +2,9 @@
 
 import re
 import runpy
+import sys
+import textwrap
+import types
 from pathlib import Path
 
 import pytest
@@ -20,11 +23,15 @@ def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 3
 
 
-def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All blocks run in order, in one namespace, as a reader would type them."""
+@pytest.mark.parametrize("page", ["README.md", "docs/extending.md"])
+def test_pages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks of a page run in order, in one namespace, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    text = (ROOT / page).read_text()
+    found = re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    blocks = [textwrap.dedent(block) for block in found]
     assert blocks
-    namespace: dict = {}
+    module = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look their module up
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
+        exec(compile(block, page, "exec"), module.__dict__)
