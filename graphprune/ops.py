@@ -52,6 +52,7 @@ OPS: dict[str, Rule] = {
     "split": view.split,
     "unbind": view.unbind,
     "getitem": view.getitem,
+    "index": view.index,
     "flip": view.flip,
     "roll": view.roll,
     "expand": view.expand,

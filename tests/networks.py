@@ -92,6 +92,8 @@ NETWORKS = {
     "weight_used_twice": lambda: (Net(lambda m, x: F.linear(F.relu(F.linear(x, m.w)), m.w.t()), w=nn.Parameter(torch.randn(16, 6))), (4, 6)),
     "unbind_qkv": lambda: (FusedAttention(16, 4), (2, 5, 16)),
     "fixed_heads": lambda: (FixedAttention(16, 4), (2, 5, 16)),
+    "index_rows": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x)).permute(0, 2, 3, 1)[:, m.rows].index_select(2, m.rows)[:, :, [1, 0, 0]]), a=conv(3, 8, 1), b=nn.Linear(8, 4), rows=torch.tensor([1, 3, 2, 0])), X),
+    "table": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x) + m.bias[m.rows])), a=nn.Linear(6, 12), b=nn.Linear(12, 4), bias=nn.Parameter(torch.randn(7, 12)), rows=torch.tensor([[1, 3, 2, 0, 5]])), (2, 5, 6)),
     "token_slice": lambda: (Net(lambda m, x: m.b(F.relu(m.a((x + m.place)[:, :1]))), a=nn.Linear(6, 16), b=nn.Linear(16, 4), place=nn.Parameter(torch.randn(1, 5, 6))), (2, 5, 6)),
 }  # fmt: skip
 

@@ -87,6 +87,16 @@ def getitem(eq: Equations, node: Node, x: Layout) -> Layout:
     return carry_reshape(eq, x, tuple(shape), node.outputs[0].shape)
 
 
+def index(eq: Equations, node: Node, x: Layout, positions: Layout = ()) -> Layout:
+    """x[:, list or tensor]: the indexed axis stays whole, the others pass. attrs: axis, rank (of the index)."""
+    axis, grown = int(node.attrs["axis"]), int(node.attrs["rank"]) - 1
+    text, unlock = "is indexed by a list or tensor of positions", "use slices, or index another axis"
+    lock_axes(eq, x, [axis], text, unlock)
+    for array in positions:
+        eq.lock(array.labels, "is used as an index")
+    return moved(without(x, [axis]), {old: old + grown * (old > axis) for old in range(len(_shape(node)))})
+
+
 def flip(eq: Equations, node: Node, x: Layout) -> Layout:
     """Positions in reverse order. attrs: axes."""
     for axis in node.attrs["axes"]:

@@ -6,6 +6,7 @@ A translation takes a `Call` (tensors already replaced by values) and returns (o
 from collections.abc import Callable
 
 from . import translate as to
+from . import translate_views as views
 from .calls import Call, Translated
 
 
@@ -73,26 +74,29 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
     table |= {"instance_norm": to.running_norm_call("instance_norm"), "group_norm": to.group_norm_call}
     table |= {"layer_norm": to.layer_norm_call, "native_layer_norm": to.layer_norm_call, "rms_norm": to.rms_norm_call}
     names = "view reshape flatten unflatten squeeze unsqueeze ravel view_as reshape_as _unsafe_view _reshape_alias"
-    table |= dict.fromkeys(names.split(), to.reshape_call)
-    table |= {"permute": to.permute_call} | dict.fromkeys(
-        "transpose swapaxes swapdims t .T .mT .H .mH".split(), to.transpose_call
+    table |= dict.fromkeys(names.split(), views.reshape_call)
+    table |= {"permute": views.permute_call} | dict.fromkeys(
+        "transpose swapaxes swapdims t .T .mT .H .mH".split(), views.transpose_call
     )
-    table |= dict.fromkeys("movedim moveaxis".split(), to.movedim_call)
-    table |= dict.fromkeys("cat concat concatenate".split(), to.cat_call) | {"stack": to.stack_call}
-    table |= dict.fromkeys("split split_with_sizes chunk tensor_split unsafe_chunk unsafe_split".split(), to.split_call)
+    table |= dict.fromkeys("movedim moveaxis".split(), views.movedim_call)
+    table |= dict.fromkeys("cat concat concatenate".split(), views.cat_call) | {"stack": views.stack_call}
+    table |= dict.fromkeys(
+        "split split_with_sizes chunk tensor_split unsafe_chunk unsafe_split".split(), views.split_call
+    )
     table |= {
-        "unbind": to.unbind_call,
-        "select": to.select_call,
-        "slice": to.slice_call,
-        "narrow": to.narrow_call,
-        "__getitem__": to.getitem_call,
+        "unbind": views.unbind_call,
+        "select": views.select_call,
+        "slice": views.slice_call,
+        "narrow": views.narrow_call,
+        "__getitem__": views.getitem_call,
     }
-    table |= dict.fromkeys("index_select gather index take_along_dim __setitem__".split(), to.index_select_call)
-    table |= dict.fromkeys("flip fliplr flipud".split(), to.flip_call) | {"roll": to.roll_call}
-    table |= dict.fromkeys("expand expand_as broadcast_to".split(), to.expand_call)
-    table |= {"repeat": to.repeat_call, "tile": to.repeat_call, "repeat_interleave": to.repeat_interleave_call}
-    table |= {"pad": to.pad_call, "constant_pad_nd": to.constant_pad_call}
-    table |= {name: to.shuffle_call(name) for name in ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")}
+    table |= {"index_select": views.index_select_call, "index": views.index_call}
+    table |= dict.fromkeys("gather take_along_dim __setitem__".split(), views.unknown_index_call)
+    table |= dict.fromkeys("flip fliplr flipud".split(), views.flip_call) | {"roll": views.roll_call}
+    table |= dict.fromkeys("expand expand_as broadcast_to".split(), views.expand_call)
+    table |= {"repeat": views.repeat_call, "tile": views.repeat_call, "repeat_interleave": views.repeat_interleave_call}
+    table |= {"pad": views.pad_call, "constant_pad_nd": views.constant_pad_call}
+    table |= {name: views.shuffle_call(name) for name in ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")}
     for operation, names in {
         "sum": "sum", "mean": "mean", "var": "var", "std": "std", "prod": "prod",
         "max": "max amax", "min": "min amin", "logsumexp": "logsumexp",
