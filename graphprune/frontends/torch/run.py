@@ -3,8 +3,8 @@
 Every tensor is converted when a call reads it, so neither the model nor a second copy of its weights is touched.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ...errors import ExampleInputsError
 from ...plan import Plan
 from ...shapes import living
-from .calls import base_name
+from .calls import base_name, is_inplace
 from .inputs import Inputs, normalise, perturb, rebuild
 from .names import QUIET
 from .read import analyze
@@ -44,7 +44,8 @@ class _Masked(TorchFunctionMode):
         if name in ("float", "half", "bfloat16"):  # casts written into the model must not lose digits
             func = torch.Tensor.double
         args, kwargs = tree_map(self._change, (args, kwargs))
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        return result if is_inplace(func, kwargs) else tree_map(_wide, result)
 
     def _change(self, item: Any) -> Any:
         if isinstance(item, torch.dtype) and item in _FLOATS:
@@ -55,16 +56,6 @@ class _Masked(TorchFunctionMode):
         if item.dtype in _FLOATS:
             item = item.detach().to(torch.float64)
         return item if mask is None else item.detach() * mask.to(item.dtype)
-
-
-@contextmanager
-def _double_by_default() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def outputs(module: torch.nn.Module, inputs: Inputs, plan: Plan | None = None) -> list[NDArray[Any]]:
@@ -83,7 +74,7 @@ def outputs(module: torch.nn.Module, inputs: Inputs, plan: Plan | None = None) -
         recorder = recorder_for(stored, Survivors, dry=False).follow(analysis, living(analysis, plan))
         arguments = recorder.open(arguments, device)
     try:
-        with torch.no_grad(), _double_by_default(), _Masked(masks), recorder or nullcontext():
+        with torch.no_grad(), _Masked(masks), recorder or nullcontext():
             result = twin(*arguments.args, **arguments.kwargs)
     finally:
         if recorder is not None:
@@ -99,6 +90,11 @@ def inputs_of(module: Any, plan: Plan | None, example_inputs: Any, seed: int) ->
     if plan is None or plan.inputs is None:
         raise ExampleInputsError("verification needs example_inputs= or a plan that describes them")
     return rebuild(plan.inputs, seed)
+
+
+def _wide(item: Any) -> Any:
+    """What a call makes anew, such as torch.zeros, joins in in float64."""
+    return item.double() if isinstance(item, torch.Tensor) and item.dtype in _FLOATS else item
 
 
 def widen(item: Any, device: torch.device) -> Any:
