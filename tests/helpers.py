@@ -1,5 +1,7 @@
 """Helpers for tests: `from helpers import import_torchvision, randomise`."""
 
+import importlib.util
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -36,14 +38,27 @@ def _import() -> ModuleType:
 
 
 def define_missing_operators() -> None:
-    """Define the operator names that importing torchvision looks up; does nothing the second time."""
-    if _keep_alive:
+    """Define the operator names that importing torchvision looks up, unless its compiled part loads and does it."""
+    if _keep_alive or _compiled_part_loads():
         return
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in _OPERATORS.items():
         if not hasattr(torch.ops.torchvision, name):
             library.define(name + schema)
     _keep_alive.append(library)
+
+
+def _compiled_part_loads() -> bool:
+    """Whether torchvision's own operators fit this build of torch; defining them twice would abort the process."""
+    found = importlib.util.find_spec("torchvision")
+    folders = (found.submodule_search_locations or []) if found else []
+    for path in (path for folder in folders for path in Path(folder).glob("_C*.so")):
+        try:
+            torch.ops.load_library(str(path))
+        except (ImportError, OSError):
+            return False
+        return True
+    return False
 
 
 @torch.no_grad()
