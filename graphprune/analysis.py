@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .collector import collector_paused
 from .errors import TraceError
 from .graph import Graph, Node, Value
 from .labels import Equations, Labels, Layout, Solution
@@ -51,6 +52,7 @@ class Analysis:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
+    @collector_paused()
     def of(cls, graph: Graph, weights: Callable[[str], NDArray[Any]], inputs: Any = None) -> "Analysis":
         """Analyse a graph that a frontend has read."""
         start = time.process_time()
@@ -135,6 +137,8 @@ class Analysis:
 
 def _spread(equations: Equations, node: Node, layout: Layout) -> list[Layout]:
     """One layout for all outputs of the first one's shape (values and indices); others fix what they depend on."""
+    if len(node.outputs) == 1:
+        return [layout]
     shape = node.outputs[0].shape
     for value in node.outputs[1:]:
         if value.shape != shape and value.uses:

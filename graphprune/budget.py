@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .collector import collector_paused
 from .cost import CostModel
 from .criteria import resolve
 from .errors import BudgetError, CriterionError, NothingToPruneError, OptionError
@@ -55,6 +56,7 @@ class Options:
         resolve(self.criterion)
 
 
+@collector_paused()
 def make_plan(analysis: "Analysis", options: Options) -> "Plan":
     """Score, order, cut. Exact groups first; inexact ones only as `options.exact` allows."""
     from .plan import Plan

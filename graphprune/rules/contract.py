@@ -87,9 +87,11 @@ def convolution(eq: Equations, node: Node, x: Layout, weight: Layout, bias: Layo
 def _fix_kernel(eq: Equations, node: Node, weight: Layout) -> None:
     """Kernel axes are no channels: they stay, and are left out of explanations."""
     leaf, kernel = node.inputs[1], _shape(node, 1)
-    lock_axes(eq, weight, range(2, len(kernel)), "is a kernel axis")
+    assert leaf is not None
+    if not leaf.is_leaf or leaf.uses > 1:
+        lock_axes(eq, weight, range(2, len(kernel)), "is a kernel axis")
     for axis in range(2, len(kernel)):
-        eq.leaf_axes.pop((leaf.name if leaf else "", axis), None)
+        eq.leaf_axes.pop((leaf.name, axis), None)
 
 
 def _grouped(eq: Equations, node: Node, inner: Labels, weight: Layout, groups: int, transposed: bool) -> Labels:
@@ -181,6 +183,9 @@ def _add_bias(eq: Equations, node: Node, out: Layout, bias: Layout, axis: int) -
     value = node.inputs[2] if len(node.inputs) > 2 else None
     if value is None:
         return out
+    if len(out) == 1 and out[0].axes == (axis,) and bias:  # the common case, without the generality of a join
+        eq.tie(out[0].labels, bias[0].labels)
+        return (out[0]._replace(zero=out[0].zero and bias[0].zero),)
     shape = node.outputs[0].shape
     return _joined(join(eq, [(shape, out, range(len(shape))), (value.shape, bias, [axis])], "all"))
 

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...analysis import Analysis
+from ...collector import collector_paused
 from ...errors import ExampleInputsError, TraceError, UnsupportedModelError, WeightsError
 from ...graph import Graph
 from .inputs import HOW, Inputs, candidates, describe, normalise
@@ -39,6 +40,7 @@ def _refuse(module: torch.nn.Module) -> None:
         raise UnsupportedModelError(f"{kind} has lazy parameters without sizes: run it on one batch first")
 
 
+@collector_paused()
 def trace(module: torch.nn.Module, example_inputs: Any = None) -> tuple[Graph, Inputs]:
     """The Graph of a module and the example inputs that were used."""
     if example_inputs is not None:

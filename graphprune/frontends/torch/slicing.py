@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ...collector import collector_paused
 from ...errors import ApplyError, TraceError
 from ...plan import Plan
 from .copying import copy_with
@@ -48,6 +49,7 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return dict(first.values())
 
 
+@collector_paused()
 def slim_copy(module: nn.Module, plan: Plan) -> nn.Module:
     """A deep copy of `module` whose tensors are sliced: at no time is there a second copy of the full weights."""
     names: dict[int, str] = {}
