@@ -1,9 +1,7 @@
 """The public verbs."""
 
-import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import PlanError, UnsupportedModelError
@@ -77,11 +75,7 @@ def optimize(
     options = Options(sparsity, budget, criterion, scope, tuple([keep] if isinstance(keep, str) else keep))
     options = Options(**vars(options) | {"multiple_of": multiple_of, "exact": exact, "seed": seed})
     options.check()
-    if target is not None:
-        from .backends.targets import get_target
-
-        options = replace(options, multiple_of=math.lcm(multiple_of, get_target(target).channel_alignment))
-    passes: tuple[Pass, ...] = (PruneChannels(options), *([VerifyEquivalence()] if verify else []))
+    passes: tuple[Pass, ...] = (PruneChannels(options, target), *([VerifyEquivalence()] if verify else []))
     hook = None if progress is None else lambda stage, program: progress(stage.name)
     return run_passes(Program(model, example_inputs), passes, before=hook).model
 

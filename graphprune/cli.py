@@ -115,6 +115,7 @@ def optimize(
     scope: Annotated[Literal["global", "layer"], typer.Option(help="Where groups compete.")] = "global",
     keep: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave; repeat.")] = None,
     multiple_of: Annotated[int, typer.Option(min=1, help="Keep channel counts multiples of this.")] = 1,
+    target: Annotated[str | None, typer.Option(help="Keep multiples that suit this target, such as x86.")] = None,
     exact: Annotated[Literal["prefer", "yes", "no"], typer.Option(help=_EXACT)] = "prefer",
     seed: Annotated[int, typer.Option(help="For the criterion random.")] = 0,
     inputs: Inputs = None,
@@ -140,7 +141,7 @@ def optimize(
     program = Program(_load(model, weights), source.example_inputs(inputs or []))
     source.check_ending(program.model, out)
     with _status("starting") as status:
-        passes = (PruneChannels(options), VerifyEquivalence(thorough))
+        passes = (PruneChannels(options, target), VerifyEquivalence(thorough))
         program = run_passes(program, passes, before=lambda step, _: status.update(f"{step.name} ..."))
         source.save(program.model, out, program.example_inputs)
     found = program.report

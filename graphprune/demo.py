@@ -240,7 +240,7 @@ def _train_and_prune(digits: Digits, seed: int, progress: Progress) -> tuple[nn.
     with _step(progress, f"train a network on {len(digits.train_y)} handwritten digits", EPOCHS) as advance:
         train(dense, digits, EPOCHS, 0.1, seed, advance)
     with _step(progress, "prune half of its parameters"):
-        slim = graphprune.optimize(dense, sparsity=0.5, example_inputs=digits.test_x[:1])
+        slim = graphprune.optimize(dense, sparsity=0.5, target="x86", example_inputs=digits.test_x[:1])
     with _step(progress, "verify in float64: pruned equals masked"):
         verified = graphprune.verify(dense, slim, thorough=True)  # before fine-tuning: the weights are still the same
     accuracies = [accuracy(dense, digits), accuracy(slim, digits)]
