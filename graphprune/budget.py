@@ -197,7 +197,8 @@ def granules(units: Units, protected: NDArray[np.bool_], multiple_of: int, scope
 def _kept_classes(analysis: "Analysis", patterns: tuple[str, ...]) -> NDArray[np.bool_]:
     kept = np.zeros(analysis.solution.count, dtype=bool)
     for pattern in patterns:
-        names = [name for name in analysis.graph.leaves if _matches(name, pattern)]
+        every = {name: name for name in analysis.graph.leaves} | analysis.graph.aliases
+        names = {first for name, first in every.items() if _matches(name, pattern)}
         if not names:
             raise OptionError(f"keep={pattern!r} matches no parameter; names look like {_some_names(analysis)}")
         for (name, _), classes in analysis.leaf_classes.items():

@@ -1,6 +1,5 @@
 """What a pruned model costs: sums of products of living positions, evaluated exactly and fast."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -100,11 +99,3 @@ def _leaf_product(analysis: "Analysis", name: str) -> Product:
             arrays.append(labels)
             shares.append(labels.shape[0] if labels.ndim == 2 else 1)
     return Product(float(size), tuple(arrays), tuple(shares))
-
-
-def class_sums(classes: Iterable[Labels], values: Iterable[NDArray[np.float64]], count: int) -> NDArray[np.float64]:
-    """Add values per position up per class."""
-    total = np.zeros(count)
-    for where, value in zip(classes, values, strict=True):
-        total += np.bincount(where.ravel(), weights=np.asarray(value, dtype=np.float64).ravel(), minlength=count)
-    return total

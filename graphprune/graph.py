@@ -59,7 +59,11 @@ class Node:
 
 @dataclass(slots=True, eq=False)
 class Graph:
-    """A program in execution order. `leaves` maps the first name of every stored tensor to its value."""
+    """A program in execution order.
+
+    `leaves` maps the first name of every stored tensor to its value, `aliases` further names of tied tensors to the
+    first one.
+    """
 
     nodes: list[Node] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)

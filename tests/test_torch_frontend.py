@@ -147,6 +147,13 @@ def test_tied_weights_stay_tied():
     assert slim.e.embedding_dim == slim.e.weight.shape[1] < 12
 
 
+def test_keep_knows_tied_weights_by_all_their_names():
+    module, inputs = build("tied_head")
+    module.again = module.e
+    plan = graphprune.analyze(module, inputs).plan(0.2, keep=["again"])
+    assert "e.weight" not in plan.kept and "a.weight" in plan.kept
+
+
 def test_a_write_through_a_view_is_seen():
     def forward(m, x):
         y = m.a(x)
