@@ -40,7 +40,7 @@ class Plan:
     (the groups of a convolution, each with indices within its group). Axes that stay whole are absent.
     `groups` are new group counts by weight name; `shapes` the shapes of the tensors before; `inputs` describes
     the example inputs; `report` holds costs before and after; `fingerprint` identifies the model.
-    `exact` tells that dropping equals masking; `steps` counts how many plans were composed.
+    `exact` tells that dropping equals masking.
 
     ```python
     plan = graphprune.analyze(model).plan(sparsity=0.5)

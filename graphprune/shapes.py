@@ -106,13 +106,13 @@ def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) ->
             if expected != new.shape:
                 yield f"{before} gives shape {new.shape} where {expected} is right: a size is written into the code"
         for key, value in attributes_of(before, analysis, plan, alive).items():
-            if not _alike(key, value, after, before, alive, analysis):
+            if not _alike(key, value, after):
                 yield f"{before} uses {key} {after.attrs.get(key)} where {value} is right"
     if len(analysis.graph.nodes) != len(slim.nodes):
         yield f"{len(analysis.graph.nodes)} operations before, {len(slim.nodes)} after: the code depends on sizes"
 
 
-def _alike(key: str, expected: Any, after: Node, before: Node, alive: Alive, analysis: "Analysis") -> bool:
+def _alike(key: str, expected: Any, after: Node) -> bool:
     if key != "cuts":
         return bool(after.attrs.get(key) == expected)
     value = after.inputs[0]

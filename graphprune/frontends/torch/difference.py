@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from ...plan import Plan
 from ...shapes import Alive, living
@@ -13,8 +12,8 @@ from .calls import base_name
 from .inputs import Inputs
 from .names import QUIET, TRANSLATIONS
 from .read import analyze
-from .record import _opened, _tensors, device_of, twin_of
-from .run import _Masked, widen
+from .record import _opened, _tensors
+from .run import masked_run
 
 
 def first_difference(original: torch.nn.Module, slim: torch.nn.Module, plan: Plan, inputs: Inputs) -> str:
@@ -63,15 +62,8 @@ class _Keep(TorchFunctionMode):
 
 
 def _all_results(module: torch.nn.Module, inputs: Inputs, plan: Plan | None) -> list[list[torch.Tensor]]:
-    twin, stored = twin_of(module, None)
-    masks = {}
-    for name, tensor, _ in stored:
-        if plan is not None and name in plan.kept:
-            masks[id(tensor)] = torch.from_numpy(plan.mask(name))
-    arguments = tree_map(lambda item: widen(item, device_of(twin)), inputs)
     keep = _Keep()
-    with torch.no_grad(), _Masked(masks), keep:
-        twin(*arguments.args, **arguments.kwargs)
+    masked_run(module, inputs, plan, keep)
     return keep.results
 
 

@@ -11,8 +11,7 @@ from ...plan import Plan
 from . import modules, run
 from .difference import first_difference as module_difference
 from .inputs import Inputs, normalise
-
-_PLAN = "_graphprune_plan"
+from .modules import plan_of
 
 
 def _unlifted(program: ExportedProgram) -> fx.GraphModule:
@@ -55,10 +54,9 @@ def apply(
 ) -> ExportedProgram:
     """A slim ExportedProgram with the same signature and dynamic axes."""
     inputs = _inputs(program, example_inputs)
-    slim = modules.apply(_unlifted(program), plan, inputs)
+    slim = modules.apply(_unlifted(program), plan, inputs, analysis)
     result = torch.export.export(slim, inputs.args, inputs.kwargs, dynamic_shapes=_dynamic(program), strict=False)
-    earlier = plan_of(program)
-    setattr(result, _PLAN, plan if earlier is None else earlier.then(plan))
+    modules.attach_plan(result, program, plan)
     return result
 
 
@@ -94,18 +92,12 @@ def inputs_of(program: ExportedProgram, plan: Plan | None, example_inputs: Any, 
 
 def example_inputs_of(program: ExportedProgram, example_inputs: Any) -> Any:
     """Example inputs as the compiler takes them."""
-    inputs = _inputs(program, example_inputs)
-    return inputs.kwargs if inputs.kwargs and not inputs.args else inputs.args
+    return _inputs(program, example_inputs).as_given()
 
 
 def first_difference(original: ExportedProgram, slim: ExportedProgram, plan: Plan, inputs: Inputs) -> str:
     """The first operation that differs."""
     return module_difference(_unlifted(original), _unlifted(slim), plan, inputs)
-
-
-def plan_of(program: ExportedProgram) -> Plan | None:
-    """The plan that made this program, if graphprune made it."""
-    return getattr(program, _PLAN, None)
 
 
 __all__ = ["analyze", "apply", "first_difference", "inputs_of", "outputs", "plan_of"]

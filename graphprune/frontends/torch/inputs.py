@@ -17,6 +17,10 @@ class Inputs(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    def as_given(self) -> Any:
+        """As a tuple of positional inputs, or a dict where there are keyword inputs only."""
+        return self.kwargs if self.kwargs and not self.args else self.args
+
 
 _SIZES = (224, 299, 64, 32, 28, 256, 512)
 

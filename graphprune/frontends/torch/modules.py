@@ -43,14 +43,19 @@ def apply(
     problem = _problem(slim, plan, analysis, inputs)
     if problem:
         slim = _as_graph(module, plan, analysis, inputs, problem)
-    earlier = getattr(module, _PLAN, None)
-    setattr(slim, _PLAN, plan if earlier is None else earlier.then(plan))
+    attach_plan(slim, module, plan)
     return slim
 
 
-def plan_of(module: torch.nn.Module) -> Plan | None:
-    """The plan that made a pruned module, from the model before its first pruning to now; None if it was not."""
-    return getattr(module, _PLAN, None)
+def attach_plan(slim: Any, origin: Any, plan: Plan) -> None:
+    """Let a pruned program remember its plan, composed with the one that made its origin."""
+    earlier = plan_of(origin)
+    setattr(slim, _PLAN, plan if earlier is None else earlier.then(plan))
+
+
+def plan_of(model: Any) -> Plan | None:
+    """The plan that made a pruned model, from the model before its first pruning to now; None if it was not."""
+    return getattr(model, _PLAN, None)
 
 
 def _problem(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs) -> str | None:
@@ -86,4 +91,4 @@ def example_inputs_of(module: torch.nn.Module, example_inputs: Any) -> Any:
         inputs = rebuild(plan.inputs) if plan is not None and plan.inputs else trace(module)[1]
     else:
         inputs = normalise(example_inputs)
-    return inputs.kwargs if inputs.kwargs and not inputs.args else inputs.args
+    return inputs.as_given()

@@ -4,7 +4,7 @@ Every tensor is converted when a call reads it, so neither the model nor a secon
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -58,29 +58,38 @@ class _Masked(TorchFunctionMode):
         return item if mask is None else item.detach() * mask.to(item.dtype)
 
 
-def outputs(module: torch.nn.Module, inputs: Inputs, plan: Plan | None = None) -> list[NDArray[Any]]:
-    """All output tensors of one run in evaluation mode, in float64; with a plan, what it drops is set to zero."""
+def masked_run(module: torch.nn.Module, inputs: Inputs, plan: Plan | None, *watchers: TorchFunctionMode) -> Any:
+    """What one run in evaluation mode gives, in float64; with a plan, what it drops is set to zero.
+
+    Inexact operations see the living positions only. Watchers see every call before it is masked.
+    """
     twin, stored = twin_of(module, None)
-    masks = {}
-    if plan is not None:
-        for name, tensor, _ in stored:
-            if name in plan.kept:
-                masks[id(tensor)] = torch.from_numpy(plan.mask(name)).to(tensor.device)
     device = device_of(twin)
-    arguments = tree_map(lambda item: widen(item, device), inputs)
-    recorder = None
-    if plan is not None and not plan.exact:
-        analysis = analyze(module, inputs)
-        recorder = recorder_for(stored, Survivors, dry=False).follow(analysis, living(analysis, plan))
-        arguments = recorder.open(arguments, device)
-    try:
-        with torch.no_grad(), _Masked(masks), recorder or nullcontext():
-            result = twin(*arguments.args, **arguments.kwargs)
-    finally:
-        if recorder is not None:
-            recorder.finish()
+    masks = {
+        id(tensor): torch.from_numpy(plan.mask(name)).to(tensor.device)
+        for name, tensor, _ in stored
+        if plan is not None and name in plan.kept
+    }
+    arguments = tree_map(lambda item: _widen(item, device), inputs)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_Masked(masks))
+        if plan is not None and not plan.exact:
+            analysis = analyze(module, inputs)
+            recorder = recorder_for(stored, Survivors, dry=False).follow(analysis, living(analysis, plan))
+            stack.callback(recorder.finish)
+            arguments = recorder.open(arguments, device)
+            stack.enter_context(recorder)
+        for watcher in watchers:
+            stack.enter_context(watcher)
+        return twin(*arguments.args, **arguments.kwargs)
+
+
+def outputs(module: torch.nn.Module, inputs: Inputs, plan: Plan | None = None) -> list[NDArray[Any]]:
+    """All output tensors of a masked run, as numpy."""
+    result = masked_run(module, inputs, plan)
     tensors = [leaf for leaf in tree_leaves(_plain(result)) if isinstance(leaf, torch.Tensor)]
-    return [_to_numpy(tensor) for tensor in tensors]
+    return [np.asarray(tensor.detach().cpu().numpy()) for tensor in tensors]
 
 
 def inputs_of(module: Any, plan: Plan | None, example_inputs: Any, seed: int) -> Inputs:
@@ -97,15 +106,8 @@ def _wide(item: Any) -> Any:
     return item.double() if isinstance(item, torch.Tensor) and item.dtype in _FLOATS else item
 
 
-def widen(item: Any, device: torch.device) -> Any:
+def _widen(item: Any, device: torch.device) -> Any:
     """A copy of a tensor on a device, floats in float64; anything else as it is."""
     if not isinstance(item, torch.Tensor):
         return item
     return item.to(device, torch.float64 if item.dtype in _FLOATS else item.dtype, copy=True)
-
-
-def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.float()
-    return np.asarray(tensor.numpy())

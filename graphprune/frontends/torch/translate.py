@@ -22,13 +22,9 @@ def binary_call(name: str) -> Callable[[Call], Translated]:
         if not values or not isinstance(alpha, (int, float)):
             raise Unsupported(f"'{call.name}' of something that is not a tensor")
         scalar = second if isinstance(first, Value) else first
-        if name in ("mul", "div") and isinstance(first, Value):
-            return "identity", values, {}
-        if name == "div":
+        if name == "div" and not isinstance(first, Value):
             return "scalar_rdiv", values, {}
-        if name == "mul":
-            return "identity", values, {}
-        if name in ("add", "sub") and scalar == 0:
+        if name in ("mul", "div") or (name in ("add", "sub") and scalar == 0):
             return "identity", values, {}
         return name, values, {"scalar": True}
 
@@ -113,12 +109,8 @@ def einsum_call(call: Call) -> Translated:
 
 
 def conv_call(call: Call) -> Translated:
-    transposed = "transpose" in call.name
-    groups = call.get(6, "groups", default=1)
-    if transposed:
-        groups = call.get(6, "groups", default=1)
-    bias = call.get(2, "bias")
-    return "conv", (call.x, call.tensor(1, "weight"), bias), {"groups": groups, "transposed": transposed}
+    attrs = {"groups": call.get(6, "groups", default=1), "transposed": "transpose" in call.name}
+    return "conv", (call.x, call.tensor(1, "weight"), call.get(2, "bias")), attrs
 
 
 def convolution_call(call: Call) -> Translated:
@@ -187,12 +179,8 @@ def reduce_call(name: str) -> Callable[[Call], Translated]:
         second = call.get(1, "dim", "axis")
         if name in ("max", "min") and isinstance(call.get(1, "other"), Value):
             return "maximum" if name == "max" else "minimum", (call.x, call.get(1, "other")), {}
-        keep = len(call.shapes[0]) == len(call.x.shape)
-        return (
-            name,
-            (call.x,),
-            {"axes": None if isinstance(second, bool) else axes_of(second, call.x), "keepdims": keep},
-        )
+        axes = None if isinstance(second, bool) else axes_of(second, call.x)
+        return name, (call.x,), {"axes": axes, "keepdims": len(call.shapes[0]) == len(call.x.shape)}
 
     return translate
 
