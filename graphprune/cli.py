@@ -147,10 +147,12 @@ def optimize(
     found = program.report
     if as_json:
         verified = asdict(found["verification"])
-        _print_json({"params": found["params"], "macs": found["macs"], "verification": verified, "out": str(out)})
+        facts = {key: found[key] for key in ("params", "macs", "note")}
+        _print_json({**facts, "verification": verified, "out": str(out)})
     else:
         Console().print(report.optimized(found["params"], found["macs"]))
-        print(f"{found['verification']}\nwritten to {out}")
+        note = f"note: {found['note']}\n" if found["note"] else ""
+        print(f"{found['verification']}\n{note}written to {out}")
 
 
 @app.command(epilog="Example: [b]graphprune verify my_models:Net slim.safetensors --thorough -i 1,3,32,32[/b]")

@@ -38,4 +38,4 @@ class PruneChannels:
         plan = make_plan(program.analysis, options)
         frontend = frontend_of(program.model)
         slim = frontend.apply(program.model, plan, program.example_inputs, program.analysis)
-        return replace(program, model=slim, plan=plan).with_report(**plan.report)
+        return replace(program, model=slim, plan=plan).with_report(**plan.report, note=frontend.note_of(slim))

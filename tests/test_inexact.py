@@ -104,6 +104,15 @@ def test_a_mistake_is_seen(kind):
         graphprune.verify(module, slim)
 
 
+def test_the_first_difference_is_named():
+    module, inputs = model("layer")
+    slim = graphprune.optimize(module, 0.3, example_inputs=inputs, exact=False)
+    with torch.no_grad():
+        slim.down.weight[0] += 0.1
+    with pytest.raises(VerifyError, match=r"first at down \(linear\)"):
+        graphprune.verify(module, slim)
+
+
 def test_the_reference_is_what_one_would_compute_by_hand():
     module, inputs = model("layer")
     slim = graphprune.optimize(module, 0.4, example_inputs=inputs, exact=False).double()

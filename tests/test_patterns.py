@@ -4,6 +4,9 @@ import pytest
 
 import graphprune
 import oracle
+from graphprune.budget import Options
+from graphprune.passes.pipeline import Program, run_passes
+from graphprune.passes.prune_channels import PruneChannels
 from networks import NETWORKS, build
 
 
@@ -27,6 +30,9 @@ def test_sizes_in_forward_give_a_graph_module(name):
     module, inputs = build(name)
     slim = oracle.check(module, inputs, sparsity=0.25)
     assert type(slim).__name__ == "GraphModule" or name == "split"
+    program = Program(module, inputs)
+    report = run_passes(program, [PruneChannels(Options(0.25))]).report
+    assert "written into forward()" in report["note"] or name == "split"
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ class _Keep(TorchFunctionMode):
         result = func(*args, **kwargs)
         tensors = [args[0]] if name == "__setitem__" else _tensors(result)
         if name not in QUIET and tensors:
-            self.results.append([tensor.detach().cpu().clone().double() for tensor in tensors])
+            with torch._C.DisableTorchFunction():  # the copies are no calls of the model
+                self.results.append([tensor.detach().cpu().clone().double() for tensor in tensors])
         return result
 
 

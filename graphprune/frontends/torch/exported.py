@@ -11,7 +11,7 @@ from ...plan import Plan
 from . import modules, run
 from .difference import first_difference as module_difference
 from .inputs import Inputs, normalise
-from .modules import plan_of
+from .modules import note_of, plan_of
 
 
 def _unlifted(program: ExportedProgram) -> fx.GraphModule:
@@ -100,4 +100,4 @@ def first_difference(original: ExportedProgram, slim: ExportedProgram, plan: Pla
     return module_difference(_unlifted(original), _unlifted(slim), plan, inputs)
 
 
-__all__ = ["analyze", "apply", "first_difference", "inputs_of", "outputs", "plan_of"]
+__all__ = ["analyze", "apply", "first_difference", "inputs_of", "note_of", "outputs", "plan_of"]

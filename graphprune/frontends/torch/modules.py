@@ -24,12 +24,14 @@ __all__ = [
     "first_difference",
     "inputs_of",
     "load_weights",
+    "note_of",
     "outputs",
     "plan_of",
     "save_weights",
 ]
 
 _PLAN = "_graphprune_plan"
+_NOTE = "graphprune"
 
 
 def apply(
@@ -58,6 +60,11 @@ def plan_of(model: Any) -> Plan | None:
     return getattr(model, _PLAN, None)
 
 
+def note_of(model: Any) -> str | None:
+    """What a user should know of how a pruned model was made: why a GraphModule came out; None where nothing is odd."""
+    return model.meta.get(_NOTE) if isinstance(model, fx.GraphModule) else None
+
+
 def _problem(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs) -> str | None:
     """The first thing that the slim module does differently from what the labels predict."""
     try:
@@ -80,7 +87,8 @@ def _as_graph(module: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: I
             f"{type(module).__name__} cannot be kept right with the new sizes. In its own code: {problem}. "
             f"As a rewritten graph: {left}. Take sizes from tensors in forward(), or pass keep= for these layers."
         )
-    slim.meta["graphprune"] = f"sizes are written into forward(), so a GraphModule was made: {problem}"
+    if whole is not module:
+        slim.meta[_NOTE] = f"sizes are written into forward(), so a GraphModule was made: {problem}"
     return slim
 
 
