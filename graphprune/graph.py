@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 Shape = tuple[int, ...]
 
 
@@ -12,7 +15,8 @@ class Value:
     """One tensor of the program.
 
     `kind` is "input", "parameter", "buffer", "constant" (a tensor stored in the model) or "computed".
-    The first kinds but "input" are leaves: storages that a plan may slice. `uses` counts consumers.
+    The first kinds but "input" are leaves: storages that a plan may slice. `uses` counts consumers. `numbers` are
+    those of a stored tensor of whole numbers, which may be positions that are looked up.
     """
 
     name: str
@@ -20,6 +24,7 @@ class Value:
     dtype: str
     kind: str = "computed"
     uses: int = 0
+    numbers: NDArray[np.int64] | None = None
 
     @property
     def is_leaf(self) -> bool:

@@ -80,6 +80,7 @@ class Equations:
     leaf_axes: dict[tuple[str, int], Labels] = field(default_factory=dict)
     filled: list[Labels] = field(default_factory=list)
     group_counts: dict[str, Labels] = field(default_factory=dict)
+    lookups: dict[str, Labels] = field(default_factory=dict)
 
     def fresh(self, size: int) -> Labels:
         """New labels that are equal to no others."""

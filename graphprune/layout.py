@@ -76,6 +76,24 @@ def take(eq: Equations, layout: Layout, axis: int, index: Labels) -> Layout:
     return tuple(result)
 
 
+def windows(eq: Equations, layout: Layout, axis: int, step: int) -> None:
+    """Tie every `step` positions in a row, so that a stride picks the same one of each window that is left."""
+    for array in layout:
+        if axis in array.axes:
+            line = np.moveaxis(array.labels, array.axes.index(axis), 0)
+            for start in range(0, len(line), step):
+                eq.tie(line[start : start + step], line[start : start + 1])
+
+
+def even(eq: Equations, layout: Layout, axis: int, position: int) -> None:
+    """Where every row of a split axis is cut at a position, all rows keep as many members before it."""
+    for array in layout:
+        where = array.axes.index(axis) if axis in array.axes else 0
+        if where > 0:
+            before = array.labels.take(np.arange(position), where)
+            eq.block(before.reshape(prod(before.shape[:where]), -1), fixed=False)
+
+
 def select(eq: Equations, layout: Layout, axis: int, index: int) -> Layout:
     """Take one position of an axis and leave the axis out."""
     result = []

@@ -79,6 +79,8 @@ OPS: dict[str, Rule] = {
     "pool": reduce.pool,
     "interpolate": reduce.pool,
     "constant": reduce.constant,
+    "fill": reduce.fill,
+    "fill_like": reduce.fill_like,
     "unknown": reduce.unknown,
 }
 

@@ -40,7 +40,7 @@ class Plan:
     (the groups of a convolution, each with indices within its group). Axes that stay whole are absent.
     `groups` are new group counts by weight name; `shapes` the shapes of the tensors before; `inputs` describes
     the example inputs; `report` holds costs before and after; `fingerprint` identifies the model.
-    `exact` tells that dropping equals masking.
+    `exact` tells that dropping equals masking. `lookups` gives, for a stored index, the new position of every old one.
 
     ```python
     plan = graphprune.analyze(model).plan(sparsity=0.5)
@@ -57,6 +57,7 @@ class Plan:
     options: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
     exact: bool = True
+    lookups: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -81,6 +82,7 @@ class Plan:
             options=given | {"keep": list(options.keep)},
             report={"params": [before.params, after.params], "macs": [before.macs, after.macs]},
             exact=bool((alive | (analysis.solution.inexact < 0)).all()),
+            lookups=_lookups(analysis, alive),
         )
 
     def widths(self) -> list[tuple[str, int, int, int]]:
@@ -153,12 +155,18 @@ class Plan:
             options=second.options,
             report=report,
             exact=self.exact and second.exact,
+            lookups=self.lookups
+            | {
+                name: moved[self.lookups[name]] if name in self.lookups else moved
+                for name, moved in second.lookups.items()
+            },
         )
 
     def to_json(self) -> str:
         """The plan as JSON text."""
         body = vars(self) | {
-            "kept": {n: {str(axis): i.tolist() for axis, i in axes.items()} for n, axes in self.kept.items()}
+            "kept": {n: {str(axis): i.tolist() for axis, i in axes.items()} for n, axes in self.kept.items()},
+            "lookups": {name: moved.tolist() for name, moved in self.lookups.items()},
         }
         return json.dumps({"format": FORMAT, "graphprune": __version__, **body}, default=str)
 
@@ -174,6 +182,8 @@ class Plan:
                 name: {int(axis): np.asarray(index, dtype=np.int64) for axis, index in axes.items()}
                 for name, axes in body["kept"].items()
             }
+            lookups = body.get("lookups", {}).items()
+            body["lookups"] = {name: np.asarray(moved, dtype=np.int64) for name, moved in lookups}
             body["shapes"] = {name: tuple(shape) for name, shape in body["shapes"].items()}
             plan = cls(**body)
             plan._check_indices()
@@ -211,6 +221,12 @@ def _indices(living: NDArray[np.bool_], name: str, axis: int) -> NDArray[np.int6
     if (counts != counts[0]).any():
         raise PlanError(f"internal: the blocks of axis {axis} of {name} would keep {sorted(set(counts.tolist()))}")
     return np.nonzero(living)[1].reshape(len(living), -1)
+
+
+def _lookups(analysis: "Analysis", alive: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
+    """New positions by old ones for every index into an axis that shrinks; a dropped position repeats the one before."""
+    living = {name: alive[analysis.solution.classes[labels]] for name, labels in analysis.equations.lookups.items()}
+    return {name: np.maximum(np.cumsum(kept) - 1, 0) for name, kept in living.items() if not kept.all()}
 
 
 def _grouped(analysis: "Analysis") -> list[tuple[str, Labels]]:

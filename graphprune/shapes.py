@@ -76,18 +76,33 @@ def bound_of(layout: tuple[Array, ...], axis: int, position: int, alive: Alive) 
     return int(counts.reshape(position, -1).sum(axis=0).max()) if position else 0
 
 
+def _cut(layout: tuple[Array, ...], axis: int, start: int, stop: int, step: int, alive: Alive) -> tuple[int, ...]:
+    """A slice once positions are dropped: a stride begins at the same place of a window that is left."""
+    first = start - start % step
+    return (axis, bound_of(layout, axis, first, alive) + start % step, bound_of(layout, axis, stop, alive), step)
+
+
+def looked_up(kept: Alive, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the positions that stay lie among those kept."""
+    return (np.cumsum(kept) - 1)[positions[kept[positions]]]
+
+
 def attributes_of(node: Node, analysis: "Analysis", plan: "Plan", alive: Alive) -> dict[str, Any]:
     """The attributes of a node that a plan changes, with their new values."""
     first = node.inputs[0] if node.inputs else None
     if node.op == "getitem" and first is not None:
         layout = analysis.layouts[first]
-        cuts = [
-            (axis, bound_of(layout, axis, start, alive), bound_of(layout, axis, stop, alive), step)
-            if step == 1
-            else (axis, start, stop, step)
-            for axis, start, stop, step in node.attrs["cuts"]
-        ]
-        return {"cuts": cuts}
+        return {"cuts": [_cut(layout, *cut, alive) for cut in node.attrs["cuts"]]}
+    if node.op == "roll" and first is not None:
+        layout, ends = (
+            analysis.layouts[first],
+            {axis: first.shape[axis] - s for axis, s in node.attrs["shifts"].items()},
+        )
+        sizes = shape_of(first, layout, alive)
+        return {"shifts": {axis: sizes[axis] - bound_of(layout, axis, end, alive) for axis, end in ends.items()}}
+    if node.op == "index" and first is not None and node.attrs.get("positions") is not None:
+        array = covering(analysis.layouts[first], node.attrs["axis"])
+        return {} if array is None else {"positions": looked_up(alive[array.labels], node.attrs["positions"])}
     if node.op == "conv":
         weight = node.inputs[1]
         return {"groups": plan.groups.get(weight.name if weight else "", node.attrs["groups"])}
@@ -113,6 +128,8 @@ def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) ->
 
 
 def _alike(key: str, expected: Any, after: Node) -> bool:
+    if key == "positions":
+        return np.array_equal(expected, after.attrs.get(key, ()))
     if key != "cuts":
         return bool(after.attrs.get(key) == expected)
     value = after.inputs[0]

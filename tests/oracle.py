@@ -16,6 +16,8 @@ def masked(model: nn.Module, plan: graphprune.Plan) -> nn.Module:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, axes in plan.kept.items():
         tensor = tensors[name].detach()
+        if not tensor.is_floating_point():  # an index looks dropped positions up, and finds zeros there
+            continue
         for axis, kept in axes.items():
             if kept.ndim == 1:
                 dropped = sorted(set(range(tensor.shape[axis])) - set(kept.tolist()))

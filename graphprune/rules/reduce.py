@@ -1,7 +1,7 @@
 """Reductions, pooling, and operations along one axis."""
 
 from ..graph import Node
-from ..labels import Equations, Layout
+from ..labels import Array, Equations, Layout
 from ..layout import collapse, dirty, lock_axes, without
 
 
@@ -47,6 +47,19 @@ def pool(eq: Equations, node: Node, x: Layout) -> Layout:
 def constant(eq: Equations, node: Node, *inputs: Layout) -> Layout:
     """A tensor made in `forward`: no labels. Inputs give only their shape or dtype (zeros_like)."""
     return ()
+
+
+def fill(eq: Equations, node: Node) -> Layout:
+    """One number everywhere (zeros, ones): any position may go, if what it meets goes. attrs: value."""
+    shape = node.outputs[0].shape
+    return tuple(
+        Array((axis,), eq.fresh(size), node.attrs["value"] == 0) for axis, size in enumerate(shape) if size > 1
+    )
+
+
+def fill_like(eq: Equations, node: Node, x: Layout) -> Layout:
+    """One number everywhere, in the shape of another tensor. attrs: value."""
+    return tuple(array._replace(zero=node.attrs["value"] == 0) for array in x)
 
 
 def unknown(eq: Equations, node: Node, *inputs: Layout) -> Layout:

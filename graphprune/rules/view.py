@@ -6,7 +6,7 @@ import numpy as np
 
 from ..graph import Node, Shape
 from ..labels import Array, Equations, Labels, Layout
-from ..layout import copied, covering, join, line, lock_axes, moved, select, take, without
+from ..layout import copied, covering, even, join, line, lock_axes, moved, select, take, windows, without
 from ..layout import reshape as carry_reshape
 
 
@@ -59,6 +59,8 @@ def split(eq: Equations, node: Node, x: Layout) -> list[Layout]:
     """attrs: axis, sizes, even. Even pieces (chunk) keep equal counts, so that the call stays right."""
     axis, sizes = int(node.attrs["axis"]), list(node.attrs["sizes"])
     bounds = np.cumsum([0, *sizes])
+    for bound in bounds[1:-1]:
+        even(eq, x, axis, int(bound))
     array = covering(x, axis)
     if node.attrs.get("even") and array and len(array.axes) == 1 and len(sizes) > 1 and len(set(sizes)) == 1:
         eq.block(array.labels.reshape(len(sizes), -1), fixed=True)
@@ -77,7 +79,9 @@ def getitem(eq: Equations, node: Node, x: Layout) -> Layout:
     for axis, start, stop, step in node.attrs["cuts"]:
         index = np.arange(shape[axis])[start:stop:step]
         if step != 1:
-            lock_axes(eq, x, [axis], "a strided slice picks channels by number")
+            windows(eq, x, axis, step)
+        for bound in {start, stop} - {0, shape[axis]}:
+            even(eq, x, axis, bound)
         if index.size < shape[axis]:
             x = take(eq, x, axis, index)
         shape[axis] = index.size
@@ -88,12 +92,25 @@ def getitem(eq: Equations, node: Node, x: Layout) -> Layout:
 
 
 def index(eq: Equations, node: Node, x: Layout, positions: Layout = ()) -> Layout:
-    """x[:, list or tensor]: the indexed axis stays whole, the others pass. attrs: axis, rank (of the index)."""
-    axis, grown = int(node.attrs["axis"]), int(node.attrs["rank"]) - 1
-    text, unlock = "is indexed by a list or tensor of positions", "use slices, or index another axis"
-    lock_axes(eq, x, [axis], text, unlock)
-    for array in positions:
-        eq.lock(array.labels, "is used as an index")
+    """x[:, list or tensor]: known positions are taken, an axis indexed by unknown ones stays whole.
+
+    attrs: axis, rank (of the index), positions (where they are known). A stored index is sliced along with what it
+    takes, and looks its positions up anew.
+    """
+    axis, chosen = int(node.attrs["axis"]), node.attrs.get("positions")
+    array, stored = covering(x, axis), node.inputs[1] if len(node.inputs) > 1 else None
+    if array is not None and chosen is not None and len(array.axes) == 1 and (stored is None or stored.uses == 1):
+        if stored is not None:
+            eq.lookups[stored.name] = array.labels
+        for own in positions:
+            eq.tie(own.labels, array.labels[chosen])
+        return take(eq, x, axis, chosen)
+    lock_axes(
+        eq, x, [axis], "is indexed by positions that the program computes or shares", "index by a buffer of its own"
+    )
+    for own in positions:
+        eq.lock(own.labels, "is used as an index")
+    grown = int(node.attrs["rank"]) - 1
     return moved(without(x, [axis]), {old: old + grown * (old > axis) for old in range(len(_shape(node)))})
 
 
@@ -105,8 +122,10 @@ def flip(eq: Equations, node: Node, x: Layout) -> Layout:
 
 
 def roll(eq: Equations, node: Node, x: Layout) -> Layout:
-    """attrs: axes. A fixed shift along channels is not the same shift once some are dropped."""
-    lock_axes(eq, x, node.attrs["axes"], "is rolled by a fixed number of positions")
+    """attrs: shifts {axis: count}. The last `count` positions come first; fewer of them once some are dropped."""
+    for axis, shift in node.attrs["shifts"].items():
+        even(eq, x, axis, _shape(node)[axis] - shift)
+        x = take(eq, x, axis, np.roll(np.arange(_shape(node)[axis]), shift))
     return x
 
 

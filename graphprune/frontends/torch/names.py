@@ -49,11 +49,19 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
         to.same_call,
     )
     table |= dict.fromkeys(
-        """zeros ones empty full arange linspace eye zeros_like ones_like empty_like full_like rand randn rand_like
-        randn_like tensor as_tensor scalar_tensor new_zeros new_ones new_empty new_full new_tensor tril_indices
-        triu_indices meshgrid""".split(),
+        """empty arange linspace eye empty_like rand randn rand_like randn_like tensor as_tensor scalar_tensor new_empty
+        new_tensor tril_indices triu_indices meshgrid""".split(),
         to.constant_call,
     )
+    table |= dict.fromkeys(["zeros", "new_zeros"], to.fill_call(0)) | dict.fromkeys(
+        ["ones", "new_ones"], to.fill_call(1)
+    )
+    table |= {"full": to.fill_call(None), "new_full": to.fill_call(None, 2)}
+    table |= {
+        "zeros_like": to.fill_like_call(0),
+        "ones_like": to.fill_like_call(1),
+        "full_like": to.fill_like_call(None),
+    }
     table |= {
         "linear": to.linear_call,
         "addmm": to.addmm_call,

@@ -283,6 +283,9 @@ def record(module: torch.nn.Module, inputs: Inputs, device: str | None) -> Graph
     """
     twin, stored = twin_of(module, device)
     recorder = recorder_for(stored, Recorder, dry=device == "meta")
+    for name, tensor, _ in stored_tensors(module):
+        if name in recorder.graph.leaves:
+            recorder.graph.leaves[name].numbers = _whole_numbers(tensor)
     try:
         arguments = recorder.open(inputs, device or device_of(twin))
         with torch.no_grad(), _scoped(twin, recorder):
@@ -292,6 +295,12 @@ def record(module: torch.nn.Module, inputs: Inputs, device: str | None) -> Graph
         return recorder.graph
     finally:
         recorder.finish()
+
+
+def _whole_numbers(tensor: torch.Tensor) -> Any:
+    """What a stored tensor of positions holds, as numpy; None for other tensors."""
+    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_meta)
+    return tensor.detach().cpu().long().numpy() if whole and tensor.ndim == 1 else None
 
 
 def recorder_for(stored: Stored, recording: type[Kind], dry: bool) -> Kind:

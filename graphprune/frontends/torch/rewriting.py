@@ -116,10 +116,12 @@ def _split(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, An
 
 def _getitem(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
     index = target.args[1] if isinstance(target.args[1], tuple) else (target.args[1],)
-    new = {axis: (start, stop) for axis, start, stop, step in attrs.get("cuts", ()) if step == 1}
+    if "positions" in attrs:
+        return _indexed(target, attrs["positions"])
+    new = {axis: (start, stop) for axis, start, stop, _ in attrs.get("cuts", ())}
     before = node.inputs[0]
     if before is None or not new:
-        return
+        return None
     hole = len(before.shape) - sum(isinstance(item, (int, slice, fx.Node)) for item in index)
     axis, items = 0, list[Any]()
     for item in index:
@@ -129,12 +131,25 @@ def _getitem(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, 
             items.append(item)
         axis += hole if item is ... else int(item is not None)
     target.args = (target.args[0], tuple(items))
+    return None
+
+
+def _indexed(target: fx.Node, positions: Any) -> None:
+    """A list of positions written into the code; an index that is stored was brought in line already."""
+    index = target.args[1] if isinstance(target.args[1], tuple) else (target.args[1],)
+    items = [positions.tolist() if isinstance(item, (list, tuple)) else item for item in index]
+    target.args = (target.args[0], tuple(items))
+
+
+def _roll(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+    source = target.args[0] if target.args else target.kwargs["input"]
+    shifts = attrs["shifts"]
+    target.args, target.kwargs = (source, list(shifts.values()), list(shifts)), {}
 
 
 def _slice(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
     for axis, start, stop, step in attrs.get("cuts", ()):
-        if step == 1:
-            target.args = (target.args[0], axis, start, stop)
+        target.args = (target.args[0], axis, start, stop, step)
 
 
 def _narrow(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
@@ -167,6 +182,8 @@ _EDITS: dict[str, Edit] = {
     **dict.fromkeys(["split", "split_with_sizes", "chunk", "tensor_split"], _split),
     **{f"conv{n}d": _groups for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": _groups for n in (1, 2, 3)},
+    **dict.fromkeys(["zeros", "ones", "full"], _sized(0, "size")),
+    **dict.fromkeys(["new_zeros", "new_ones", "new_full"], _sized(1, "size")),
     "unflatten": _unflatten,
     "layer_norm": _trailing(1, "normalized_shape"),
     "rms_norm": _trailing(1, "normalized_shape"),
@@ -174,5 +191,6 @@ _EDITS: dict[str, Edit] = {
     "__getitem__": _getitem,
     "slice": _slice,
     "narrow": _narrow,
+    "roll": _roll,
 }
 """Call -> how its literal sizes follow from the new shapes."""

@@ -68,7 +68,7 @@ def masked_run(module: torch.nn.Module, inputs: Inputs, plan: Plan | None, *watc
     masks = {
         id(tensor): torch.from_numpy(plan.mask(name)).to(tensor.device)
         for name, tensor, _ in stored
-        if plan is not None and name in plan.kept
+        if plan is not None and name in plan.kept and name not in plan.lookups
     }
     arguments = tree_map(lambda item: _widen(item, device), inputs)
     with ExitStack() as stack:

@@ -33,6 +33,14 @@ def slice_tensor(tensor: torch.Tensor, axes: Mapping[int, Any]) -> torch.Tensor:
     return result
 
 
+def slim_tensor(tensor: torch.Tensor, plan: Plan, name: str) -> torch.Tensor:
+    """What a plan leaves of a stored tensor: a slice, with looked-up positions brought in line; else a copy."""
+    fresh = slice_tensor(tensor, plan.kept[name]) if name in plan.kept else tensor.detach().clone()
+    if name in plan.lookups:
+        fresh = torch.as_tensor(plan.lookups[name], device=fresh.device)[fresh.long()].to(fresh.dtype)
+    return fresh
+
+
 def canonical_names(module: nn.Module) -> dict[int, str]:
     """The first name of every stored tensor, by identity."""
     names: dict[int, str] = {}
@@ -58,7 +66,7 @@ def slim_copy(module: nn.Module, plan: Plan) -> nn.Module:
         if id(tensor) in memo:
             continue
         names[id(tensor)] = name
-        fresh = slice_tensor(tensor, plan.kept[name]) if name in plan.kept else tensor.detach().clone()
+        fresh = slim_tensor(tensor, plan, name)
         if isinstance(tensor, nn.Parameter):
             fresh = nn.Parameter(fresh, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = fresh

@@ -6,7 +6,7 @@ import torch
 
 from ...errors import PlanError, UnsupportedModelError
 from ...plan import Plan
-from .slicing import slice_tensor
+from .slicing import slim_tensor
 
 
 def apply(state: dict[str, Any], plan: Plan, example_inputs: Any = None, analysis: Any = None) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def apply(state: dict[str, Any], plan: Plan, example_inputs: Any = None, analysi
         if name in plan.kept:
             if tuple(tensor.shape) != plan.shapes[name]:
                 raise PlanError(f"{name} has shape {tuple(tensor.shape)}; the plan was made for {plan.shapes[name]}")
-            sliced[key] = slice_tensor(tensor, plan.kept[name])
-        result[name] = sliced[key] if key in sliced else tensor.detach().clone()
+            sliced[key] = slim_tensor(tensor, plan, name)
+        result[name] = sliced[key] if key in sliced else slim_tensor(tensor, plan, name)
     return result
 
 

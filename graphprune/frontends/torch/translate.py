@@ -81,6 +81,23 @@ def constant_call(call: Call) -> Translated:
     return "constant", (), {}
 
 
+def fill_call(value: float | None, position: int = 1) -> Callable[[Call], Translated]:
+    """One number everywhere; `value` None: it is given as `fill_value`."""
+
+    def translate(call: Call) -> Translated:
+        number = call.get(position, "fill_value") if value is None else value
+        if isinstance(number, Value):
+            return "constant", (), {}
+        return "fill", (), {"value": number}
+
+    return translate
+
+
+def fill_like_call(value: float | None) -> Callable[[Call], Translated]:
+    """The same in the shape of another tensor."""
+    return lambda call: ("fill_like", (call.x,), {"value": call.get(1, "fill_value") if value is None else value})
+
+
 # ---- contractions ----------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 
 from ...graph import Value
@@ -141,13 +142,24 @@ def index_call(call: Call) -> Translated:
 
 def index_of(value: Value, axis: int, positions: Any) -> Translated:
     """One axis indexed by a tensor or list of whole numbers."""
+    size = value.shape[axis]
     if isinstance(positions, Value):
         if "int" not in positions.dtype:
             raise Unsupported("is indexed by a mask")
-        return "index", (value, positions), {"axis": axis, "rank": len(positions.shape)}
+        attrs = {"axis": axis, "rank": len(positions.shape), "positions": _within(positions.numbers, size)}
+        return "index", (value, positions), attrs
     if isinstance(positions, (list, tuple)) and all(type(item) is int for item in positions):
-        return "index", (value,), {"axis": axis, "rank": 1}
+        return (
+            "index",
+            (value,),
+            {"axis": axis, "rank": 1, "positions": _within(np.array(positions, dtype=np.int64), size)},
+        )
     raise Unsupported("is indexed by something else than whole numbers")
+
+
+def _within(positions: Any, size: int) -> Any:
+    """Positions that are known, counted from the front."""
+    return None if positions is None else positions % size
 
 
 def unknown_index_call(call: Call) -> Translated:
@@ -160,8 +172,12 @@ def flip_call(call: Call) -> Translated:
 
 
 def roll_call(call: Call) -> Translated:
-    axes = axes_of(call.get(2, "dims"), call.x)
-    return "roll", (call.x,), {"axes": list(range(len(call.x.shape))) if axes is None else axes}
+    axes, shifts = axes_of(call.get(2, "dims"), call.x), call.get(1, "shifts")
+    if axes is None:
+        raise Unsupported("is rolled over all axes at once")
+    shifts = list(shifts) if isinstance(shifts, (list, tuple)) else [shifts]
+    counts = {axis: shift % max(call.x.shape[axis], 1) for axis, shift in zip(axes, shifts, strict=True)}
+    return "roll", (call.x,), {"shifts": counts}
 
 
 def expand_call(call: Call) -> Translated:
