@@ -14,6 +14,7 @@ from .errors import TraceError
 from .graph import Graph, Node, Value
 from .labels import Equations, Labels, Layout, Solution
 from .ops import OPS
+from .policy import DEFAULT, Policy
 
 if TYPE_CHECKING:
     import networkx
@@ -53,10 +54,12 @@ class Analysis:
 
     @classmethod
     @collector_paused()
-    def of(cls, graph: Graph, weights: Callable[[str], NDArray[Any]], inputs: Any = None) -> "Analysis":
+    def of(
+        cls, graph: Graph, weights: Callable[[str], NDArray[Any]], inputs: Any = None, policy: Policy = DEFAULT
+    ) -> "Analysis":
         """Analyse a graph that a frontend has read."""
         start = time.process_time()
-        equations, layouts = propagate(graph)
+        equations, layouts = propagate(graph, policy)
         solution = equations.solve()
         seconds = {"labels": time.process_time() - start}
         return cls(graph, layouts, equations, solution, weights, inputs, seconds)
@@ -107,7 +110,8 @@ class Analysis:
         """
         from .budget import Options, make_plan
 
-        options = Options(sparsity, budget, criterion, scope, tuple(keep), multiple_of, exact, seed)
+        policy = self.equations.policy
+        options = Options(sparsity, budget, criterion, scope, tuple(keep), multiple_of, exact, seed, policy)
         return make_plan(self, options)
 
     def explain(self, limit: int | None = None) -> str:
@@ -147,9 +151,9 @@ def _spread(equations: Equations, node: Node, layout: Layout) -> list[Layout]:
     return [layout if value.shape == shape else () for value in node.outputs]
 
 
-def propagate(graph: Graph) -> tuple[Equations, dict[Value, Layout]]:
+def propagate(graph: Graph, policy: Policy = DEFAULT) -> tuple[Equations, dict[Value, Layout]]:
     """Run the rule of every node in order; lock what leaves the program and what never enters it."""
-    equations = Equations()
+    equations = Equations(policy)
     layouts = equations.fresh_leaves(graph.leaves.values())
     layouts.update((value, ()) for value in graph.inputs)
     unknown = OPS["unknown"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import PlanError, UnsupportedModelError
 from .frontends import frontend_of
+from .policy import DEFAULT, resolve_policy
 
 if TYPE_CHECKING:
     from .analysis import Analysis
@@ -26,6 +27,7 @@ def optimize(
     multiple_of: int = 1,
     target: str | None = None,
     exact: bool | str = "prefer",
+    policy: "str | Iterable[str]" = DEFAULT,
     seed: int = 0,
     verify: bool = True,
     progress: Callable[[str], None] | None = None,
@@ -49,6 +51,9 @@ def optimize(
       multiples of what one of its vectors holds, which suits compiled code.
     - `exact`: "prefer" drops groups for which dropping is not the same as masking (widths through a LayerNorm)
       only when the budget cannot be met otherwise, with a warning; True never; False treats all alike.
+    - `policy`: where channels are split into heads, "heads" drops whole heads and "dims" as many positions of every
+      head; where they are split into groups, "positions" drops as many channels of every group and "groups" whole
+      groups. One word, or two: `("dims", "groups")`.
     - `seed`: for `criterion="random"`.
     - `verify`: run the result against the masked original, in float64 on one random input; `graphprune.verify`
       does it on several.
@@ -73,21 +78,23 @@ def optimize(
     from .passes.verify_equivalence import VerifyEquivalence
 
     options = Options(sparsity, budget, criterion, scope, tuple([keep] if isinstance(keep, str) else keep))
-    options = Options(**vars(options) | {"multiple_of": multiple_of, "exact": exact, "seed": seed})
+    options = Options(
+        **vars(options) | {"multiple_of": multiple_of, "exact": exact, "seed": seed, "policy": resolve_policy(policy)}
+    )
     options.check()
     passes: tuple[Pass, ...] = (PruneChannels(options, target), *([VerifyEquivalence()] if verify else []))
     hook = None if progress is None else lambda stage, program: progress(stage.name)
     return run_passes(Program(model, example_inputs), passes, before=hook).model
 
 
-def analyze(model: Any, example_inputs: Any = None) -> "Analysis":
-    """Trace a model and find what hangs together, without touching weights.
+def analyze(model: Any, example_inputs: Any = None, policy: "str | Iterable[str]" = DEFAULT) -> "Analysis":
+    """Trace a model and find what hangs together, without touching weights. `policy` as in `optimize`.
 
     **Returns:** an `Analysis`: `explain()`, `plan(...)`, `cost()`, `to_networkx()`, `to_dot()`, `to_graphml()`.
 
-    **Raises:** `UnsupportedModelError`, `ExampleInputsError`, `TraceError`.
+    **Raises:** `UnsupportedModelError`, `ExampleInputsError`, `TraceError`, `OptionError`.
     """
-    analysis: Analysis = frontend_of(model).analyze(model, example_inputs)
+    analysis: Analysis = frontend_of(model).analyze(model, example_inputs, resolve_policy(policy))
     return analysis
 
 

@@ -14,6 +14,7 @@ from .criteria import resolve
 from .errors import BudgetError, CriterionError, NothingToPruneError, OptionError
 from .explain import lock_summary
 from .labels import Labels
+from .policy import DEFAULT, Policy, resolve_policy
 from .scores import check_finite, class_scores
 from .units import Units, build_units
 
@@ -37,6 +38,7 @@ class Options:
     multiple_of: int = 1
     exact: bool | str = "prefer"
     seed: int = 0
+    policy: Policy = DEFAULT
 
     def check(self) -> None:
         """Raise `BudgetError` or `OptionError` for values that cannot be meant."""
@@ -54,6 +56,7 @@ class Options:
         if self.exact not in ("prefer", True, False):
             raise OptionError(f"exact={self.exact!r}: choose 'prefer', True or False")
         resolve(self.criterion)
+        resolve_policy(self.policy)
 
 
 @collector_paused()

@@ -6,7 +6,7 @@ Frameworks are imported inside the commands, so that `--help` answers at once.
 import json
 import sys
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +30,9 @@ _MODEL = "A model: [b]package.module:callable[/b] that returns an nn.Module, or 
 _INPUT = "Shape of one input, [b]1,3,224,224[/b] or [b]1,128:int64[/b]; repeat for several. Inferred where possible."
 _WEIGHTS = "Weights to load into the model first: .safetensors (also pruned ones) or a state dict (.pt)."
 
+_POLICY = (
+    "What goes where channels are split: heads or dims (head widths), positions (of groups) or groups; repeatable."
+)
 _EXACT = "Drop groups for which dropping is not masking: prefer (only when nothing else is left), yes (never), no."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
@@ -117,6 +120,7 @@ def optimize(
     multiple_of: Annotated[int, typer.Option(min=1, help="Keep channel counts multiples of this.")] = 1,
     target: Annotated[str | None, typer.Option(help="Keep multiples that suit this target, such as x86.")] = None,
     exact: Annotated[Literal["prefer", "yes", "no"], typer.Option(help=_EXACT)] = "prefer",
+    policy: Annotated[list[str] | None, typer.Option(metavar="WORD", help=_POLICY)] = None,
     seed: Annotated[int, typer.Option(help="For the criterion random.")] = 0,
     inputs: Inputs = None,
     weights: Weights = None,
@@ -132,11 +136,13 @@ def optimize(
     from .passes.pipeline import Program, run_passes
     from .passes.prune_channels import PruneChannels
     from .passes.verify_equivalence import VerifyEquivalence
+    from .policy import resolve_policy
 
     if out.suffix not in (".safetensors", ".pt2"):
         raise typer.BadParameter("must end in .safetensors or .pt2", param_hint="--out")
     exactness = exact if exact == "prefer" else exact == "yes"
     options = Options(sparsity, budget, criterion, scope, tuple(keep or ()), multiple_of, exactness, seed)
+    options = replace(options, policy=resolve_policy(policy or ()))
     options.check()
     program = Program(_load(model, weights), source.example_inputs(inputs or []))
     source.check_ending(program.model, out)

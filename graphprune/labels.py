@@ -16,6 +16,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from .graph import Node, Value
+from .policy import DEFAULT, Policy
 
 Labels = NDArray[np.int64]
 
@@ -70,6 +71,7 @@ class Product(NamedTuple):
 class Equations:
     """What the rules have said so far. `node` is the one whose rule is running."""
 
+    policy: Policy = DEFAULT
     count: int = 1
     node: Node | None = None
     pairs: list[tuple[Labels, Labels, Reason]] = field(default_factory=list)

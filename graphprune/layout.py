@@ -62,6 +62,18 @@ def collapse(eq: Equations, array: Array, axis: int) -> Array:
     return Array(array.axes[:where] + array.axes[where + 1 :], first.squeeze(where), array.zero)
 
 
+def fold(eq: Equations, array: Array, axis: int) -> Array | None:
+    """Leave out one axis of an array over which positions are combined.
+
+    A row (head) then lives or dies as a whole; by the policy "dims" all rows stay and lose equally many positions,
+    so that nothing is left to say of the other axes.
+    """
+    if "dims" not in eq.policy or axis != array.axes[-1] or len(array.axes) == 1:
+        return collapse(eq, array, axis)
+    eq.block(array.labels.reshape(-1, array.labels.shape[-1]), fixed=True)
+    return None
+
+
 def take(eq: Equations, layout: Layout, axis: int, index: Labels) -> Layout:
     """Select positions along an axis (slice, split, flip)."""
     result = []
@@ -240,12 +252,29 @@ def join(eq: Equations, operands: Sequence[Operand], zero: str) -> list[tuple[tu
     result: list[tuple[tuple[Hashable, ...], Array]] = []
     for number, arrays in enumerate(named):
         for letters, array in arrays:
-            if fixed & set(letters):
-                eq.lock(array.labels, NO_CHANNELS)
+            letters, array = _hold(eq, letters, array, fixed)
             if zero == "all" and any(not set(letters) <= cover for i, cover in enumerate(covered) if i != number):
                 array = array._replace(zero=False)
             _merge(eq, result, letters, array, zero)
     return result
+
+
+def _hold(
+    eq: Equations, letters: tuple[Hashable, ...], array: Array, fixed: set[Hashable]
+) -> tuple[tuple[Hashable, ...], Array]:
+    """Lock an array whose rows are fixed (policy "dims": keep them and drop within); tie it along other fixed letters."""
+    held = [letter in fixed for letter in letters]
+    rows = held.index(False) if False in held else len(held)
+    if "dims" in eq.policy and 0 < rows and not any(held[rows:]) and rows < len(held):
+        eq.block(array.labels.reshape(prod(array.labels.shape[:rows]), -1), fixed=True)
+    elif held[0]:
+        eq.lock(array.labels, NO_CHANNELS)
+    elif any(held):
+        named = array._replace(axes=tuple(range(len(letters))))
+        for position in [position for position, lost in enumerate(held) if lost]:
+            named = collapse(eq, named, position)
+        return tuple(letters[position] for position in named.axes), named
+    return letters, array
 
 
 def _merge(
@@ -278,6 +307,8 @@ def _meet(
     """Tie two arrays over different letters: whole rows of the larger one live and die with their major letter."""
     if len(letters) < len(others):
         letters, array, others, other = others, other, letters, array
+    if "dims" in eq.policy and set(others) < set(letters):
+        return _within(eq, letters, array, others, other)
     if others != letters[:1]:
         eq.lock(other.labels, "is shared by all rows of a split axis")
         if not set(others) < set(letters):
@@ -289,6 +320,26 @@ def _meet(
     if others == letters[:1]:
         eq.tie(named.labels, other.labels)
     return letters[:1], named
+
+
+def _within(
+    eq: Equations, letters: tuple[Hashable, ...], array: Array, others: tuple[Hashable, ...], other: Array
+) -> tuple[tuple[Hashable, ...], Array]:
+    """The same where rows stay: what belongs to rows is locked, what belongs to positions is alike in all rows."""
+    rows = len(others)
+    if letters[:rows] == others:
+        eq.lock(other.labels, "belongs to whole rows, which the policy 'dims' keeps", "policy='heads'")
+        eq.block(array.labels.reshape(prod(array.labels.shape[:rows]), -1), fixed=True)
+        return letters, array
+    named: Array = array._replace(axes=tuple(range(len(letters))))
+    for position in [position for position, letter in enumerate(letters) if letter not in others]:
+        named = collapse(eq, named, position)
+    if tuple(letters[position] for position in named.axes) == others:
+        eq.tie(named.labels, other.labels)
+    else:
+        eq.lock(other.labels, "meets channels in another order")
+        eq.lock(named.labels, "meets channels in another order")
+    return tuple(letters[position] for position in named.axes), named
 
 
 def contract(eq: Equations, operands: Sequence[Operand], out: Letters, count: bool = True) -> Layout:
@@ -316,8 +367,9 @@ def contract(eq: Equations, operands: Sequence[Operand], out: Letters, count: bo
             eq.loosen(array.labels, "sums over positions that are not zero when dropped")
         if len(gone) == len(letters):
             continue
-        named = array._replace(axes=tuple(range(len(letters))))
+        named: Array | None = array._replace(axes=tuple(range(len(letters))))
         for position in reversed(gone):
-            named = collapse(eq, named, position)
-        result.append(named._replace(axes=tuple(place[letters[position]] for position in named.axes)))
+            named = fold(eq, named, position) if named else None
+        if named:
+            result.append(named._replace(axes=tuple(place[letters[position]] for position in named.axes)))
     return tuple(result)

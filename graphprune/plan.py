@@ -15,6 +15,7 @@ from . import __version__
 from .errors import FileFormatError, PlanError
 from .files import atomic_path
 from .labels import Labels
+from .policy import DEFAULT, Policy, resolve_policy
 
 if TYPE_CHECKING:
     from .analysis import Analysis
@@ -79,11 +80,16 @@ class Plan:
             shapes={name: leaves[name].shape for name in kept},
             fingerprint=analysis.fingerprint,
             inputs=analysis.inputs,
-            options=given | {"keep": list(options.keep)},
+            options=given | {"keep": list(options.keep), "policy": list(options.policy)},
             report={"params": [before.params, after.params], "macs": [before.macs, after.macs]},
             exact=bool((alive | (analysis.solution.inexact < 0)).all()),
             lookups=_lookups(analysis, alive),
         )
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the analysis that the plan was made from."""
+        return resolve_policy(self.options.get("policy", DEFAULT))
 
     def widths(self) -> list[tuple[str, int, int, int]]:
         """(parameter, axis, size before, size after) of every axis that shrinks."""
@@ -224,7 +230,7 @@ def _indices(living: NDArray[np.bool_], name: str, axis: int) -> NDArray[np.int6
 
 
 def _lookups(analysis: "Analysis", alive: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
-    """New positions by old ones for every index into an axis that shrinks; a dropped position repeats the one before."""
+    """New positions by old ones for every index into an axis that shrinks; a dropped one repeats the one before."""
     living = {name: alive[analysis.solution.classes[labels]] for name, labels in analysis.equations.lookups.items()}
     return {name: np.maximum(np.cumsum(kept) - 1, 0) for name, kept in living.items() if not kept.all()}
 

@@ -76,7 +76,7 @@ def bound_of(layout: tuple[Array, ...], axis: int, position: int, alive: Alive) 
     return int(counts.reshape(position, -1).sum(axis=0).max()) if position else 0
 
 
-def _cut(layout: tuple[Array, ...], axis: int, start: int, stop: int, step: int, alive: Alive) -> tuple[int, ...]:
+def _cut(layout: tuple[Array, ...], alive: Alive, axis: int, start: int, stop: int, step: int) -> tuple[int, ...]:
     """A slice once positions are dropped: a stride begins at the same place of a window that is left."""
     first = start - start % step
     return (axis, bound_of(layout, axis, first, alive) + start % step, bound_of(layout, axis, stop, alive), step)
@@ -92,7 +92,7 @@ def attributes_of(node: Node, analysis: "Analysis", plan: "Plan", alive: Alive) 
     first = node.inputs[0] if node.inputs else None
     if node.op == "getitem" and first is not None:
         layout = analysis.layouts[first]
-        return {"cuts": [_cut(layout, *cut, alive) for cut in node.attrs["cuts"]]}
+        return {"cuts": [_cut(layout, alive, *cut) for cut in node.attrs["cuts"]]}
     if node.op == "roll" and first is not None:
         layout, ends = (
             analysis.layouts[first],
@@ -103,7 +103,7 @@ def attributes_of(node: Node, analysis: "Analysis", plan: "Plan", alive: Alive) 
     if node.op == "index" and first is not None and node.attrs.get("positions") is not None:
         array = covering(analysis.layouts[first], node.attrs["axis"])
         return {} if array is None else {"positions": looked_up(alive[array.labels], node.attrs["positions"])}
-    if node.op == "conv":
+    if node.op in ("conv", "group_norm"):
         weight = node.inputs[1]
         return {"groups": plan.groups.get(weight.name if weight else "", node.attrs["groups"])}
     return {}

@@ -8,6 +8,7 @@ from ..analysis import Analysis
 from ..errors import GraphPruneError
 from ..frontends import frontend_of
 from ..plan import Plan
+from ..policy import DEFAULT, Policy
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,11 @@ class Program:
     plan: Plan | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
-    def analysed(self) -> "Program":
+    def analysed(self, policy: Policy = DEFAULT) -> "Program":
         """The same program with the analysis of its current model."""
-        if self.analysis is not None and self.origin is self.model:
+        if self.analysis is not None and self.origin is self.model and self.analysis.equations.policy == policy:
             return self
-        analysis = frontend_of(self.model).analyze(self.model, self.example_inputs)
+        analysis = frontend_of(self.model).analyze(self.model, self.example_inputs, policy)
         return replace(self, origin=self.model, analysis=analysis)
 
     def with_report(self, **facts: Any) -> "Program":

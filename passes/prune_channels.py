@@ -7,6 +7,7 @@ from typing import ClassVar
 from ..backends.targets import get_target
 from ..budget import Options, make_plan
 from ..frontends import frontend_of
+from ..policy import resolve_policy
 from .pipeline import Program
 
 
@@ -33,7 +34,7 @@ class PruneChannels:
         if self.target is not None:
             alignment = get_target(self.target).channel_alignment
             options = replace(options, multiple_of=math.lcm(options.multiple_of, alignment))
-        program = program.analysed()
+        program = program.analysed(resolve_policy(options.policy))
         assert program.analysis is not None
         plan = make_plan(program.analysis, options)
         frontend = frontend_of(program.model)

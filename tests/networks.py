@@ -81,7 +81,7 @@ NETWORKS = {
     "index_select": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x)).index_select(1, m.i)), a=conv(3, 12), b=conv(8, 4), i=torch.tensor([7, 0, 3, 3, 11, 5, 1, 2])), X),
     "index_buffer": lambda: (Net(lambda m, x: m.c((y := m.a(x))[:, m.i].sum(1, keepdim=True)) + m.b(y[:, m.j]), a=conv(3, 12), b=conv(12, 4), c=conv(1, 4), i=torch.tensor([7, 0, -2, 3, 11, 5, 1, 2]), j=torch.randperm(12)), X),
     "index_residual": lambda: (Net(lambda m, x: m.b((y := m.a(x)) + y[:, m.i]), a=conv(3, 12), b=conv(12, 4), i=torch.tensor([1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10])), X),
-    "zeros_concat": lambda: (Net(lambda m, x: m.c(torch.cat([y := m.a(x), x.new_zeros(2, 8, 8, 8)], 1) + m.b(x)), a=conv(3, 6), b=conv(3, 14), c=conv(14, 4)), X),
+    "zeros_concat": lambda: (Net(lambda m, x: m.c(torch.cat([m.a(x), x.new_zeros(2, 8, 8, 8)], 1) + m.b(x)), a=conv(3, 6), b=conv(3, 14), c=conv(14, 4)), X),
     "zeros_like": lambda: (Net(lambda m, x: m.c(torch.cat([y := m.a(x), torch.zeros_like(y)], 1) + m.b(x)), a=conv(3, 6), b=conv(3, 12), c=conv(12, 4)), X),
     "ones_by_size": lambda: (Net(lambda m, x: m.c((y := m.a(x)) * torch.full((1, y.shape[1], 1, 1), 0.5)), a=conv(3, 8), c=conv(8, 4)), X),
     "ones_inexact": lambda: (Net(lambda m, x: m.c(m.d(torch.ones(2, 8, 8, 8, dtype=x.dtype) + m.a(x)) + m.b(x)), a=conv(3, 8), d=conv(8, 6), b=conv(3, 6), c=conv(6, 4)), X),

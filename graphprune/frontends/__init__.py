@@ -1,6 +1,6 @@
 """Frontends: read a model into an Analysis, run it, write a plan into it.
 
-A frontend is a module with the functions `analyze(model, example_inputs)`, `apply(model, plan, example_inputs,
+A frontend is a module with the functions `analyze(model, example_inputs, policy)`, `apply(model, plan, example_inputs,
 analysis)` and `outputs(model, inputs, plan, ...)`. This is the one place that knows which model belongs to which.
 """
 

@@ -112,6 +112,8 @@ def _grouped(eq: Equations, node: Node, inner: Labels, weight: Layout, groups: i
             eq.lock(array.labels, "grouped convolution with a weight that is computed or shared")
         eq.lock(inner, "grouped convolution with a weight that is computed or shared")
         return np.zeros(out, dtype=np.int64)
+    if "groups" in eq.policy:
+        return _whole_groups(eq, leaf, inner, weight, groups, out, transposed)
     eq.block(inner.reshape(groups, -1), fixed=True)
     if transposed:
         eq.tie(inner, whole, NO_CHANNELS)
@@ -127,6 +129,18 @@ def _grouped(eq: Equations, node: Node, inner: Labels, weight: Layout, groups: i
         eq.lock(divided, "is the only channel of its group")
     eq.block(outer.reshape(groups, -1), fixed=True)
     return outer
+
+
+def _whole_groups(
+    eq: Equations, leaf: Value, inner: Labels, weight: Layout, groups: int, out: int, transposed: bool
+) -> Labels:
+    """By the policy "groups" a group keeps its width, and lives or dies with all its inputs and outputs."""
+    members, whole = inner.reshape(groups, -1), line(eq, weight, 0, leaf.shape[0]).reshape(groups, -1)
+    eq.tie(members, members[:, :1])
+    eq.tie(whole, members[:, :1], NO_CHANNELS)
+    lock_axes(eq, weight, [1], "is the width of a group, which the policy 'groups' keeps", "policy='positions'")
+    eq.group_counts[leaf.name] = members[:, 0]
+    return np.repeat(members[:, 0], out // groups) if transposed else whole.ravel()
 
 
 def attention(eq: Equations, node: Node, q: Layout, k: Layout, v: Layout, mask: Layout = ()) -> Layout:
@@ -147,8 +161,8 @@ def attention(eq: Equations, node: Node, q: Layout, k: Layout, v: Layout, mask: 
     scores = contract(eq, [(query, q, [*batch, "m", "k"]), (key, k, [*batch, "n", "k"])], [*batch, "m", "n"])
     for layout in (q, k):
         for array in layout:
-            if array.axes == (rank - 1,):
-                eq.lock(array.labels, "is a head width: the attention scale depends on it")
+            if array.axes == (rank - 1,) and "dims" not in eq.policy:
+                eq.lock(array.labels, "is a head width: the attention scale depends on it", "policy='dims'")
     shape = (*query[:-1], key[-2])
     return contract(
         eq, [(shape, dirty(scores), [*batch, "m", "n"]), (values, v, [*batch, "n", "v"])], [*batch, "m", "v"]
@@ -175,7 +189,8 @@ def _count(
 ) -> None:
     spatial = prod(positions[channel + 1 :]) * prod(positions[:channel]) * prod(kernel[2:])
     if groups > 1 and eq.group_counts.get(node.inputs[1].name if node.inputs[1] else "") is not None:
-        factors, shares = factors[1:], (1,)  # depthwise: one input channel per output channel
+        factors, shares = factors[1:], (1,)  # every output channel reads as many input channels as before
+        spatial *= _shape(node, 0)[channel] // groups
     eq.macs.append((node, Product(float(spatial), factors, shares)))
 
 

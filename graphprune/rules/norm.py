@@ -2,7 +2,7 @@
 
 from ..graph import Node
 from ..labels import Array, Equations, Layout
-from ..layout import Operand, covering, dirty, join, lock_axes
+from ..layout import Operand, collapse, covering, dirty, join, lock_axes
 
 
 def batch_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Layout:
@@ -32,8 +32,12 @@ def group_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Lay
     assert value is not None
     groups, size = int(node.attrs["groups"]), value.shape[1]
     lock_axes(eq, x, set(range(len(value.shape))) - {1}, "statistics are taken over this axis")
-    array = covering(x, 1)
-    if array and len(array.axes) == 1 and groups < size:
+    array, weight = covering(x, 1), node.inputs[1]
+    if array and len(array.axes) == 1 and "groups" in eq.policy and weight is not None and weight.is_leaf:
+        rows = array.labels.reshape(groups, -1)
+        eq.tie(rows, rows[:, :1])
+        eq.group_counts[weight.name] = rows[:, 0]
+    elif array and len(array.axes) == 1 and groups < size:
         eq.loosen(array.labels, "group norm takes statistics over the channels that are left", "exact=False")
         eq.block(array.labels.reshape(groups, -1), fixed=True)
     elif array and groups == size:
@@ -45,16 +49,23 @@ def layer_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Lay
     """Statistics over the last `dims` axes. attrs: dims."""
     value = node.inputs[0]
     assert value is not None
-    rank, dims = len(value.shape), int(node.attrs["dims"])
+    rank, inside = len(value.shape), len(value.shape) - int(node.attrs["dims"])
+    shifted = len(node.inputs) > 2 and node.inputs[2] is not None
+    kept: list[Array] = []
     for array in x:
-        if any(axis >= rank - dims for axis in array.axes):
+        normed = [axis for axis in array.axes if axis >= inside]
+        if normed and (array.axes[0] in normed or "dims" in eq.policy):
             eq.loosen(array.labels, f"{node.op} takes statistics over the positions that are left", "exact=False")
-    operands: list[Operand] = [(value.shape, x, range(rank))]
+            kept.append(array._replace(zero=array.zero and node.op == "rms_norm"))
+            continue
+        for axis in reversed(normed):  # a row is normalised by itself and lives or dies as a whole
+            array = collapse(eq, array, axis)
+        kept.append(array._replace(zero=array.zero and not shifted))
+    operands: list[Operand] = [(value.shape, tuple(kept), range(rank))]
     for parameter, layout in zip(node.inputs[1:], parameters, strict=False):
         if parameter is not None:
             operands.append((parameter.shape, layout, range(rank - len(parameter.shape), rank)))
-    result = _placed(join(eq, operands, "any"))
-    return result if node.inputs[1] is not None else dirty(result)
+    return _placed(join(eq, operands, "any"))
 
 
 def _per_channel(eq: Equations, node: Node, x: Layout, parameters: tuple[Layout, ...], channel: int) -> Layout:

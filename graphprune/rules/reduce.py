@@ -2,7 +2,7 @@
 
 from ..graph import Node
 from ..labels import Array, Equations, Layout
-from ..layout import collapse, dirty, lock_axes, without
+from ..layout import dirty, fold, lock_axes, without
 
 
 def total(eq: Equations, node: Node, x: Layout) -> Layout:
@@ -79,13 +79,16 @@ def _reduce(eq: Equations, node: Node, x: Layout, exact: bool, text: str) -> Lay
     result = []
     for array in x:
         gone = [axis for axis in array.axes if axis in axes]
-        if array.axes[0] in gone and not (exact and array.zero):
+        within = gone and "dims" in eq.policy
+        if (array.axes[0] in gone or within) and not (exact and array.zero):
             eq.loosen(array.labels, text, "exact=False")
         if len(gone) == len(array.axes):
             continue
-        for axis in gone:
-            array = collapse(eq, array, axis)
-        result.append(array._replace(axes=tuple(place[axis] for axis in array.axes)))
+        left: Array | None = array
+        for axis in reversed(gone):
+            left = fold(eq, left, axis) if left else None
+        if left:
+            result.append(left._replace(axes=tuple(place[axis] for axis in left.axes)))
     return tuple(result)
 
 

@@ -4,10 +4,12 @@ from math import prod
 
 import numpy as np
 
-from ..graph import Node, Shape
+from ..graph import Node, Shape, Value
 from ..labels import Array, Equations, Labels, Layout
-from ..layout import copied, covering, even, join, line, lock_axes, moved, select, take, windows, without
+from ..layout import collapse, copied, covering, even, join, line, lock_axes, moved, select, take, windows, without
 from ..layout import reshape as carry_reshape
+
+Parts = list[tuple[Value, Layout]]
 
 
 def identity(eq: Equations, node: Node, x: Layout, *others: Layout) -> Layout:
@@ -30,20 +32,49 @@ def cat(eq: Equations, node: Node, *parts: Layout) -> Layout:
     values = [value for value in node.inputs if value is not None]
     rank, axis = len(node.outputs[0].shape), int(node.attrs["axis"])
     kept = [(value, part) for value, part in zip(values, parts, strict=True) if prod(value.shape)]
-    others = []
-    for value, part in kept:
-        shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
-        for array in part:
-            if axis in array.axes and len(array.axes) > 1:
-                eq.lock(array.labels, "channels that depend on two axes are concatenated")
-        others.append((shape, without(part, [axis]), range(rank)))
+    kept, rows = _split_parts(eq, kept, axis)
+    others = [
+        ((*value.shape[:axis], 1, *value.shape[axis + 1 :]), without(part, [axis]), range(rank)) for value, part in kept
+    ]
     result = [array._replace(axes=letters) for letters, array in join(eq, others, "all")]  # type: ignore[arg-type]
+    if rows is not None:
+        return (*(array for array in result if not set(array.axes) & set(rows.axes)), rows)
     columns = [line(eq, part, axis, value.shape[axis]) for value, part in kept]
     labels = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
     if labels.any():
         zero = all(array.zero for _, part in kept for array in part if array.axes == (axis,))
         result.append(Array((axis,), labels, zero))
     return tuple(result)
+
+
+def _split_parts(eq: Equations, parts: Parts, axis: int) -> tuple[Parts, Array | None]:
+    """Parts of which some depend on two axes: their rows are tied; the policy "dims" joins them row by row instead."""
+    covers = [covering(part, axis) for _, part in parts]
+    split = [array for array in covers if array and len(array.axes) > 1]
+    if not split:
+        return parts, None
+    axes = split[0].axes
+    if (
+        "dims" in eq.policy
+        and axes[-1] == axis
+        and all(array is None or array.axes in (axes, (axis,)) for array in covers)
+    ):
+        heads, pieces = split[0].labels.shape[:-1], []
+        for (value, _), array in zip(parts, covers, strict=True):
+            labels = np.zeros(value.shape[axis], dtype=np.int64) if array is None else array.labels
+            pieces.append(np.broadcast_to(labels, (*heads, value.shape[axis])))
+            eq.block(pieces[-1].reshape(prod(heads), -1), fixed=True)
+        return parts, Array(axes, np.concatenate(pieces, -1), all(array is not None and array.zero for array in covers))
+    tied = []
+    for value, part in parts:
+        left = tuple(_rows_of(eq, array, axis) for array in part)
+        tied.append((value, left))
+    return tied, None
+
+
+def _rows_of(eq: Equations, array: Array, axis: int) -> Array:
+    """An array that depends on an axis and on others, without that axis."""
+    return collapse(eq, array, axis) if axis in array.axes and len(array.axes) > 1 else array
 
 
 def stack(eq: Equations, node: Node, *parts: Layout) -> Layout:

@@ -19,7 +19,7 @@ from .run import masked_run
 def first_difference(original: torch.nn.Module, slim: torch.nn.Module, plan: Plan, inputs: Inputs) -> str:
     """The name of the first node whose living positions differ in float64; a plain sentence where none does."""
     try:
-        analysis = analyze(original, inputs)
+        analysis = analyze(original, inputs, plan.policy)
         alive = living(analysis, plan)
         masked, pruned = _all_results(original, inputs, plan), _all_results(slim, inputs, None)
     except Exception as error:

@@ -8,6 +8,7 @@ from torch.export import Dim, ExportedProgram
 
 from ...analysis import Analysis
 from ...plan import Plan
+from ...policy import DEFAULT, Policy
 from . import modules, run
 from .difference import first_difference as module_difference
 from .inputs import Inputs, normalise
@@ -44,9 +45,9 @@ def _like(value: Any) -> Any:
     return torch.zeros(shape, dtype=value.dtype)
 
 
-def analyze(program: ExportedProgram, example_inputs: Any = None) -> Analysis:
+def analyze(program: ExportedProgram, example_inputs: Any = None, policy: Policy = DEFAULT) -> Analysis:
     """Analyse an exported program. Parameters keep the names they have in its state dict."""
-    return modules.analyze(_unlifted(program), _inputs(program, example_inputs))
+    return modules.analyze(_unlifted(program), _inputs(program, example_inputs), policy)
 
 
 def apply(

@@ -40,7 +40,7 @@ def apply(
     """A slim copy of the same class; a GraphModule with rewritten sizes where `forward` has them written in."""
     plan.check(shapes_of(module))
     inputs = normalise(example_inputs) if example_inputs is not None else rebuild(plan.inputs)
-    analysis = analysis or analyze(module, inputs)
+    analysis = analysis or analyze(module, inputs, plan.policy)
     slim = slim_copy(module, plan)
     problem = _problem(slim, plan, analysis, inputs)
     if problem:
@@ -77,7 +77,7 @@ def _problem(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inpu
 def _as_graph(module: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs, problem: str) -> fx.GraphModule:
     whole = as_graph_module(module, inputs)
     if whole is not module:
-        analysis = analyze(whole, inputs)
+        analysis = analyze(whole, inputs, plan.policy)
     slim = slim_copy(whole, plan)
     assert isinstance(slim, fx.GraphModule)
     rewrite(slim, analysis, plan, living(analysis, plan))

@@ -11,18 +11,19 @@ from ...analysis import Analysis
 from ...collector import collector_paused
 from ...errors import ExampleInputsError, TraceError, UnsupportedModelError, WeightsError
 from ...graph import Graph
+from ...policy import DEFAULT, Policy
 from .inputs import HOW, Inputs, candidates, describe, normalise
 from .record import record, stored_tensors
 
 
-def analyze(module: torch.nn.Module, example_inputs: Any = None) -> Analysis:
+def analyze(module: torch.nn.Module, example_inputs: Any = None, policy: Policy = DEFAULT) -> Analysis:
     """Trace and analyse a module. Raises `UnsupportedModelError`, `ExampleInputsError` or `TraceError`."""
     _refuse(module)
     start = time.process_time()
     graph, inputs = trace(module, example_inputs)
     seconds = time.process_time() - start
     tensors = {name: tensor for name, tensor, _ in stored_tensors(module)}
-    analysis = Analysis.of(graph, lambda name: _numpy(name, tensors[name]), describe(inputs))
+    analysis = Analysis.of(graph, lambda name: _numpy(name, tensors[name]), describe(inputs), policy)
     analysis.seconds["trace"] = seconds
     return analysis
 

@@ -158,9 +158,14 @@ def _narrow(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, A
         target.args, target.kwargs = (source, axis, start, stop - start), {}
 
 
-def _groups(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
-    if attrs.get("groups") != node.attrs.get("groups"):
-        _argument(target, 6, ("groups",))[1](attrs["groups"])
+def _groups(position: int, name: str) -> Edit:
+    """How many groups a convolution or group norm has."""
+
+    def edit(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+        if attrs.get("groups") != node.attrs.get("groups"):
+            _argument(target, position, (name,))[1](attrs["groups"])
+
+    return edit
 
 
 def _argument(target: fx.Node, position: int, names: tuple[str, ...]) -> tuple[Any, Callable[[Any], None]]:
@@ -180,8 +185,9 @@ _EDITS: dict[str, Edit] = {
     **dict.fromkeys(["view", "reshape", "_unsafe_view"], _sized(1, "shape", "size")),
     **dict.fromkeys(["expand", "broadcast_to"], _sized(1, "size")),
     **dict.fromkeys(["split", "split_with_sizes", "chunk", "tensor_split"], _split),
-    **{f"conv{n}d": _groups for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": _groups for n in (1, 2, 3)},
+    **{f"conv{n}d": _groups(6, "groups") for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": _groups(6, "groups") for n in (1, 2, 3)},
+    "group_norm": _groups(1, "num_groups"),
     **dict.fromkeys(["zeros", "ones", "full"], _sized(0, "size")),
     **dict.fromkeys(["new_zeros", "new_ones", "new_full"], _sized(1, "size")),
     "unflatten": _unflatten,

@@ -75,7 +75,7 @@ def masked_run(module: torch.nn.Module, inputs: Inputs, plan: Plan | None, *watc
         stack.enter_context(torch.no_grad())
         stack.enter_context(_Masked(masks))
         if plan is not None and not plan.exact:
-            analysis = analyze(module, inputs)
+            analysis = analyze(module, inputs, plan.policy)
             recorder = recorder_for(stored, Survivors, dry=False).follow(analysis, living(analysis, plan))
             stack.callback(recorder.finish)
             arguments = recorder.open(arguments, device)

@@ -115,6 +115,12 @@ def _sized(attribute: str) -> Callable[[Any, Mapping[int, int]], None]:
     return update
 
 
+def _group_norm(part: Any, groups: Mapping[int, int]) -> None:
+    weight = part._parameters.get("weight")
+    if weight is not None:
+        part.num_channels, part.num_groups = weight.shape[0], groups.get(id(weight), part.num_groups)
+
+
 def _normalized(part: Any, groups: Mapping[int, int]) -> None:
     if part._parameters.get("weight") is not None:
         part.normalized_shape = tuple(part.weight.shape)
@@ -129,7 +135,7 @@ _ATTRIBUTES: list[tuple[Any, Callable[[Any, Mapping[int, int]], None]]] = [
     (nn.modules.conv._ConvNd, _conv),
     (nn.Linear, _linear),
     ((nn.modules.batchnorm._NormBase,), _sized("num_features")),
-    (nn.GroupNorm, _sized("num_channels")),
+    (nn.GroupNorm, _group_norm),
     (nn.LayerNorm, _normalized),
     (getattr(nn, "RMSNorm", ()), _normalized),
     (nn.Embedding, _embedding),
