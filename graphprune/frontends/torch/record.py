@@ -89,6 +89,8 @@ class Recorder(TorchFunctionMode):
         if not before and operation == "unknown":
             operation = "constant"
         outputs = tuple(self._fresh(operation, tensor) for tensor in produced)
+        if operation == "fill":
+            outputs[0].kind = "uniform"
         for value in inputs:
             if value is not None:
                 value.uses += 1
