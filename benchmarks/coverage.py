@@ -42,6 +42,8 @@ Record = dict[str, Any]
 def _child(key: Key, connection: Connection) -> None:
     """In the new process: measure, and send the record."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    for stream in (1, 2):  # the record says it all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     try:
         record = coverage_one.measure(*key)
     except BaseException as error:  # whatever happens becomes a line of the table
