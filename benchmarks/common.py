@@ -50,11 +50,18 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     console.print(report.table(title, columns, rows))
 
 
-def page(name: str, title: str, text: str, *tables: tuple[Sequence[str], Sequence[Sequence[str]]]) -> None:
-    """Write `docs/benchmarks/NAME.md`."""
-    path = ROOT / "docs" / "benchmarks" / f"{name}.md"
+def page(
+    name: str,
+    title: str,
+    text: str,
+    *tables: tuple[Sequence[str], Sequence[Sequence[str]]],
+    more: Sequence[str] = (),
+    folder: str = "benchmarks",
+) -> None:
+    """Write `docs/FOLDER/NAME.md`: a text, tables, and more sections in Markdown."""
+    path = ROOT / "docs" / folder / f"{name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    parts = [f"# {title}", text.strip(), *(report.markdown(*table).strip() for table in tables)]
+    parts = [f"# {title}", text.strip(), *(report.markdown(*table).strip() for table in tables), *more]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     console.print(f"written to {path.relative_to(ROOT)}")
 

@@ -160,7 +160,7 @@ def propagate(graph: Graph, policy: Policy = DEFAULT) -> tuple[Equations, dict[V
     for node in graph.nodes:
         equations.node = node
         rule = OPS.get(node.op, unknown)
-        arguments = [() if value is None else layouts.get(value, ()) for value in node.inputs]
+        arguments = [() if value is None else layouts.setdefault(value, ()) for value in node.inputs]
         try:
             result = rule(equations, node, *arguments)
         except Exception as error:
@@ -169,7 +169,7 @@ def propagate(graph: Graph, policy: Policy = DEFAULT) -> tuple[Equations, dict[V
         layouts.update(zip(node.outputs, results, strict=True))
     equations.node = None
     for value in graph.outputs:
-        for array in layouts[value]:
+        for array in layouts.setdefault(value, ()):
             equations.lock(array.labels, "is an output of the program", "the sizes of outputs are kept")
     for leaf in graph.leaves.values():
         if leaf.uses == 0:

@@ -231,7 +231,9 @@ def _warn_inexact(analysis: "Analysis", touched: NDArray[np.bool_]) -> None:
 def _unreachable(analysis: "Analysis", options: Options, before: Any, least: Any, limit: int) -> BudgetError:
     locks = lock_summary(analysis)
     total, floor = getattr(before, options.budget), getattr(least, options.budget)
+    reachable = 1 - floor / total
     return BudgetError(
         f"sparsity={options.sparsity} allows {limit:,} of {total:,} {options.budget}, but at least {floor:,} must stay "
-        f"(sparsity {1 - floor / total:.3f} is the most that can be reached with these options).\n{locks}"
+        f"(sparsity {reachable:.3f} is the most that can be reached with these options).\n{locks}",
+        reachable,
     )

@@ -18,7 +18,11 @@ class ExampleInputsError(GraphPruneError, ValueError):
 
 
 class BudgetError(GraphPruneError, ValueError):
-    """The budget is not a valid number or cannot be reached; carries the least reachable one."""
+    """The budget is not a valid number or cannot be reached; `reachable` is the most sparsity that can, where known."""
+
+    def __init__(self, message: str, reachable: float | None = None) -> None:
+        super().__init__(message)
+        self.reachable = reachable
 
 
 class NothingToPruneError(BudgetError):

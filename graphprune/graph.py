@@ -16,7 +16,8 @@ class Value:
 
     `kind` is "input", "parameter", "buffer", "constant" (a tensor stored in the model) or "computed".
     The first kinds but "input" are leaves: storages that a plan may slice. `uses` counts consumers. `numbers` are
-    those of a stored tensor of whole numbers, which may be positions that are looked up.
+    those of a stored tensor of whole numbers, which may be positions that are looked up. "uniform" is a computed one
+    that holds one number everywhere.
     """
 
     name: str

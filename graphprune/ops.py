@@ -8,7 +8,7 @@ in `graphprune/rules`, one line here, one name per frontend, one test.
 from collections.abc import Callable
 
 from .labels import Layout
-from .rules import contract, norm, pointwise, reduce, view
+from .rules import contract, norm, pointwise, recurrent, reduce, view
 
 Rule = Callable[..., "Layout | list[Layout]"]
 
@@ -39,6 +39,8 @@ OPS: dict[str, Rule] = {
     "conv": contract.convolution,
     "attention": contract.attention,
     "embedding": contract.embedding,
+    "recurrent": recurrent.recurrent,
+    "packing": recurrent.packing,
     "batch_norm": norm.batch_norm,
     "instance_norm": norm.instance_norm,
     "group_norm": norm.group_norm,

@@ -6,6 +6,7 @@ A translation takes a `Call` (tensors already replaced by values) and returns (o
 from collections.abc import Callable
 
 from . import translate as to
+from . import translate_recurrent as recurrent
 from . import translate_views as views
 from .calls import Call, Translated
 
@@ -74,6 +75,10 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
     table |= {f"conv{n}d": to.conv_call for n in (1, 2, 3)} | {f"conv_transpose{n}d": to.conv_call for n in (1, 2, 3)}
     table |= {"convolution": to.convolution_call, "_convolution": to.convolution_call}
     table |= {"scaled_dot_product_attention": to.attention_call, "multi_head_attention_forward": to.multi_head_call}
+    for name, gates, states in (("lstm", 4, 2), ("gru", 3, 1), ("rnn_tanh", 1, 1), ("rnn_relu", 1, 1)):
+        table[name] = recurrent.recurrent_call(gates, states)
+        table[f"{name}_cell"] = recurrent.recurrent_cell_call(gates, states)
+    table |= dict.fromkeys(["_pack_padded_sequence", "_pad_packed_sequence"], recurrent.pack_call)
     table |= {
         "batch_norm": to.running_norm_call("batch_norm"),
         "_native_batch_norm_legit_no_training": to.aten_norm_call,

@@ -89,6 +89,8 @@ class Recorder(TorchFunctionMode):
         if not before and operation == "unknown":
             operation = "constant"
         outputs = tuple(self._fresh(operation, tensor) for tensor in produced)
+        if operation == "fill":
+            outputs[0].kind = "uniform"
         for value in inputs:
             if value is not None:
                 value.uses += 1
@@ -104,7 +106,7 @@ class Recorder(TorchFunctionMode):
 
     def _mark(self, tensor: torch.Tensor, value: Value, inplace: bool) -> None:
         """Remember the value of a tensor; a write in place makes every other view of its storage stale."""
-        storage = tensor.untyped_storage()._cdata
+        storage = _storage(tensor)
         if inplace:
             self.versions[storage] = self.versions.get(storage, 0) + 1
         setattr(tensor, _MARK, (self, value, self.versions.get(storage, 0)))
@@ -113,7 +115,7 @@ class Recorder(TorchFunctionMode):
     def _value(self, tensor: torch.Tensor) -> Value:
         mark: tuple[Recorder, Value, int] | None = getattr(tensor, _MARK, None)
         if mark is not None and mark[0] is self:
-            if mark[2] == self.versions.get(tensor.untyped_storage()._cdata, 0):
+            if mark[2] == self.versions.get(_storage(tensor), 0):
                 return mark[1]
             return self._stale(tensor, mark[1])
         name = self.names.get(id(tensor))
@@ -157,6 +159,14 @@ class Recorder(TorchFunctionMode):
             if hasattr(tensor, _MARK):
                 delattr(tensor, _MARK)
         self.marked.clear()
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """What memory a tensor lives in; the batched tensors inside `torch.vmap` do not tell, and count as their own."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except NotImplementedError:
+        return -id(tensor)
 
 
 def _unknown(name: str, before: tuple[Value, ...]) -> tuple[str, tuple[Value | None, ...], dict[str, Any]]:

@@ -41,7 +41,8 @@ class _Masked(TorchFunctionMode):
         kwargs = kwargs or {}
         name = base_name(func)
         if name in QUIET:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            return torch.float64 if name == ".dtype" and result in _FLOATS else result
         if name in ("float", "half", "bfloat16"):  # casts written into the model must not lose digits
             func = torch.Tensor.double
         args, kwargs = tree_map(self._change, (args, kwargs))

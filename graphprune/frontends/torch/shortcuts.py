@@ -104,6 +104,25 @@ def _multi_head(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return None if kwargs.get("need_weights", True) else (torch.empty_like(args[0]), None)
 
 
+def _recurrent(gates: int) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    """Positional arguments, as nn.RNNBase passes them: torch would run every step of the sequence."""
+
+    def rule(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(args) != 9 or isinstance(args[3], (list, tuple)):  # a packed sequence
+            return None
+        first, given, weights, rows = args[0], args[1], args[2], args[4] * (1 + args[7])
+        states = list(given) if isinstance(given, (list, tuple)) else [given]
+        cell, shown, batch = weights[0].shape[0] // gates, weights[1].shape[1], first.shape[0 if args[8] else 1]
+        if first.shape[-1] != weights[0].shape[1] or first.dim() != 3:
+            return None
+        if [tuple(state.shape) for state in states] != [(rows, batch, size) for size in (shown, cell)][: len(states)]:
+            return None
+        output = first.new_empty([*first.shape[:-1], shown * (1 + args[7])])
+        return (output, *(torch.empty_like(state) for state in states))
+
+    return rule
+
+
 _RULES: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], Any]] = {
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
@@ -111,4 +130,8 @@ _RULES: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], Any]] = {
     "adaptive_avg_pool2d": _adaptive_pool,
     **{f"conv{n}d": _conv for n in (1, 2, 3)},
     "multi_head_attention_forward": _multi_head,
+    "lstm": _recurrent(4),
+    "gru": _recurrent(3),
+    "rnn_tanh": _recurrent(1),
+    "rnn_relu": _recurrent(1),
 }

@@ -138,6 +138,22 @@ def _embedding(part: Any, groups: Mapping[int, int]) -> None:
         part.num_embeddings, part.embedding_dim = part.weight.shape
 
 
+_GATES = {nn.LSTM: 4, nn.GRU: 3, nn.LSTMCell: 4, nn.GRUCell: 3}
+
+
+def _recurrent(part: Any, groups: Mapping[int, int]) -> None:
+    cell = isinstance(part, nn.RNNCellBase)
+    weight = part._parameters.get("weight_ih" if cell else "weight_ih_l0")
+    if weight is None:
+        return
+    gates = next((number for kind, number in _GATES.items() if isinstance(part, kind)), 1)
+    part.hidden_size, part.input_size = weight.shape[0] // gates, weight.shape[1]
+    if not cell and part.proj_size:
+        part.proj_size = part.weight_hr_l0.shape[0]
+    if not cell and weight.is_cuda:
+        part.flatten_parameters()
+
+
 _ATTRIBUTES: list[tuple[Any, Callable[[Any, Mapping[int, int]], None]]] = [
     (nn.modules.conv._ConvNd, _conv),
     (nn.Linear, _linear),
@@ -147,5 +163,6 @@ _ATTRIBUTES: list[tuple[Any, Callable[[Any, Mapping[int, int]], None]]] = [
     (getattr(nn, "RMSNorm", ()), _normalized),
     (nn.Embedding, _embedding),
     (nn.PReLU, _sized("num_parameters")),
+    ((nn.RNNBase, nn.RNNCellBase), _recurrent),
 ]
 """Layer type -> how its integers follow from its tensors. A new layer type is one line."""
