@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from .collector import collector_paused
 from .errors import TraceError
 from .graph import Graph, Node, Value
-from .labels import Equations, Labels, Layout, Solution
+from .labels import Equations, Labels, Layout, Reason, Solution
 from .ops import OPS
 from .policy import DEFAULT, Policy
 
@@ -113,6 +114,14 @@ class Analysis:
         policy = self.equations.policy
         options = Options(sparsity, budget, criterion, scope, tuple(keep), multiple_of, exact, seed, policy)
         return make_plan(self, options)
+
+    def locked(self, classes: Labels, text: str, unlock: str = "") -> "Analysis":
+        """The same analysis where these classes stay as well, for the given reason."""
+        locked = self.solution.locked.copy()
+        locked[classes[locked[classes] < 0]] = len(self.equations.locks)
+        equations = copy(self.equations)
+        equations.locks = [*self.equations.locks, (np.zeros(1, dtype=np.int64), Reason(None, text, unlock))]
+        return replace(self, equations=equations, solution=replace(self.solution, locked=locked))
 
     def explain(self, limit: int | None = None) -> str:
         """A table of the groups: how many, their parameters and MACs, what locks them, how to unlock."""

@@ -6,14 +6,19 @@ from typing import ClassVar
 
 from ..backends.targets import get_target
 from ..budget import Options, make_plan
+from ..errors import ApplyError
 from ..frontends import frontend_of
 from ..policy import resolve_policy
 from .pipeline import Program
 
 
+ATTEMPTS = 12
+"""How often a plan is made anew without the channels that the model's code does not let go."""
+
+
 @dataclass(frozen=True)
 class PruneChannels:
-    """Analyse, plan, apply. Options are those of `graphprune.optimize`; a target asks for its channel alignment.
+    """Analyse, plan, apply; channels that the model's code does not let go are kept, and it starts anew. Options are those of `graphprune.optimize`; a target asks for its channel alignment.
 
     ```python
     from graphprune.budget import Options
@@ -35,8 +40,19 @@ class PruneChannels:
             alignment = get_target(self.target).channel_alignment
             options = replace(options, multiple_of=math.lcm(options.multiple_of, alignment))
         program = program.analysed(resolve_policy(options.policy))
-        assert program.analysis is not None
-        plan = make_plan(program.analysis, options)
-        frontend = frontend_of(program.model)
-        slim = frontend.apply(program.model, plan, program.example_inputs, program.analysis)
-        return replace(program, model=slim, plan=plan).with_report(**plan.report, note=frontend.note_of(slim))
+        frontend, analysis, notes = frontend_of(program.model), program.analysis, []
+        assert analysis is not None
+        for attempt in range(ATTEMPTS):
+            plan = make_plan(analysis, options)
+            try:
+                slim = frontend.apply(program.model, plan, program.example_inputs, analysis)
+                break
+            except ApplyError as error:
+                blame = error.blame[analysis.free[error.blame]]
+                if not blame.size or attempt == ATTEMPTS - 1:
+                    raise
+                problem = str(error).split(". ")[0]
+                notes.append(f"{blame.size} channels stay: {problem}")
+                analysis = analysis.locked(blame, problem, "take sizes from tensors in forward()")
+        note = "; ".join([*notes, *filter(None, [frontend.note_of(slim)])]) or None
+        return replace(program, model=slim, plan=plan, analysis=analysis).with_report(**plan.report, note=note)
