@@ -83,6 +83,7 @@ class Equations:
     filled: list[Labels] = field(default_factory=list)
     group_counts: dict[str, Labels] = field(default_factory=dict)
     lookups: dict[str, Labels] = field(default_factory=dict)
+    repairs: dict[str, float] = field(default_factory=dict)
 
     def fresh(self, size: int) -> Labels:
         """New labels that are equal to no others."""

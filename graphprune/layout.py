@@ -262,7 +262,7 @@ def join(eq: Equations, operands: Sequence[Operand], zero: str) -> list[tuple[tu
 def _hold(
     eq: Equations, letters: tuple[Hashable, ...], array: Array, fixed: set[Hashable]
 ) -> tuple[tuple[Hashable, ...], Array]:
-    """Lock an array whose rows are fixed (policy "dims": keep them and drop within); tie it along other fixed letters."""
+    """Lock an array whose rows are fixed (policy "dims": drop within them); tie it along other fixed letters."""
     held = [letter in fixed for letter in letters]
     rows = held.index(False) if False in held else len(held)
     if "dims" in eq.policy and 0 < rows and not any(held[rows:]) and rows < len(held):

@@ -42,6 +42,8 @@ class Plan:
     `groups` are new group counts by weight name; `shapes` the shapes of the tensors before; `inputs` describes
     the example inputs; `report` holds costs before and after; `fingerprint` identifies the model.
     `exact` tells that dropping equals masking. `lookups` gives, for a stored index, the new position of every old one.
+    `repairs` gives, for the scale of a root-mean-square norm, how many times fewer positions it sees, and the number
+    that is added to it before use.
 
     ```python
     plan = graphprune.analyze(model).plan(sparsity=0.5)
@@ -59,6 +61,7 @@ class Plan:
     report: dict[str, Any] = field(default_factory=dict)
     exact: bool = True
     lookups: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    repairs: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -84,6 +87,7 @@ class Plan:
             report={"params": [before.params, after.params], "macs": [before.macs, after.macs]},
             exact=bool((alive | (analysis.solution.inexact < 0)).all()),
             lookups=_lookups(analysis, alive),
+            repairs=_repairs(analysis, kept),
         )
 
     @property
@@ -166,6 +170,11 @@ class Plan:
                 name: moved[self.lookups[name]] if name in self.lookups else moved
                 for name, moved in second.lookups.items()
             },
+            repairs=self.repairs
+            | {
+                name: (share * self.repairs.get(name, (1.0,))[0], offset)
+                for name, (share, offset) in second.repairs.items()
+            },
         )
 
     def to_json(self) -> str:
@@ -190,6 +199,7 @@ class Plan:
             }
             lookups = body.get("lookups", {}).items()
             body["lookups"] = {name: np.asarray(moved, dtype=np.int64) for name, moved in lookups}
+            body["repairs"] = {name: (share, offset) for name, (share, offset) in body.get("repairs", {}).items()}
             body["shapes"] = {name: tuple(shape) for name, shape in body["shapes"].items()}
             plan = cls(**body)
             plan._check_indices()
@@ -233,6 +243,16 @@ def _lookups(analysis: "Analysis", alive: NDArray[np.bool_]) -> dict[str, NDArra
     """New positions by old ones for every index into an axis that shrinks; a dropped one repeats the one before."""
     living = {name: alive[analysis.solution.classes[labels]] for name, labels in analysis.equations.lookups.items()}
     return {name: np.maximum(np.cumsum(kept) - 1, 0) for name, kept in living.items() if not kept.all()}
+
+
+def _repairs(analysis: "Analysis", kept: Kept) -> dict[str, tuple[float, float]]:
+    """How many times fewer positions every repaired norm sees."""
+    sizes = {name: leaf.shape[0] for name, leaf in analysis.graph.leaves.items() if name in analysis.equations.repairs}
+    return {
+        name: (size / kept[name][0].size, analysis.equations.repairs[name])
+        for name, size in sizes.items()
+        if 0 in kept.get(name, {})
+    }
 
 
 def _grouped(analysis: "Analysis") -> list[tuple[str, Labels]]:

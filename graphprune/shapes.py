@@ -93,6 +93,9 @@ def attributes_of(node: Node, analysis: "Analysis", plan: "Plan", alive: Alive) 
     if node.op == "getitem" and first is not None:
         layout = analysis.layouts[first]
         return {"cuts": [_cut(layout, alive, *cut) for cut in node.attrs["cuts"]]}
+    if "grows" in node.attrs and node.attrs["grows"] in plan.repairs:
+        key = "eps" if node.op == "rms_norm" else "value"
+        return {key: node.attrs[key] * plan.repairs[node.attrs["grows"]][0]}
     if node.op == "roll" and first is not None:
         layout, ends = (
             analysis.layouts[first],

@@ -11,6 +11,11 @@ from graphprune.errors import BudgetError, VerifyError
 from helpers import randomise
 
 
+def shifted_rms(width):
+    """Dropped positions are not zero where the norm reads them, so that no repair helps."""
+    return nn.Sequential(nn.Softplus(), nn.RMSNorm(width))
+
+
 class Normed(nn.Module):
     """A residual stream with layer norms, as in a transformer; only the inner widths are exact."""
 
@@ -53,7 +58,10 @@ def model(kind):
     torch.manual_seed(0)
     return {
         "layer": lambda: (randomise(Normed()).eval(), torch.randn(4, 6)),
-        "rms": lambda: (randomise(Normed(nn.RMSNorm)).eval(), torch.randn(4, 6)),
+        "rms": lambda: (randomise(Normed(shifted_rms)).eval(), torch.randn(4, 6)),
+            randomise(Normed(lambda width: nn.RMSNorm(width, elementwise_affine=False))).eval(),
+            torch.randn(4, 6),
+        ),
         "standardised": lambda: (randomise(Standardised()).eval(), torch.randn(2, 3, 10, 10)),
         "group": lambda: (randomise(Grouped()).eval(), torch.randn(2, 3, 8, 8)),
     }[kind]()

@@ -55,7 +55,8 @@ def layer_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Lay
     for array in x:
         normed = [axis for axis in array.axes if axis >= inside]
         if normed and (array.axes[0] in normed or "dims" in eq.policy):
-            eq.loosen(array.labels, f"{node.op} takes statistics over the positions that are left", "exact=False")
+            if not (array.zero and repaired(eq, node)):
+                eq.loosen(array.labels, f"{node.op} takes statistics over the positions that are left", "exact=False")
             kept.append(array._replace(zero=array.zero and node.op == "rms_norm"))
             continue
         for axis in reversed(normed):  # a row is normalised by itself and lives or dies as a whole
@@ -66,6 +67,14 @@ def layer_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Lay
         if parameter is not None:
             operands.append((parameter.shape, layout, range(rank - len(parameter.shape), rank)))
     return _placed(join(eq, operands, "any"))
+
+
+def repaired(eq: Equations, node: Node) -> bool:
+    """Whether a scale makes up for the positions that a root mean square loses; remembers that it has to."""
+    scale, offset = node.attrs.get("repaired", (None, 0.0))
+    if scale is not None:
+        eq.repairs[scale] = offset
+    return scale is not None
 
 
 def _per_channel(eq: Equations, node: Node, x: Layout, parameters: tuple[Layout, ...], channel: int) -> Layout:

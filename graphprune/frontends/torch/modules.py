@@ -11,6 +11,7 @@ from ...plan import Plan
 from ...shapes import living, mismatches
 from .difference import first_difference
 from .inputs import Inputs, normalise, rebuild
+from .norms import mend_norms
 from .read import analyze, trace
 from .rewriting import as_graph_module, rewrite
 from .run import inputs_of, outputs
@@ -42,6 +43,7 @@ def apply(
     inputs = normalise(example_inputs) if example_inputs is not None else rebuild(plan.inputs)
     analysis = analysis or analyze(module, inputs, plan.policy)
     slim = slim_copy(module, plan)
+    mend_norms(slim, analysis, plan)
     problem = _problem(slim, plan, analysis, inputs)
     if problem:
         slim = _as_graph(module, plan, analysis, inputs, problem)
@@ -79,6 +81,7 @@ def _as_graph(module: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: I
     if whole is not module:
         analysis = analyze(whole, inputs, plan.policy)
     slim = slim_copy(whole, plan)
+    mend_norms(slim, analysis, plan)
     assert isinstance(slim, fx.GraphModule)
     rewrite(slim, analysis, plan, living(analysis, plan))
     left = _problem(slim, plan, analysis, inputs)

@@ -13,6 +13,7 @@ from ...errors import ExampleInputsError, TraceError, UnsupportedModelError, Wei
 from ...graph import Graph
 from ...policy import DEFAULT, Policy
 from .inputs import HOW, Inputs, candidates, describe, normalise
+from .norms import mark_norms
 from .record import record, stored_tensors
 
 
@@ -21,6 +22,7 @@ def analyze(module: torch.nn.Module, example_inputs: Any = None, policy: Policy 
     _refuse(module)
     start = time.process_time()
     graph, inputs = trace(module, example_inputs)
+    mark_norms(module, graph)
     seconds = time.process_time() - start
     tensors = {name: tensor for name, tensor, _ in stored_tensors(module)}
     analysis = Analysis.of(graph, lambda name: _numpy(name, tensors[name]), describe(inputs), policy)

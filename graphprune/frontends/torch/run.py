@@ -21,6 +21,7 @@ from .inputs import Inputs, normalise, perturb, rebuild
 from .names import QUIET
 from .read import analyze
 from .record import _plain, device_of, recorder_for, twin_of
+from .slicing import repaired
 from .survivors import Survivors
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
@@ -29,9 +30,9 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 class _Masked(TorchFunctionMode):
     """Multiplies stored tensors by their masks and converts floats to float64, call by call."""
 
-    def __init__(self, masks: dict[int, torch.Tensor]) -> None:
+    def __init__(self, masks: dict[int, torch.Tensor], rounded: dict[int, torch.Tensor]) -> None:
         super().__init__()
-        self.masks = masks
+        self.masks, self.rounded = masks, rounded
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -52,7 +53,7 @@ class _Masked(TorchFunctionMode):
             return torch.float64
         if not isinstance(item, torch.Tensor):
             return item
-        mask = self.masks.get(id(item))
+        mask, item = self.masks.get(id(item)), self.rounded.get(id(item), item)
         if item.dtype in _FLOATS:
             item = item.detach().to(torch.float64)
         return item if mask is None else item.detach() * mask.to(item.dtype)
@@ -70,10 +71,15 @@ def masked_run(module: torch.nn.Module, inputs: Inputs, plan: Plan | None, *watc
         for name, tensor, _ in stored
         if plan is not None and name in plan.kept and name not in plan.lookups
     }
+    rounded = {
+        id(tensor): _rounded(tensor, *plan.repairs[name])
+        for name, tensor, _ in stored
+        if plan is not None and name in plan.repairs
+    }
     arguments = tree_map(lambda item: _widen(item, device), inputs)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_Masked(masks))
+        stack.enter_context(_Masked(masks, rounded))
         if plan is not None and not plan.exact:
             analysis = analyze(module, inputs, plan.policy)
             recorder = recorder_for(stored, Survivors, dry=False).follow(analysis, living(analysis, plan))
@@ -83,6 +89,12 @@ def masked_run(module: torch.nn.Module, inputs: Inputs, plan: Plan | None, *watc
         for watcher in watchers:
             stack.enter_context(watcher)
         return twin(*arguments.args, **arguments.kwargs)
+
+
+def _rounded(scale: torch.Tensor, share: float, offset: float) -> torch.Tensor:
+    """A scale in float64 as it is after its repair was rounded to the dtype in which it is stored."""
+    stored = repaired(scale, share, offset).to(scale.dtype)
+    return repaired(stored, 1 / share, offset)
 
 
 def outputs(module: torch.nn.Module, inputs: Inputs, plan: Plan | None = None) -> list[NDArray[Any]]:

@@ -38,7 +38,14 @@ def slim_tensor(tensor: torch.Tensor, plan: Plan, name: str) -> torch.Tensor:
     fresh = slice_tensor(tensor, plan.kept[name]) if name in plan.kept else tensor.detach().clone()
     if name in plan.lookups:
         fresh = torch.as_tensor(plan.lookups[name], device=fresh.device)[fresh.long()].to(fresh.dtype)
+    if name in plan.repairs:
+        fresh = repaired(fresh, *plan.repairs[name]).to(fresh.dtype)
     return fresh
+
+
+def repaired(scale: torch.Tensor, share: float, offset: float) -> torch.Tensor:
+    """The scale of a root-mean-square norm that sees `share` times fewer positions, in float64."""
+    return (scale.detach().double() + offset).mul(share**0.5).sub(offset)
 
 
 def canonical_names(module: nn.Module) -> dict[int, str]:

@@ -23,10 +23,10 @@ def binary_call(name: str) -> Callable[[Call], Translated]:
             raise Unsupported(f"'{call.name}' of something that is not a tensor")
         scalar = second if isinstance(first, Value) else first
         if name == "div" and not isinstance(first, Value):
-            return "scalar_rdiv", values, {}
+            return "scalar_rdiv", values, {"value": scalar}
         if name in ("mul", "div") or (name in ("add", "sub") and scalar == 0):
-            return "identity", values, {}
-        return name, values, {"scalar": True}
+            return "identity", values, {"value": scalar}
+        return name, values, {"scalar": True, "value": scalar}
 
     return translate
 
@@ -41,15 +41,14 @@ def reversed_call(name: str) -> Callable[[Call], Translated]:
 def power_call(call: Call) -> Translated:
     base, exponent = call.get(0, "input", "self"), call.get(1, "exponent")
     if isinstance(base, Value) and not isinstance(exponent, Value):
-        return ("power" if exponent > 0 else "reciprocal"), (base,), {}
+        return ("power" if exponent > 0 else "reciprocal"), (base,), {"value": exponent}
     return compare_call(call)
 
 
 def compare_call(call: Call) -> Translated:
-    values = tuple(
-        item for item in (call.get(0, "input", "self"), call.get(1, "other", "exponent")) if isinstance(item, Value)
-    )
-    return "compare", values, {}
+    operands = call.get(0, "input", "self"), call.get(1, "other", "exponent")
+    numbers = [item for item in operands if isinstance(item, (int, float))]
+    return "compare", tuple(item for item in operands if isinstance(item, Value)), {"value": numbers}
 
 
 def clamp_call(call: Call) -> Translated:
@@ -78,7 +77,9 @@ def same_call(call: Call) -> Translated:
 
 
 def constant_call(call: Call) -> Translated:
-    return "constant", (), {}
+    number = call.get(0, "data")
+    single = call.shapes[0] == () and isinstance(number, (int, float))
+    return "constant", (), {"value": number} if single else {}
 
 
 def fill_call(value: float | None, position: int = 1) -> Callable[[Call], Translated]:
@@ -141,7 +142,9 @@ def attention_call(call: Call) -> Translated:
     mask = call.get(3, "attn_mask")
     if isinstance(mask, Value) and any(size > 1 for size in mask.shape[:-2]):
         raise Unsupported("attention with a mask per head")
-    return "attention", (q, k, v), {"grouped": bool(call.kwargs.get("enable_gqa"))}
+    scale = call.kwargs.get("scale")
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return "attention", (q, k, v), {"grouped": bool(call.kwargs.get("enable_gqa")), "scale": scale}
 
 
 def multi_head_call(call: Call) -> Translated:
@@ -181,7 +184,8 @@ def layer_norm_call(call: Call) -> Translated:
 
 
 def rms_norm_call(call: Call) -> Translated:
-    return "rms_norm", (call.x, call.get(2, "weight")), {"dims": len(call.get(1, "normalized_shape"))}
+    attrs = {"dims": len(call.get(1, "normalized_shape")), "eps": call.get(3, "eps")}
+    return "rms_norm", (call.x, call.get(2, "weight")), attrs
 
 
 def prelu_call(call: Call) -> Translated:
