@@ -1,5 +1,8 @@
 """Every error that GraphPrune raises on purpose. Each says what is wrong, where, and how to go on."""
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class GraphPruneError(Exception):
     """Base class: catch this to catch everything that GraphPrune raises on purpose."""
@@ -42,7 +45,15 @@ class PlanError(GraphPruneError, ValueError):
 
 
 class ApplyError(GraphPruneError, RuntimeError):
-    """A plan could not be written into the model without changing what the model computes."""
+    """A plan could not be written into the model without changing what the model computes.
+
+    `blame` holds the classes (`analysis.solution.classes`) that were to shrink where it failed: a plan that keeps
+    them gets past this place. Empty where the place is not known.
+    """
+
+    def __init__(self, message: str, blame: NDArray[np.int64] | None = None) -> None:
+        super().__init__(message)
+        self.blame: NDArray[np.int64] = np.zeros(0, dtype=np.int64) if blame is None else blame
 
 
 class VerifyError(GraphPruneError, AssertionError):

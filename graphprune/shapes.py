@@ -1,14 +1,14 @@
 """What a plan predicts for every node: living positions, shapes, bounds of slices. Frontends check against it."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import PlanError
 from .graph import Graph, Node, Shape, Value
-from .labels import Array
+from .labels import Array, Labels
 from .layout import covering
 
 if TYPE_CHECKING:
@@ -112,22 +112,59 @@ def attributes_of(node: Node, analysis: "Analysis", plan: "Plan", alive: Alive) 
     return {}
 
 
-def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) -> Iterator[str]:
-    """What a trace of the pruned program does differently from what the labels predict, first things first."""
-    pairs = zip(analysis.graph.nodes, slim.nodes, strict=False)
-    for before, after in pairs:
+class Mismatch(NamedTuple):
+    """One thing that a pruned program does differently, and the labels whose positions should have gone there."""
+
+    text: str
+    labels: Labels
+
+
+FIXED = ("value", "scale", "low", "high")
+"""Attributes that hold numbers to compute with: pruning never changes them."""
+
+
+def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) -> Iterator[Mismatch]:
+    """What a trace of the pruned program does differently from what the labels predict, first things first.
+
+    A trace that breaks off ends with the node at which it does.
+    """
+    nodes = analysis.graph.nodes
+    for number, (before, after) in enumerate(zip(nodes, slim.nodes, strict=False)):
         if before.op != after.op:
-            yield f"{before} runs {before.op} before and {after.op} after: its code depends on sizes"
+            text = f"{before} runs {before.op} before and {after.op} after: its code depends on sizes"
+            yield Mismatch(text, _changing(analysis, number, alive))
             return
-        for old, new in zip(before.outputs, after.outputs, strict=False):
-            expected = shape_of(old, analysis.layouts[old], alive)
-            if expected != new.shape:
-                yield f"{before} gives shape {new.shape} where {expected} is right: a size is written into the code"
-        for key, value in attributes_of(before, analysis, plan, alive).items():
-            if not _alike(key, value, after):
-                yield f"{before} uses {key} {after.attrs.get(key)} where {value} is right"
-    if len(analysis.graph.nodes) != len(slim.nodes):
-        yield f"{len(analysis.graph.nodes)} operations before, {len(slim.nodes)} after: the code depends on sizes"
+        for text in _differences(before, after, analysis, plan, alive):
+            yield Mismatch(text, _changing(analysis, number, alive))
+    if len(nodes) != len(slim.nodes):
+        text = f"{len(nodes)} operations before, {len(slim.nodes)} after: the code depends on sizes"
+        yield Mismatch(text, _changing(analysis, min(len(slim.nodes), len(nodes) - 1), alive))
+
+
+def _differences(before: Node, after: Node, analysis: "Analysis", plan: "Plan", alive: Alive) -> Iterator[str]:
+    for old, new in zip(before.outputs, after.outputs, strict=False):
+        expected = shape_of(old, analysis.layouts[old], alive)
+        if expected != new.shape:
+            yield f"{before} gives shape {new.shape} where {expected} is right: a size is written into the code"
+    predicted = attributes_of(before, analysis, plan, alive)
+    for key, value in predicted.items():
+        if not _alike(key, value, after):
+            yield f"{before} uses {key} {after.attrs.get(key)} where {value} is right"
+    for key in FIXED:
+        left, right = before.attrs.get(key), after.attrs.get(key)
+        if key not in predicted and left != right and not (left != left and right != right):
+            yield f"{before} computes with {right} where {left} is right: a number in the code depends on sizes"
+
+
+def _changing(analysis: "Analysis", number: int, alive: Alive) -> Labels:
+    """All labels of the arrays around a node from which something is dropped; of the last node before that has any."""
+    for node in reversed(analysis.graph.nodes[: number + 1]):
+        values = [value for value in (*node.outputs, *node.inputs) if value is not None]
+        arrays = [array.labels.ravel() for value in values for array in analysis.layouts.get(value, ())]
+        changing = [labels for labels in arrays if not alive[labels].all()]
+        if changing:
+            return np.concatenate(changing)
+    return np.zeros(0, dtype=np.int64)
 
 
 def _alike(key: str, expected: Any, after: Node) -> bool:

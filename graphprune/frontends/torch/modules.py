@@ -2,17 +2,24 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
 from ...analysis import Analysis
 from ...errors import ApplyError
+from ...labels import Labels
 from ...plan import Plan
 from ...shapes import living, mismatches
 from .difference import first_difference
 from .inputs import Inputs, normalise, rebuild
 from .norms import mend_norms
+<<<<<<< HEAD
+=======
+from .provenance import origins_of, set_attributes
+>>>>>>> attr
 from .read import analyze, trace
+from .record import record_partly
 from .rewriting import as_graph_module, rewrite
 from .run import inputs_of, outputs
 from .slicing import shapes_of, slim_copy
@@ -32,7 +39,7 @@ __all__ = [
 ]
 
 _PLAN = "_graphprune_plan"
-_NOTE = "graphprune"
+_NOTE = "_graphprune_note"
 
 
 def apply(
@@ -45,8 +52,11 @@ def apply(
     slim = slim_copy(module, plan)
     mend_norms(slim, analysis, plan)
     problem = _problem(slim, plan, analysis, inputs)
+    if problem and not isinstance(module, fx.GraphModule):  # whose sizes are written into its code
+        set_attributes(slim, module, origins_of(module, plan, analysis, inputs))
+        problem = _problem(slim, plan, analysis, inputs)
     if problem:
-        slim = _as_graph(module, plan, analysis, inputs, problem)
+        slim = _as_graph(module, slim, plan, analysis, inputs, problem)
     attach_plan(slim, module, plan)
     return slim
 
@@ -64,7 +74,7 @@ def plan_of(model: Any) -> Plan | None:
 
 def note_of(model: Any) -> str | None:
     """What a user should know of how a pruned model was made: why a GraphModule came out; None where nothing is odd."""
-    return model.meta.get(_NOTE) if isinstance(model, fx.GraphModule) else None
+    return getattr(model, _NOTE, None)
 
 
 def _problem(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs) -> str | None:
@@ -73,26 +83,52 @@ def _problem(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inpu
         graph, _ = trace(slim, inputs)
     except Exception as error:
         return f"it does not run after pruning: {str(error).splitlines()[0]}"
-    return next(mismatches(analysis, plan, graph, living(analysis, plan)), None)
+    first = next(mismatches(analysis, plan, graph, living(analysis, plan)), None)
+    return first.text if first else None
 
 
-def _as_graph(module: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs, problem: str) -> fx.GraphModule:
-    whole = as_graph_module(module, inputs)
-    if whole is not module:
-        analysis = analyze(whole, inputs, plan.policy)
+def _blame(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs) -> Labels:
+    """The classes that were to shrink where the slim module first does something else than the labels predict."""
+    graph = record_partly(slim, inputs)
+    first = next(mismatches(analysis, plan, graph, living(analysis, plan)), None)
+    return np.unique(analysis.solution.classes[first.labels]) if first else np.zeros(0, dtype=np.int64)
+
+
+def _as_graph(
+    module: torch.nn.Module, kept: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs, problem: str
+) -> fx.GraphModule:
+    """A slim GraphModule with rewritten sizes, where `kept`, which keeps the class, has a problem."""
+    try:
+        whole = as_graph_module(module, inputs)
+    except ApplyError as error:
+        raise ApplyError(str(error), _blame(kept, plan, analysis, inputs)) from error
+    told = analysis if whole is module else analyze(whole, inputs, plan.policy)
     slim = slim_copy(whole, plan)
+<<<<<<< HEAD
     mend_norms(slim, analysis, plan)
+=======
+    mend_norms(slim, told, plan)
+>>>>>>> attr
     assert isinstance(slim, fx.GraphModule)
-    rewrite(slim, analysis, plan, living(analysis, plan))
-    left = _problem(slim, plan, analysis, inputs)
+    rewrite(slim, told, plan, living(told, plan))
+    left = _problem(slim, plan, told, inputs)
     if left:
         raise ApplyError(
             f"{type(module).__name__} cannot be kept right with the new sizes. In its own code: {problem}. "
-            f"As a rewritten graph: {left}. Take sizes from tensors in forward(), or pass keep= for these layers."
+            f"As a rewritten graph: {left}. Take sizes from tensors in forward(), or pass keep= for these layers.",
+            _counterparts(_blame(slim, plan, told, inputs), told, analysis),
         )
     if whole is not module:
-        slim.meta[_NOTE] = f"sizes are written into forward(), so a GraphModule was made: {problem}"
+        setattr(slim, _NOTE, f"sizes are written into forward(), so a GraphModule was made: {problem}")
     return slim
+
+
+def _counterparts(blame: Labels, told: Analysis, analysis: Analysis) -> Labels:
+    """Classes of one analysis that hold the same positions of stored tensors as classes of another one."""
+    own = analysis.leaf_classes
+    pairs = [(classes.ravel(), own[key].ravel()) for key, classes in told.leaf_classes.items() if key in own]
+    found = [mine[np.isin(theirs, blame)] for theirs, mine in pairs if mine.size == theirs.size]
+    return np.unique(np.concatenate(found)) if found else blame[:0]
 
 
 def example_inputs_of(module: torch.nn.Module, example_inputs: Any) -> Any:

@@ -286,23 +286,47 @@ def _scoped(module: torch.nn.Module, recorder: Recorder) -> Iterator[None]:
 
 
 def record(module: torch.nn.Module, inputs: Inputs, device: str | None) -> Graph:
-    """Record a run of a copy of `module`; with `device` "meta" nothing is computed.
+    """Record a run of a copy of `module`; with `device` "meta" nothing is computed. Raises whatever the run raises."""
+    twin, recorder = prepare(module, device, Recorder)
+    run_recorded(recorder, twin, inputs, device)
+    return recorder.graph
 
-    Parameters that the run leaves unused are looked for in a second run in training mode (auxiliary heads).
-    Raises whatever the run raises.
-    """
+
+def record_partly(module: torch.nn.Module, inputs: Inputs) -> Graph:
+    """What can be recorded of a run that may fail: the operations before it does."""
+    graphs = []
+    for device in ("meta", None):
+        twin, recorder = prepare(module, device, Recorder)
+        graphs.append(recorder.graph)
+        try:
+            run_recorded(recorder, twin, inputs, device)
+            break
+        except Exception:  # where it fails is what is asked for
+            continue
+    return max(graphs, key=lambda graph: len(graph.nodes))
+
+
+def prepare(module: torch.nn.Module, device: str | None, recording: type[Kind]) -> tuple[torch.nn.Module, Kind]:
+    """A copy of a module to run, and the recorder that knows its tensors."""
     twin, stored = twin_of(module, device)
-    recorder = recorder_for(stored, Recorder, dry=device == "meta")
+    recorder = recorder_for(stored, recording, dry=device == "meta")
     for name, tensor, _ in stored_tensors(module):
         if name in recorder.graph.leaves:
             recorder.graph.leaves[name].numbers = _whole_numbers(tensor)
+    return twin, recorder
+
+
+def run_recorded(recorder: Recorder, twin: torch.nn.Module, inputs: Inputs, device: str | None) -> None:
+    """Run a prepared copy.
+
+    Parameters that the run leaves unused are looked for in a second run in training mode (auxiliary heads).
+    """
     try:
         arguments = recorder.open(inputs, device or device_of(twin))
         with torch.no_grad(), _scoped(twin, recorder):
             _run(recorder, twin, arguments)
             if any(leaf.kind == "parameter" and leaf.uses == 0 for leaf in recorder.graph.leaves.values()):
                 _run_training(recorder, twin, arguments)
-        return recorder.graph
     finally:
         recorder.finish()
 

@@ -46,6 +46,8 @@ class _Masked(TorchFunctionMode):
         if name in ("float", "half", "bfloat16"):  # casts written into the model must not lose digits
             func = torch.Tensor.double
         args, kwargs = tree_map(self._change, (args, kwargs))
+        if name == "full" and isinstance(args[-1], float):  # the least float64 does not fit into torch's default
+            kwargs = {"dtype": torch.float64, **kwargs}
         result = func(*args, **kwargs)
         return result if is_inplace(func, kwargs) else tree_map(_wide, result)
 

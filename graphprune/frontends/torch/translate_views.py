@@ -148,7 +148,9 @@ def index_of(value: Value, axis: int, positions: Any) -> Translated:
             raise Unsupported("is indexed by a mask")
         attrs = {"axis": axis, "rank": len(positions.shape), "positions": _within(positions.numbers, size)}
         return "index", (value, positions), attrs
-    if isinstance(positions, (list, tuple)) and all(type(item) is int for item in positions):
+    if isinstance(positions, (list, tuple)) and all(
+        isinstance(item, int) and not isinstance(item, bool) for item in positions
+    ):
         return (
             "index",
             (value,),
