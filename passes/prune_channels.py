@@ -11,7 +11,6 @@ from ..frontends import frontend_of
 from ..policy import resolve_policy
 from .pipeline import Program
 
-
 ATTEMPTS = 12
 """How often a plan is made anew without the channels that the model's code does not let go."""
 

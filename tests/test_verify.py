@@ -112,7 +112,8 @@ def test_a_wrong_rule_is_found_out(op, monkeypatch):
         assert name == "sigmoid_sum"  # locked by the right rule
     monkeypatch.setitem(ops.OPS, op, rule)
     with pytest.raises(GraphPruneError):
-        graphprune.optimize(module, 0.3, example_inputs=inputs, exact=True)
+        plan = graphprune.analyze(module, inputs).plan(0.3, exact=True)
+        graphprune.verify(module, plan.apply(module, inputs), plan, inputs)
 
 
 def claimed(labels, arrays):

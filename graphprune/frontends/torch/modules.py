@@ -14,10 +14,7 @@ from ...shapes import living, mismatches
 from .difference import first_difference
 from .inputs import Inputs, normalise, rebuild
 from .norms import mend_norms
-<<<<<<< HEAD
-=======
 from .provenance import origins_of, set_attributes
->>>>>>> attr
 from .read import analyze, trace
 from .record import record_partly
 from .rewriting import as_graph_module, rewrite
@@ -104,11 +101,7 @@ def _as_graph(
         raise ApplyError(str(error), _blame(kept, plan, analysis, inputs)) from error
     told = analysis if whole is module else analyze(whole, inputs, plan.policy)
     slim = slim_copy(whole, plan)
-<<<<<<< HEAD
-    mend_norms(slim, analysis, plan)
-=======
     mend_norms(slim, told, plan)
->>>>>>> attr
     assert isinstance(slim, fx.GraphModule)
     rewrite(slim, told, plan, living(told, plan))
     left = _problem(slim, plan, told, inputs)
