@@ -340,9 +340,14 @@ def _repeat_interleave(call: Call, node: Node, origins: Origins) -> Uses:
     return [(call.get(1, "repeats"), origins.shape(node.outputs[0])[axis] // origins.shape(source)[axis])]
 
 
-def _groups(call: Call, node: Node, origins: Origins) -> Uses:
-    attrs = attributes_of(node, origins.analysis, origins.plan, origins.alive)
-    return [(call.get(6, "groups"), attrs["groups"])]
+def _groups(position: int, name: str) -> Callable[[Call, Node, Origins], Uses]:
+    """A number of groups, of which some may go as a whole."""
+
+    def use(call: Call, node: Node, origins: Origins) -> Uses:
+        attrs = attributes_of(node, origins.analysis, origins.plan, origins.alive)
+        return [(call.get(position, name), attrs["groups"])]
+
+    return use
 
 
 _USES: dict[str, Callable[[Call, Node, Origins], Uses]] = {
@@ -353,8 +358,9 @@ _USES: dict[str, Callable[[Call, Node, Origins], Uses]] = {
     **dict.fromkeys(["layer_norm", "rms_norm"], _trailing),
     **dict.fromkeys(["split", "split_with_sizes"], _split),
     **dict.fromkeys(["repeat", "tile"], _repeat),
-    **{f"conv{n}d": _groups for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": _groups for n in (1, 2, 3)},
+    **{f"conv{n}d": _groups(6, "groups") for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": _groups(6, "groups") for n in (1, 2, 3)},
+    "group_norm": _groups(1, "num_groups"),
     "unflatten": _unflatten,
     "narrow": _narrow,
     "__getitem__": _getitem,

@@ -168,6 +168,12 @@ def _groups(position: int, name: str) -> Edit:
     return edit
 
 
+def _pin_scale(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+    """The default scale of attention depends on the head width; it stays what it was."""
+    if target.kwargs.get("scale") is None:
+        target.kwargs = {**target.kwargs, "scale": node.attrs["scale"]}
+
+
 def _argument(target: fx.Node, position: int, names: tuple[str, ...]) -> tuple[Any, Callable[[Any], None]]:
     """An argument of an fx node and a function that replaces it."""
     if position < len(target.args):
@@ -198,5 +204,6 @@ _EDITS: dict[str, Edit] = {
     "slice": _slice,
     "narrow": _narrow,
     "roll": _roll,
+    "scaled_dot_product_attention": _pin_scale,
 }
 """Call -> how its literal sizes follow from the new shapes."""
