@@ -181,8 +181,8 @@ def reshape(eq: Equations, layout: Layout, before: Shape, after: Shape) -> Layou
         if not any(owner[axis] in crowded for axis in array.axes):
             result.append(_reshape_array(eq, _in_order(eq, array, parts), before, after, parts))
     for array in result:
-        if len(array.axes) > 1:
-            eq.block(array.labels.reshape(array.labels.shape[0], -1), fixed=False)
+        for rows in range(len(array.axes) - 1, 0, -1):  # the finest first: balancing them balances the rest
+            eq.block(array.labels.reshape(prod(array.labels.shape[:rows]), -1), fixed=False)
     return tuple(result)
 
 
