@@ -137,7 +137,17 @@ def _ordered(analysis: "Analysis", options: Options, free: NDArray[np.bool_]) ->
         )
     units = build_units(analysis, np.where(scored, scores, 0.0), free & scored)
     units = _normalised(units)
-    return units, granules(units, _protected(analysis, units), options.multiple_of, options.scope)
+    multiples = _multiples(analysis, units, options.multiple_of)
+    return units, granules(units, _protected(analysis, units), multiples, options.scope)
+
+
+def _multiples(analysis: "Analysis", units: Units, multiple_of: int) -> Labels:
+    """Of what the channel counts of every family become multiples: what the user asks for and what kernels need."""
+    result = np.full(int(units.family.max()) + 1, multiple_of, dtype=np.int64)
+    for labels, multiple in analysis.equations.multiples:
+        families = np.unique(units.family[units.of_class[analysis.solution.classes[labels]]])
+        result[families] = np.lcm(result[families], multiple)
+    return result
 
 
 def _normalised(units: Units) -> Units:
@@ -163,7 +173,7 @@ def _protected(analysis: "Analysis", units: Units) -> NDArray[np.bool_]:
     return protected
 
 
-def granules(units: Units, protected: NDArray[np.bool_], multiple_of: int, scope: str) -> Granules:
+def granules(units: Units, protected: NDArray[np.bool_], multiples: Labels, scope: str) -> Granules:
     """Bundles of units, least important first; within a family the order of the scores is kept.
 
     Where channel counts are to be multiples, the first bundle of a family brings it to a multiple and every
@@ -176,7 +186,8 @@ def granules(units: Units, protected: NDArray[np.bool_], multiple_of: int, scope
     bounds = np.flatnonzero(np.diff(units.family[index], prepend=-1, append=-1))
     starts, lengths, keys = [], [], []
     for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
-        width = int(size[units.family[index[start]]])
+        family = units.family[index[start]]
+        width, multiple_of = int(size[family]), int(multiples[family])
         first = width % multiple_of or multiple_of
         usable = min(int(stop - start), width - 1)
         count = (usable - first) // multiple_of + 1 if usable >= first else 0

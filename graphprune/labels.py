@@ -84,6 +84,7 @@ class Equations:
     group_counts: dict[str, Labels] = field(default_factory=dict)
     lookups: dict[str, Labels] = field(default_factory=dict)
     repairs: dict[str, float] = field(default_factory=dict)
+    multiples: list[tuple[Labels, int]] = field(default_factory=list)
 
     def fresh(self, size: int) -> Labels:
         """New labels that are equal to no others."""

@@ -35,6 +35,7 @@ OPS: dict[str, Rule] = {
     "linear": contract.linear,
     "matmul": contract.matmul,
     "addmm": contract.addmm,
+    "grouped_matmul": contract.grouped_matmul,
     "einsum": contract.einsum,
     "conv": contract.convolution,
     "attention": contract.attention,

@@ -8,6 +8,8 @@ from ..graph import Node, Shape, Value
 from ..labels import Array, Equations, Labels, Layout, Product
 from ..layout import NO_CHANNELS, contract, copied, dirty, join, line, lock_axes, without
 
+_BYTES = {"float64": 8, "bfloat16": 2, "float16": 2}
+
 
 def linear(eq: Equations, node: Node, x: Layout, weight: Layout, bias: Layout = ()) -> Layout:
     """x @ weight.T + bias; weight is (out, in)."""
@@ -35,6 +37,21 @@ def addmm(eq: Equations, node: Node, bias: Layout, a: Layout, b: Layout) -> Layo
     out = contract(eq, [(left, a, ["m", "k"]), (right, b, ["k", "n"])], ["m", "n"])
     shape, rank = node.outputs[0].shape, len(_shape(node, 0))
     return _joined(join(eq, [(shape, out, [0, 1]), (_shape(node, 0), bias, range(2 - rank, 2))], "all"))
+
+
+def grouped_matmul(eq: Equations, node: Node, x: Layout, weight: Layout, *others: Layout) -> Layout:
+    """Rows of x, each times one of several matrices; weight is (experts, in, out). Which one is up to the input."""
+    value, matrices = _shape(node, 0), _shape(node, 1)
+    lock_axes(eq, weight, [0], "experts are chosen by the input", "prune inside the experts")
+    for array in (array for layout in others for array in layout):
+        eq.lock(array.labels, "counts the rows of every expert")
+    kernel = 16 // _BYTES.get(str(node.inputs[0].dtype if node.inputs[0] else ""), 4)  # its rows start at 16 bytes
+    for array in (*x, *without(weight, [0])):
+        eq.multiples.append((array.labels, kernel))
+    one = (1, *matrices[1:])
+    return contract(
+        eq, [(value, x, ["row", "in"]), (one, without(weight, [0]), ["expert", "in", "out"])], ["row", "out"]
+    )
 
 
 def einsum(eq: Equations, node: Node, *operands: Layout) -> Layout:

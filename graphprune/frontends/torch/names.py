@@ -67,6 +67,8 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
         "linear": to.linear_call,
         "addmm": to.addmm_call,
         "einsum": to.einsum_call,
+        "_grouped_mm": to.grouped_matmul_call,
+        "grouped_mm": to.grouped_matmul_call,
         "prelu": to.prelu_call,
         "embedding": to.embedding_call,
     }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ...errors import ExampleInputsError
+from ...errors import ExampleInputsError, GraphPruneError, VerifyError
 from ...plan import Plan
 from ...shapes import living
 from .calls import base_name, is_inplace
@@ -45,6 +45,7 @@ class _Masked(TorchFunctionMode):
             return torch.float64 if name == ".dtype" and result in _FLOATS else result
         if name in ("float", "half", "bfloat16"):  # casts written into the model must not lose digits
             func = torch.Tensor.double
+        func = _WIDE.get(name, func)
         args, kwargs = tree_map(self._change, (args, kwargs))
         if name == "full" and isinstance(args[-1], float):  # the least float64 does not fit into torch's default
             kwargs = {"dtype": torch.float64, **kwargs}
@@ -94,6 +95,16 @@ def masked_run(module: torch.nn.Module, inputs: Inputs, plan: Plan | None, *watc
         return twin(*arguments.args, **arguments.kwargs)
 
 
+def _grouped_mm(x: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor, **_: Any) -> torch.Tensor:
+    ends = offs.tolist()
+    rows = zip([0, *ends], ends, weight, strict=False)
+    return torch.cat([x[start:end] @ matrix for start, end, matrix in rows])
+
+
+_WIDE: dict[str, Callable[..., Any]] = dict.fromkeys(("_grouped_mm", "grouped_mm"), _grouped_mm)
+"""Functions that torch lacks in float64."""
+
+
 def _rounded(scale: torch.Tensor, share: float, offset: float) -> torch.Tensor:
     """A scale in float64 as it is after its repair was rounded to the dtype in which it is stored."""
     stored = repaired(scale, share, offset).to(scale.dtype)
@@ -101,8 +112,16 @@ def _rounded(scale: torch.Tensor, share: float, offset: float) -> torch.Tensor:
 
 
 def outputs(module: torch.nn.Module, inputs: Inputs, plan: Plan | None = None) -> list[NDArray[Any]]:
-    """All output tensors of a masked run, as numpy."""
-    result = masked_run(module, inputs, plan)
+    """All output tensors of a masked run, as numpy. Raises `VerifyError` where the module does not run in float64."""
+    try:
+        result = masked_run(module, inputs, plan)
+    except GraphPruneError:
+        raise
+    except Exception as error:
+        kind = type(module).__name__
+        raise VerifyError(
+            f"{kind} does not run in float64, so it cannot be verified: {error}. Pass verify=False."
+        ) from error
     tensors = [leaf for leaf in tree_leaves(_plain(result)) if isinstance(leaf, torch.Tensor)]
     return [np.asarray(tensor.detach().cpu().numpy()) for tensor in tensors]
 

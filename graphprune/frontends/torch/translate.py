@@ -117,6 +117,13 @@ def addmm_call(call: Call) -> Translated:
     return "addmm", (call.x, call.tensor(1, "mat1"), call.tensor(2, "mat2")), {}
 
 
+def grouped_matmul_call(call: Call) -> Translated:
+    x, weight, offsets = call.x, call.tensor(1, "mat_b", "mat2"), call.get(2, "offs")
+    if len(x.shape) != 2 or len(weight.shape) != 3 or call.get(3, "bias") is not None:
+        raise Unsupported("a grouped product of other ranks, or with a bias")
+    return "grouped_matmul", (x, weight, *([offsets] if isinstance(offsets, Value) else [])), {}
+
+
 def einsum_call(call: Call) -> Translated:
     operands = call.args[1:]
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
