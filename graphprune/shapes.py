@@ -138,7 +138,7 @@ def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) ->
             yield Mismatch(text, _changing(analysis, number, alive))
     if len(nodes) != len(slim.nodes):
         text = f"{len(nodes)} operations before, {len(slim.nodes)} after: the code depends on sizes"
-        yield Mismatch(text, _changing(analysis, min(len(slim.nodes), len(nodes) - 1), alive))
+        yield Mismatch(text, _changing(analysis, min(len(slim.nodes), len(nodes) - 1), alive, reached=False))
 
 
 def _differences(before: Node, after: Node, analysis: "Analysis", plan: "Plan", alive: Alive) -> Iterator[str]:
@@ -156,14 +156,20 @@ def _differences(before: Node, after: Node, analysis: "Analysis", plan: "Plan", 
             yield f"{before} computes with {right} where {left} is right: a number in the code depends on sizes"
 
 
-def _changing(analysis: "Analysis", number: int, alive: Alive) -> Labels:
-    """All labels of the arrays around a node from which something is dropped; of the last node before that has any."""
+def _changing(analysis: "Analysis", number: int, alive: Alive, reached: bool = True) -> Labels:
+    """All labels of the arrays around a node from which something is dropped.
+
+    Those that flow through it come first (into it, where it was not reached), then those of its parameters, then those
+    of the nodes before it.
+    """
     for node in reversed(analysis.graph.nodes[: number + 1]):
-        values = [value for value in (*node.outputs, *node.inputs) if value is not None]
-        arrays = [array.labels.ravel() for value in values for array in analysis.layouts.get(value, ())]
-        changing = [labels for labels in arrays if not alive[labels].all()]
-        if changing:
-            return np.concatenate(changing)
+        inputs = [value for value in node.inputs if value is not None]
+        flowing = [value for value in inputs if not value.is_leaf]
+        for values in ([*flowing, *node.outputs] if reached else flowing, [*inputs, *node.outputs]):
+            arrays = [array.labels.ravel() for value in values for array in analysis.layouts.get(value, ())]
+            changing = [labels for labels in arrays if not alive[labels].all()]
+            if changing:
+                return np.concatenate(changing)
     return np.zeros(0, dtype=np.int64)
 
 

@@ -44,6 +44,21 @@ class ProductAttention(SelfAttention):
         return self.out(y.transpose(1, 2).reshape(*x.shape[:2], self.num_heads * self.head_size))
 
 
+class TwoWidths(SelfAttention):
+    """Queries and keys are as wide as values, but need not be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value_size = 4
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        q, k = (part(x).view(b, n, self.num_heads, self.head_size).transpose(1, 2) for part in (self.q, self.k))
+        v = self.v(x).view(b, n, self.num_heads, self.value_size).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, k, v, scale=0.5)
+        return self.out(y.transpose(1, 2).reshape(b, n, self.num_heads * self.value_size))
+
+
 class DividedAttention(SelfAttention):
     """The head width is computed from the width of all heads, and that from the tensor."""
 
@@ -208,15 +223,23 @@ def test_a_scale_stays_when_head_widths_shrink():
     module = build(SelfAttention)
     slim = oracle.check(module, TOKENS, sparsity=0.25, policy="dims")
     assert slim.q.out_features < 16
-    kept = oracle.check(build(ProductAttention), TOKENS, sparsity=0.25, policy="dims")
-    assert type(kept) is ProductAttention
+    kept = oracle.check(build(TwoWidths), TOKENS, sparsity=0.25, policy="dims")
+    assert type(kept) is TwoWidths
     assert kept.num_heads == 4
-    assert kept.head_size < 4
+    assert (kept.head_size, kept.value_size) == (kept.q.out_features // 4, kept.v.out_features // 4) < (4, 4)
+
+
+class DefaultScale(SelfAttention):
+    """The scale of attention is left to torch, which takes it from the head width."""
+
+    def forward(self, x):
+        q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 def test_the_default_scale_of_attention_is_pinned():
-    slim = oracle.check(build(FusedAttention), TOKENS, sparsity=0.25, policy="dims")
-    assert slim.qkv.out_features < 48
+    slim = oracle.check(build(DefaultScale), TOKENS, sparsity=0.25, policy="dims")
+    assert slim.q.out_features < 16
 
 
 class Opaque(nn.Module):

@@ -98,7 +98,7 @@ def _as_graph(
     try:
         whole = as_graph_module(module, inputs)
     except ApplyError as error:
-        raise ApplyError(str(error), _blame(kept, plan, analysis, inputs)) from error
+        raise ApplyError(f"{problem}. {error}", _blame(kept, plan, analysis, inputs)) from error
     told = analysis if whole is module else analyze(whole, inputs, plan.policy)
     slim = slim_copy(whole, plan)
     mend_norms(slim, told, plan)

@@ -60,6 +60,8 @@ def _sized(position: int, *names: str) -> Edit:
         given, put = _argument(target, position, names)
         spread = isinstance(given, (int, fx.Node))
         sizes = list(target.args[position:]) if spread else list(given or ())
+        if sizes and sizes == [given] and len(shapes[0]) > 1 and shapes[0] != node.outputs[0].shape:
+            sizes = _spread(target, given, len(shapes[0]))
         if len(sizes) != len(shapes[0]):
             return
         new = _resized(sizes, node.outputs[0].shape, shapes[0])
@@ -69,6 +71,12 @@ def _sized(position: int, *names: str) -> Edit:
             put(type(given)(new) if isinstance(given, (list, tuple)) else new)
 
     return edit
+
+
+def _spread(target: fx.Node, sizes: fx.Node, count: int) -> list[Any]:
+    """Sizes that are computed as one tuple, one by one."""
+    with target.graph.inserting_before(target):
+        return [target.graph.call_function(operator.getitem, (sizes, axis)) for axis in range(count)]
 
 
 def _unflatten(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
