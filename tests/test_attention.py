@@ -198,6 +198,13 @@ def test_the_slim_layer_is_a_whole_layer():
     assert all(parameter.grad is not None for parameter in slim.parameters())
 
 
+def test_the_width_of_heads_goes_by_policy():
+    module = randomise(Encoder(2).eval())
+    slim = oracle.check(module, INPUTS, sparsity=0.4, exact=True, policy="dims")
+    layers = [layer.self_attn for layer in slim.body.layers]
+    assert all(layer.num_heads == 2 for layer in layers) and any(layer.head_dim < 8 for layer in layers)
+
+
 def test_a_slim_layer_can_be_pruned_again():
     module = randomise(Encoder(8).eval())
     once = oracle.check(module, INPUTS, sparsity=0.2, exact=True)

@@ -18,6 +18,11 @@ class SlimAttention(torch.nn.MultiheadAttention):
 
     scale: float
 
+    @property
+    def num_heads(self) -> int:
+        """As many as the weights hold."""
+        return _sizes(self)["num_heads"]
+
     def forward(
         self,
         query: Tensor,
