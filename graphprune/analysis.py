@@ -160,20 +160,33 @@ def _spread(equations: Equations, node: Node, layout: Layout) -> list[Layout]:
     return [layout if value.shape == shape else () for value in node.outputs]
 
 
+def _live(graph: Graph) -> set[int]:
+    """The nodes, by id, on whose results an output depends."""
+    live, wanted = set[int](), {id(value) for value in graph.outputs}
+    for node in reversed(graph.nodes):
+        if any(id(value) in wanted for value in node.outputs):
+            live.add(id(node))
+            wanted.update(id(value) for value in node.inputs if value is not None)
+    return live
+
+
 def propagate(graph: Graph, policy: Policy = DEFAULT) -> tuple[Equations, dict[Value, Layout]]:
     """Run the rule of every node in order; lock what leaves the program and what never enters it."""
     equations = Equations(policy)
     layouts = equations.fresh_leaves(graph.leaves.values())
     layouts.update((value, ()) for value in graph.inputs)
-    unknown = OPS["unknown"]
+    unknown, live = OPS["unknown"], _live(graph)
     for node in graph.nodes:
         equations.node = node
         rule = OPS.get(node.op, unknown)
+        inexact = len(equations.inexact)
         arguments = [() if value is None else layouts.setdefault(value, ()) for value in node.inputs]
         try:
             result = rule(equations, node, *arguments)
         except Exception as error:
             raise TraceError(f"the rule for {node!r} failed: {error}. Lock it with a rule of your own.") from error
+        if id(node) not in live:  # what it gives reaches no output
+            del equations.inexact[inexact:]
         results = result if isinstance(result, list) else _spread(equations, node, result)
         layouts.update(zip(node.outputs, results, strict=True))
     equations.node = None

@@ -181,6 +181,10 @@ def attention(eq: Equations, node: Node, q: Layout, k: Layout, v: Layout, mask: 
             if array.axes == (rank - 1,) and "dims" not in eq.policy:
                 eq.lock(array.labels, "is a head width: the attention scale depends on it", "policy='dims'")
     shape = (*query[:-1], key[-2])
+    bias = node.inputs[3] if len(node.inputs) > 3 else None
+    if bias is not None:
+        letters = range(rank)
+        scores = _joined(join(eq, [(shape, scores, letters), (bias.shape, mask, letters[-len(bias.shape) :])], "all"))
     return contract(
         eq, [(shape, dirty(scores), [*batch, "m", "n"]), (values, v, [*batch, "n", "v"])], [*batch, "m", "v"]
     )

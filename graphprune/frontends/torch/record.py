@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...graph import Graph, Node, Value
+from .attention import open_attention
 from .calls import Call, Unsupported, base_name, is_inplace
 from .copying import copy_with
 from .inputs import Inputs
@@ -309,6 +310,7 @@ def record_partly(module: torch.nn.Module, inputs: Inputs) -> Graph:
 def prepare(module: torch.nn.Module, device: str | None, recording: type[Kind]) -> tuple[torch.nn.Module, Kind]:
     """A copy of a module to run, and the recorder that knows its tensors."""
     twin, stored = twin_of(module, device)
+    open_attention(twin)
     recorder = recorder_for(stored, recording, dry=device == "meta")
     for name, tensor, _ in stored_tensors(module):
         if name in recorder.graph.leaves:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ...errors import ExampleInputsError, GraphPruneError, VerifyError
 from ...plan import Plan
 from ...shapes import living
+from .attention import open_attention
 from .calls import base_name, is_inplace
 from .inputs import Inputs, normalise, perturb, rebuild
 from .names import QUIET
@@ -69,6 +70,8 @@ def masked_run(module: torch.nn.Module, inputs: Inputs, plan: Plan | None, *watc
     Inexact operations see the living positions only. Watchers see every call before it is masked.
     """
     twin, stored = twin_of(module, None)
+    if watchers or (plan is not None and not plan.exact):  # the calls are to be those of an analysis
+        open_attention(twin)
     device = device_of(twin)
     masks = {
         id(tensor): torch.from_numpy(plan.mask(name)).to(tensor.device)

@@ -100,8 +100,14 @@ def _adaptive_pool(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | No
     )
 
 
-def _multi_head(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return None if kwargs.get("need_weights", True) else (torch.empty_like(args[0]), None)
+def _attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    if len(args) < 3 or kwargs.get("enable_gqa"):  # other keywords do not change shapes
+        return None
+    (*batch, length, width), key, value = args[0].shape, args[1].shape, args[2].shape
+    if list(key[:-2]) != batch or list(value[:-2]) != batch or key[-1] != width or key[-2] != value[-2]:
+        return None
+    mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+    return args[0].new_empty([*batch, length, value[-1]]) if mask is None else None
 
 
 def _recurrent(gates: int) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
@@ -129,7 +135,7 @@ _RULES: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], Any]] = {
     "linear": _linear,
     "adaptive_avg_pool2d": _adaptive_pool,
     **{f"conv{n}d": _conv for n in (1, 2, 3)},
-    "multi_head_attention_forward": _multi_head,
+    "scaled_dot_product_attention": _attention,
     "lstm": _recurrent(4),
     "gru": _recurrent(3),
     "rnn_tanh": _recurrent(1),

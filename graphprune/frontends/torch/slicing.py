@@ -8,6 +8,7 @@ import torch
 from ...collector import collector_paused
 from ...errors import ApplyError, TraceError
 from ...plan import Plan
+from .attention import fit_attention
 from .copying import copy_with
 from .record import stored_tensors
 
@@ -84,6 +85,7 @@ def slim_copy(module: nn.Module, plan: Plan) -> nn.Module:
     groups = {id(memo[key]): plan.groups[name] for key, name in names.items() if name in plan.groups}
     for part in slim.modules():
         refresh(part, groups)
+    fit_attention(slim)
     return slim
 
 

@@ -147,15 +147,15 @@ def convolution_call(call: Call) -> Translated:
 def attention_call(call: Call) -> Translated:
     q, k, v = (call.tensor(i, name) for i, name in enumerate(("query", "key", "value")))
     mask = call.get(3, "attn_mask")
-    if isinstance(mask, Value) and any(size > 1 for size in mask.shape[:-2]):
-        raise Unsupported("attention with a mask per head")
     scale = call.kwargs.get("scale")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return "attention", (q, k, v), {"grouped": bool(call.kwargs.get("enable_gqa")), "scale": scale}
+    return "attention", (q, k, v, mask), {"grouped": bool(call.kwargs.get("enable_gqa")), "scale": scale}
 
 
 def multi_head_call(call: Call) -> Translated:
-    raise Unsupported("nn.MultiheadAttention derives its head width from the embedding width, so neither can change")
+    raise Unsupported(
+        "F.multi_head_attention_forward derives its head width from the embedding width, so neither can change"
+    )
 
 
 def embedding_call(call: Call) -> Translated:
