@@ -74,6 +74,11 @@ def fold(eq: Equations, array: Array, axis: int) -> Array | None:
     return None
 
 
+def partly(eq: Equations, array: Array, gone: Sequence[int]) -> bool:
+    """Whether some of the positions that are combined along axes may be dropped while others stay; see `fold`."""
+    return bool(gone) and (len(gone) == len(array.axes) or "dims" in eq.policy and array.axes[-1] in gone)
+
+
 def take(eq: Equations, layout: Layout, axis: int, index: Labels) -> Layout:
     """Select positions along an axis (slice, split, flip)."""
     result = []
@@ -363,7 +368,7 @@ def contract(eq: Equations, operands: Sequence[Operand], out: Letters, count: bo
     result = []
     for letters, array in joined:
         gone = [position for position, letter in enumerate(letters) if letter not in place]
-        if 0 in gone and not array.zero:  # a minor axis is summed within its row, which lives or dies as a whole
+        if partly(eq, array._replace(axes=tuple(range(len(letters)))), gone) and not array.zero:
             eq.loosen(array.labels, "sums over positions that are not zero when dropped")
         if len(gone) == len(letters):
             continue

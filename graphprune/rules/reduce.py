@@ -2,7 +2,7 @@
 
 from ..graph import Node
 from ..labels import Array, Equations, Layout
-from ..layout import dirty, fold, lock_axes, without
+from ..layout import dirty, fold, lock_axes, partly, without
 from .norm import repaired
 
 
@@ -80,8 +80,7 @@ def _reduce(eq: Equations, node: Node, x: Layout, exact: bool, text: str) -> Lay
     result = []
     for array in x:
         gone = [axis for axis in array.axes if axis in axes]
-        within = gone and "dims" in eq.policy
-        if (array.axes[0] in gone or within) and not (array.zero and (exact or repaired(eq, node))):
+        if partly(eq, array, gone) and not (array.zero and (exact or repaired(eq, node))):
             eq.loosen(array.labels, text, "exact=False")
         if len(gone) == len(array.axes):
             continue

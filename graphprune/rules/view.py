@@ -183,9 +183,12 @@ def repeat_interleave(eq: Equations, node: Node, x: Layout) -> Layout:
 
 
 def pad(eq: Equations, node: Node, x: Layout) -> Layout:
-    """attrs: pads {axis: (before, after)}, zero (padded with zeros). New positions are fixed."""
+    """attrs: pads {axis: (before, after)}, zero (padded with a number), value. New positions are fixed."""
     result = []
     for array in x:
+        elsewhere = set(node.attrs["pads"]) - set(array.axes)
+        if elsewhere and node.attrs.get("zero", True) and node.attrs.get("value"):
+            array = array._replace(zero=False)  # a dropped channel gets a rim that is not zero
         for axis in array.axes:
             before, after = node.attrs["pads"].get(axis, (0, 0))
             if (before or after) and len(array.axes) > 1:

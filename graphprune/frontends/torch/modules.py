@@ -112,6 +112,9 @@ def _as_graph(
             _counterparts(_blame(slim, plan, told, inputs), told, analysis),
         )
     if whole is not module:
+        modes = {name: part.training for name, part in module.named_modules()}
+        for name, part in slim.named_modules():  # an exported one refuses train() and eval()
+            part.training = modes.get(name, module.training)
         setattr(slim, _NOTE, f"sizes are written into forward(), so a GraphModule was made: {problem}")
     return slim
 

@@ -20,7 +20,7 @@ def as_graph_module(module: torch.nn.Module, inputs: Inputs) -> fx.GraphModule:
     """The module as an fx graph: symbolically traced, else exported. Raises `ApplyError`."""
     if isinstance(module, fx.GraphModule):
         return module
-    training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     try:
         return fx.symbolic_trace(module.eval())
     except Exception as first:
@@ -31,7 +31,8 @@ def as_graph_module(module: torch.nn.Module, inputs: Inputs) -> fx.GraphModule:
                 f"sizes are written into forward(), and it can be neither traced ({first}) nor exported ({second})"
             ) from second
     finally:
-        module.train(training)
+        for part, training in modes:
+            part.training = training
 
 
 def rewrite(slim: fx.GraphModule, analysis: Analysis, plan: Plan, alive: Alive) -> None:
