@@ -21,11 +21,9 @@ console = Console(width=160)
 
 def torchvision_model(name: str, seed: int = 0) -> torch.nn.Module:
     """Build a torchvision classifier with seeded random weights, ready for inference."""
-    from helpers import define_missing_operators
+    from helpers import import_torchvision
 
-    define_missing_operators()
-    from torchvision import models
-
+    models = import_torchvision().models
     torch.manual_seed(seed)
     return models.get_model(name, weights=None, **({"init_weights": True} if name == "googlenet" else {})).eval()
 

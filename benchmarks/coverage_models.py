@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+import common  # noqa: F401  (makes the helpers of the tests importable)
 import coverage_huggingface
-from operators import import_torchvision
+from helpers import import_torchvision, randomise
 
 
 class Case(NamedTuple):
@@ -125,8 +126,6 @@ def every_model() -> list[tuple[str, str]]:
 @torch.no_grad()
 def calibrated(case: Case) -> torch.nn.Module:
     """The model with telling parameters and batch-norm statistics of its inputs, so that signals survive."""
-    from helpers import randomise
-
     model = randomise(case.model)
     norms = [part for part in model.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
     model.eval()

@@ -81,6 +81,7 @@ OPS: dict[str, Rule] = {
     "argmax": reduce.along,
     "pool": reduce.pool,
     "interpolate": reduce.pool,
+    "regions": reduce.regions,
     "constant": reduce.constant,
     "fill": reduce.fill,
     "fill_like": reduce.fill_like,

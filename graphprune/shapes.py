@@ -126,29 +126,37 @@ FIXED = ("value", "scale", "low", "high")
 def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) -> Iterator[Mismatch]:
     """What a trace of the pruned program does differently from what the labels predict, first things first.
 
-    A trace that breaks off ends with the node at which it does.
+    A trace that breaks off ends with the node at which it does. Of what comes after an operation without a rule only
+    labelled axes are compared: how many boxes a detector finds depends on numbers.
     """
-    nodes = analysis.graph.nodes
+    nodes, ragged = analysis.graph.nodes, set[Value]()
     for number, (before, after) in enumerate(zip(nodes, slim.nodes, strict=False)):
         if before.op != after.op:
             text = f"{before} runs {before.op} before and {after.op} after: its code depends on sizes"
             yield Mismatch(text, _changing(analysis, number, alive))
             return
-        for text in _differences(before, after, analysis, plan, alive):
+        if before.op == "unknown" or not ragged.isdisjoint(before.inputs):
+            ragged.update(before.outputs)
+        for text in _differences(before, after, analysis, plan, alive, ragged):
             yield Mismatch(text, _changing(analysis, number, alive))
     if len(nodes) != len(slim.nodes):
         text = f"{len(nodes)} operations before, {len(slim.nodes)} after: the code depends on sizes"
         yield Mismatch(text, _changing(analysis, min(len(slim.nodes), len(nodes) - 1), alive, reached=False))
 
 
-def _differences(before: Node, after: Node, analysis: "Analysis", plan: "Plan", alive: Alive) -> Iterator[str]:
+def _differences(
+    before: Node, after: Node, analysis: "Analysis", plan: "Plan", alive: Alive, ragged: set[Value]
+) -> Iterator[str]:
+    def free(value: Value | None) -> tuple[int, ...]:
+        return _unlabelled(value, analysis.layouts[value]) if value is not None and value in ragged else ()
+
     for old, new in zip(before.outputs, after.outputs, strict=False):
         expected = shape_of(old, analysis.layouts[old], alive)
-        if expected != new.shape:
+        if not _fits(new.shape, expected, free(old)):
             yield f"{before} gives shape {new.shape} where {expected} is right: a size is written into the code"
     predicted = attributes_of(before, analysis, plan, alive)
     for key, value in predicted.items():
-        if not _alike(key, value, after):
+        if not _alike(key, value, after, free(before.inputs[0])):
             yield f"{before} uses {key} {after.attrs.get(key)} where {value} is right"
     for key in FIXED:
         left, right = before.attrs.get(key), after.attrs.get(key)
@@ -173,16 +181,27 @@ def _changing(analysis: "Analysis", number: int, alive: Alive, reached: bool = T
     return np.zeros(0, dtype=np.int64)
 
 
-def _alike(key: str, expected: Any, after: Node) -> bool:
+def _fits(found: Shape, expected: Shape, free: tuple[int, ...]) -> bool:
+    """Whether two shapes are equal but for free axes."""
+    pairs = enumerate(zip(found, expected, strict=False))
+    return len(found) == len(expected) and all(one == other or axis in free for axis, (one, other) in pairs)
+
+
+def _unlabelled(value: Value, layout: tuple[Array, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis in range(len(value.shape)) if covering(layout, axis) is None)
+
+
+def _alike(key: str, expected: Any, after: Node, free: tuple[int, ...]) -> bool:
+    """Whether an attribute is as expected; of slices, those along free axes may be anything."""
     if key == "positions":
         return np.array_equal(expected, after.attrs.get(key, ()))
     if key != "cuts":
         return bool(after.attrs.get(key) == expected)
     value = after.inputs[0]
     sizes = value.shape if value is not None else ()
-    return _real_cuts(expected, sizes) == _real_cuts(after.attrs["cuts"], sizes)
+    return _real_cuts(expected, sizes, free) == _real_cuts(after.attrs["cuts"], sizes, free)
 
 
-def _real_cuts(cuts: Any, sizes: Shape) -> list[tuple[int, int, int, int]]:
+def _real_cuts(cuts: Any, sizes: Shape, free: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
     """Cuts that cut something: x[:, :8] of 8 channels is the whole axis."""
-    return sorted(tuple(cut) for cut in cuts if tuple(cut[1:]) != (0, sizes[cut[0]], 1))
+    return sorted(tuple(cut) for cut in cuts if cut[0] not in free and tuple(cut[1:]) != (0, sizes[cut[0]], 1))

@@ -1,6 +1,7 @@
 """Helpers for tests: `from helpers import import_torchvision, randomise`."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -9,10 +10,11 @@ import torch
 from torch import nn
 
 # torchvision defines these in its compiled part, which does not load beside a torch of another build.
-# Its models need only the names.
 _OPERATORS = {
     "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "roi_align": "(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, "
+    "int sampling_ratio, bool aligned) -> Tensor",
 }
 _keep_alive: list[torch.library.Library] = []
 
@@ -21,20 +23,36 @@ def import_torchvision() -> ModuleType:
     """Import torchvision (all its models are pure Python), or skip the test where it is not installed.
 
     A torchvision wheel that was built for CUDA cannot load its operators beside a CPU-only torch, and then the
-    import fails on their names: define the missing names first.
+    import fails on their names: define the missing names first, and let plain torch do their work.
     """
     try:
-        return _import()
+        define_missing_operators()
+        import torchvision
+        import torchvision.models
     except ImportError:
         pytest.skip("torchvision is not installed")
-
-
-def _import() -> ModuleType:
-    define_missing_operators()
-    import torchvision
-    import torchvision.models
-
+    if _keep_alive and not torchvision.extension._has_ops():
+        plain = sys.modules["torchvision.ops.roi_align"]
+        _keep_alive[0].impl("nms", nms, "CPU")
+        _keep_alive[0].impl("roi_align", plain._roi_align, "CPU")
+        for module in (torchvision.extension, plain):
+            module._has_ops = lambda: True
     return torchvision
+
+
+def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """The boxes that overlap no better one by more than the threshold, best first."""
+    order = scores.argsort(descending=True, stable=True)
+    boxes = boxes[order]
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    alive = torch.ones(len(boxes), dtype=torch.bool)
+    for place in range(len(boxes)):
+        if alive[place]:
+            low = torch.maximum(boxes[place, :2], boxes[place + 1 :, :2])
+            high = torch.minimum(boxes[place, 2:], boxes[place + 1 :, 2:])
+            both = (high - low).clamp(min=0).prod(1)
+            alive[place + 1 :] &= both <= iou_threshold * (area[place] + area[place + 1 :] - both)
+    return order[alive]
 
 
 def define_missing_operators() -> None:

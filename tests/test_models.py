@@ -40,6 +40,18 @@ def test_a_transformer_loses_its_inner_widths():
     assert slim.encoder.layers[0].mlp[0].out_features < 3072
 
 
+def test_a_detector_keeps_its_class():
+    models = import_torchvision().models
+    torch.manual_seed(0)
+    few = {"rpn_pre_nms_top_n_test": 30, "rpn_post_nms_top_n_test": 10, "box_score_thresh": 0.0}
+    few |= {"min_size": 64, "max_size": 96, "box_detections_per_img": 5}
+    build = models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
+    module = randomise(build(weights=None, weights_backbone=None, **few)).eval()
+    slim = graphprune.optimize(module, example_inputs=([torch.rand(3, 64, 96)],), verify=False)
+    assert type(slim) is type(module)
+    assert graphprune.verify(module, slim, thorough=False).error < 1e-9
+
+
 MORE = """alexnet convnext_tiny efficientnet_b0 inception_v3 mnasnet1_0 mobilenet_v2 resnext50_32x4d squeezenet1_1
     swin_t vgg11_bn wide_resnet50_2""".split()
 

@@ -45,6 +45,14 @@ def pool(eq: Equations, node: Node, x: Layout) -> Layout:
     return without(x, slid)
 
 
+def regions(eq: Equations, node: Node, x: Layout, boxes: Layout) -> Layout:
+    """Channels of the regions in boxes, cropped and resized (roi_align): images become regions, channels pass."""
+    for array in boxes:
+        eq.lock(array.labels, "are boxes")
+    lock_axes(eq, x, [0, 2, 3], "is cropped and resized")
+    return without(x, [0, 2, 3])
+
+
 def constant(eq: Equations, node: Node, *inputs: Layout) -> Layout:
     """A tensor made in `forward`: no labels. Inputs give only their shape or dtype (zeros_like)."""
     return ()

@@ -140,6 +140,7 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
         upsample_linear1d upsample_nearest3d upsample_trilinear3d""".split(),
         to.interpolate_call,
     )
+    table["roi_align"] = to.regions_call
     return table
 
 

@@ -232,6 +232,10 @@ def pool_call(call: Call) -> Translated:
     return "pool", (call.x,), {"dims": digits[-1] if digits else 1}
 
 
+def regions_call(call: Call) -> Translated:
+    return "regions", (call.x, call.tensor(1, "boxes", "rois")), {}
+
+
 def interpolate_call(call: Call) -> Translated:
     return "interpolate", (call.x,), {"dims": len(call.x.shape) - 2}
 
