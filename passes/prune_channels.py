@@ -17,7 +17,9 @@ ATTEMPTS = 12
 
 @dataclass(frozen=True)
 class PruneChannels:
-    """Analyse, plan, apply; channels that the model's code does not let go are kept, and it starts anew. Options are those of `graphprune.optimize`; a target asks for its channel alignment.
+    """Analyse, plan, apply; where the model's code does not let channels go, they are kept and it starts anew.
+
+    Options are those of `graphprune.optimize`; a target asks for its channel alignment.
 
     ```python
     from graphprune.budget import Options

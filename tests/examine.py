@@ -88,11 +88,16 @@ def _judged(module: nn.Module, slim: nn.Module, inputs: Any, options: dict[str, 
     plan = graphprune.plan_of(slim)
     _require(bool(plan.kept), "idle: nothing was dropped")
     _require(slim.training == module.training, "mode: train() or eval() was not kept")
-    _require(all(size for tensor in slim.state_dict().values() for size in tensor.shape), "emptied: an axis has no size")
+    _require(
+        all(size for tensor in slim.state_dict().values() for size in tensor.shape), "emptied: an axis has no size"
+    )
     total, left = plan.report[options["budget"]]
     _require(left <= total * (1 - options["sparsity"]), f"budget: {left} of {total} left at {options['sparsity']}")
     counted = sum(parameter.numel() for parameter in slim.parameters())
-    _require(counted == plan.report["params"][1], f"count: {counted} parameters where {plan.report['params'][1]} were promised")
+    _require(
+        counted == plan.report["params"][1],
+        f"count: {counted} parameters where {plan.report['params'][1]} were promised",
+    )
     for kept, size in options.get("multiples", ()):
         _require(kept % size == 0, "multiple")
     _run_in_float32(slim, inputs)
@@ -136,7 +141,10 @@ def _replayed(module: nn.Module, slim: nn.Module, inputs: Any) -> None:
     other = _guarded("apply", lambda: loaded.apply(module, inputs))
     _require(not isinstance(other, Outcome), f"plan: refused when applied again: {other}")
     first, second = slim.state_dict(), other.state_dict()
-    _require(type(slim) is type(other) or {type(slim).__name__, type(other).__name__} == {"GraphModule"}, "plan: another class")
+    _require(
+        type(slim) is type(other) or {type(slim).__name__, type(other).__name__} == {"GraphModule"},
+        "plan: another class",
+    )
     same = first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
     _require(same, "plan: applied again it gives other weights")
 
@@ -147,7 +155,9 @@ def _again(slim: nn.Module, inputs: Any, options: dict[str, Any]) -> None:
     if hasattr(once, "_graphprune_plan"):
         del once._graphprune_plan
     more = options | {"sparsity": 0.1}
-    twice = _guarded("the second optimize", lambda: graphprune.optimize(once, example_inputs=inputs, verify=False, **more))
+    twice = _guarded(
+        "the second optimize", lambda: graphprune.optimize(once, example_inputs=inputs, verify=False, **more)
+    )
     if isinstance(twice, Outcome):
         return
     _judged(once, twice, inputs, more)
@@ -166,7 +176,10 @@ def _state(module: nn.Module) -> Any:
     """Everything that must not change: numbers, modes, attributes of modules and tensors."""
     parts = [(name, part.training, sorted(vars(part))) for name, part in module.named_modules()]
     tensors = [*module.named_parameters(), *module.named_buffers()]
-    numbers = [(name, id(item), item.detach().clone().numpy().tobytes(), sorted(vars(item)), item.requires_grad) for name, item in tensors]
+    numbers = [
+        (name, id(item), item.detach().clone().numpy().tobytes(), sorted(vars(item)), item.requires_grad)
+        for name, item in tensors
+    ]
     return parts, numbers
 
 

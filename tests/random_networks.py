@@ -377,7 +377,9 @@ def _without(lines: tuple[str, ...], place: int) -> Iterator[tuple[str, ...]]:
 def _tidied(network: Network) -> Network:
     """Without layers that no line reads."""
     text = " ".join(network.lines)
-    return network._replace(setup=tuple(line for line in network.setup if re.search(rf"\bself\.{_stored(line)}\b", text)))
+    return network._replace(
+        setup=tuple(line for line in network.setup if re.search(rf"\bself\.{_stored(line)}\b", text))
+    )
 
 
 def _stored(statement: str) -> str:

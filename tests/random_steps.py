@@ -11,7 +11,15 @@ KEEP = ["F.relu({})", "torch.tanh({})", "F.gelu({})", "{}.relu()", "F.leaky_relu
         "F.relu6({})", "{}.square() * 0.3", "{}.pow(2)", "F.dropout({}, 0.5, self.training)", "{}.contiguous()", "{}.clone()"]  # fmt: skip
 LOSE = ["{}.sigmoid()", "torch.cos({})", "F.softplus({})", "{} + 1.0", "1.0 - {}", "F.hardsigmoid({})", "{}.clamp(min=0.1)",
         "torch.exp(-{}.abs())", "({}.abs() + 1).rsqrt()", "({}.abs() + 1).log() + 0.3", "({0} > 0).to({0}.dtype)"]  # fmt: skip
-MODULES = ["nn.ReLU()", "nn.Sigmoid()", "nn.Softsign()", "nn.Dropout(0.3)", "nn.Hardtanh()", "nn.Identity()", "nn.PReLU()"]
+MODULES = [
+    "nn.ReLU()",
+    "nn.Sigmoid()",
+    "nn.Softsign()",
+    "nn.Dropout(0.3)",
+    "nn.Hardtanh()",
+    "nn.Identity()",
+    "nn.PReLU()",
+]
 INPLACE = ["F.relu({}, inplace=True)", "{}.relu_()", "{}.add_(1.0)", "{}.mul_(0.5)", "{}.clamp_(min=0)", "{}.sigmoid_()",
            "{}.neg_()"]  # fmt: skip
 
@@ -219,7 +227,12 @@ def layer_norm(d: Draft) -> None:
     if style == 4:
         d.line(f"F.layer_norm({x}, ({d.size(x, x.axis)},))", x.kind)
         return
-    kind = ["nn.LayerNorm({})", "nn.RMSNorm({})", "nn.LayerNorm({}, elementwise_affine=False)", "nn.LayerNorm({}, bias=False)"]
+    kind = [
+        "nn.LayerNorm({})",
+        "nn.RMSNorm({})",
+        "nn.LayerNorm({}, elementwise_affine=False)",
+        "nn.LayerNorm({}, bias=False)",
+    ]
     d.line(f"{d.layer(kind[style].format(x.width))}({x})", x.kind)
 
 
@@ -416,7 +429,10 @@ def three_parts(d: Draft) -> None:
     third = x.width // 3
     a, b, c = (d.name("t") for _ in range(3))
     d.run(f"{a}, {b}, {c} = {d.choice([f'{x}.chunk(3, {x.axis})', f'{x}.split({third}, {x.axis})'])}")
-    d.line(d.choice(["{} * {} + {}", "torch.cat([{2}, {0}, {1}], %d)" % x.axis, "{0} + {2} * {1}.tanh()"]).format(a, b, c), x.kind)
+    d.line(
+        d.choice(["{} * {} + {}", "torch.cat([{2}, {0}, {1}], %d)" % x.axis, "{0} + {2} * {1}.tanh()"]).format(a, b, c),
+        x.kind,
+    )
 
 
 @step
@@ -450,7 +466,9 @@ def cut(d: Draft) -> None:
         d.line(f"{x}.narrow({x.axis}, {start}, {stop - start})", x.kind)
     else:
         head, tail = (f"{x}[{at(x, x.axis, part)}]" for part in (f":{stop}", f"{stop}:"))
-        d.line(f"torch.cat([{d.choice([head, f'{head} * 2'])}, F.relu({tail})][::{d.choice([1, -1])}], {x.axis})", x.kind)
+        d.line(
+            f"torch.cat([{d.choice([head, f'{head} * 2'])}, F.relu({tail})][::{d.choice([1, -1])}], {x.axis})", x.kind
+        )
 
 
 @step
@@ -516,7 +534,9 @@ def shuffle(d: Draft) -> None:
     middle = d.choice([f"{groups}, {rest}", f"{groups}, -1", f"-1, {rest}", f"{groups}, {x}.shape[{axis}] // {groups}"])
     view = d.choice(["view", "reshape"])
     split = f"{x}.{view}({before}, {middle}{after})" if style < 5 else f"{x}.unflatten({axis}, ({middle}))"
-    moved = d.choice([f"{split}.transpose({axis}, {axis + 1})", f"{split}.permute({', '.join(map(str, _swapped(rank + 1, axis)))})"])
+    moved = d.choice(
+        [f"{split}.transpose({axis}, {axis + 1})", f"{split}.permute({', '.join(map(str, _swapped(rank + 1, axis)))})"]
+    )
     ends = [f"flatten({axis}, {axis + 1})", f"reshape({before}, -1{after})", f"reshape({before}, {x.width}{after})",
             f"reshape({x}.shape)", f"reshape({before}, {d.size(x, axis)}{after})"]  # fmt: skip
     d.line(f"{moved}.{d.choice(ends)}", x.kind)
@@ -536,7 +556,9 @@ def regroup(d: Draft) -> None:
     axis, rank = x.axis, len(x.shape)
     before, after = d.sizes(x, range(axis)), d.sizes(x, range(axis + 1, rank))
     after = f", {after}" if after else ""
-    y = d.let(f"{x}.reshape({before}, {d.choice([f'{groups}, {x.width // groups}', f'{groups}, -1', f'-1, {x.width // groups}'])}{after})")
+    y = d.let(
+        f"{x}.reshape({before}, {d.choice([f'{groups}, {x.width // groups}', f'{groups}, -1', f'-1, {x.width // groups}'])}{after})"
+    )
     along = d.choice([axis + 1, axis])
     style = d.below(7)
     if style < 3:
@@ -557,7 +579,9 @@ def heads_parameter(d: Draft) -> None:
     x = d.pick("tokens", "vector")
     heads = d.divisor(x.width)
     dim = x.width // heads
-    y = d.let(f"{x}.reshape({d.sizes(x, range(x.axis))}, {d.choice([f'{heads}, {dim}', f'-1, {dim}', f'{heads}, -1'])})")
+    y = d.let(
+        f"{x}.reshape({d.sizes(x, range(x.axis))}, {d.choice([f'{heads}, {dim}', f'-1, {dim}', f'{heads}, -1'])})"
+    )
     style = d.below(4)
     if style < 3:
         shape = [(heads, 1), (dim,), (heads, dim)][style]
@@ -582,7 +606,9 @@ def patches(d: Draft) -> None:
     if h % 2 or w % 2:
         raise Misfit
     y = d.let(f"{x}.reshape({d.size(x, 0)}, {d.size(x, 1)}, {h // 2}, 2, {w // 2}, 2)")
-    order, kind = d.choice([((0, 1, 3, 5, 2, 4), "image"), ((0, 3, 5, 1, 2, 4), "image"), ((0, 2, 4, 1, 3, 5), "tokens")])
+    order, kind = d.choice(
+        [((0, 1, 3, 5, 2, 4), "image"), ((0, 3, 5, 1, 2, 4), "image"), ((0, 2, 4, 1, 3, 5), "tokens")]
+    )
     end = ".flatten(1, 3)" if kind == "image" else ".flatten(3).flatten(1, 2)"
     d.line(f"{y}.permute{order}{end}", kind)
 
@@ -615,7 +641,10 @@ def to_image(d: Draft) -> None:
 @step
 def to_nhwc(d: Draft) -> None:
     x = d.pick("image")
-    d.line(d.choice([f"{x}.permute(0, 2, 3, 1)", f"torch.movedim({x}, 1, -1)", f"{x}.transpose(1, 2).transpose(2, 3)"]), "nhwc")
+    d.line(
+        d.choice([f"{x}.permute(0, 2, 3, 1)", f"torch.movedim({x}, 1, -1)", f"{x}.transpose(1, 2).transpose(2, 3)"]),
+        "nhwc",
+    )
 
 
 @step
@@ -626,7 +655,15 @@ def to_vector(d: Draft) -> None:
                 "{}.sum((-1, -2)) * 0.1", "{}[:, :, 0, 1]", "F.adaptive_avg_pool2d({}, (1, 1)).squeeze(-1).squeeze(-1)",
                 "F.adaptive_max_pool2d({}, 2).flatten(1)"]  # fmt: skip
     elif x.kind == "tokens":
-        ends = ["{}.mean(1)", "{}[:, 0]", "{}.amax(dim=1)", "{}.flatten(1)", "{}.sum(dim=-2)", "{}[:, -1, :]", "{}.max(1).values"]
+        ends = [
+            "{}.mean(1)",
+            "{}[:, 0]",
+            "{}.amax(dim=1)",
+            "{}.flatten(1)",
+            "{}.sum(dim=-2)",
+            "{}[:, -1, :]",
+            "{}.max(1).values",
+        ]
     else:
         ends = ["{}.mean((1, 2))", "{}.flatten(1)", "{}[:, 0, 1]"]
     d.line(d.choice(ends).format(x), "vector")
@@ -736,7 +773,10 @@ def reduce(d: Draft) -> None:
 def softmax(d: Draft) -> None:
     x = d.pick()
     axis = d.choice([axis for axis in range(1, len(x.shape)) if axis != x.axis] + [x.axis])
-    d.line(f"{x} * {d.choice(['torch.softmax({}, {})', 'F.softmax({}, dim={})', '{}.log_softmax({})']).format(x, axis)}", x.kind)
+    d.line(
+        f"{x} * {d.choice(['torch.softmax({}, {})', 'F.softmax({}, dim={})', '{}.log_softmax({})']).format(x, axis)}",
+        x.kind,
+    )
 
 
 @step
@@ -779,7 +819,11 @@ def _projected(d: Draft, x: Value, heads: int, dim: int) -> str:
     layer = d.layer(f"nn.Linear({x.width}, {heads * dim})")
     b, t = d.sizes(x, (0, 1)).split(", ")
     split = d.choice([f"{b}, {t}, {heads}, {dim}", f"{b}, {t}, -1, {dim}", f"{b}, -1, {heads}, {dim}"])
-    return str(d.let(f"{layer}({x}).{d.choice(['view', 'reshape'])}({split}).{d.choice(['transpose(1, 2)', 'permute(0, 2, 1, 3)'])}"))
+    return str(
+        d.let(
+            f"{layer}({x}).{d.choice(['view', 'reshape'])}({split}).{d.choice(['transpose(1, 2)', 'permute(0, 2, 1, 3)'])}"
+        )
+    )
 
 
 def _fused(d: Draft, x: Value, heads: int, dim: int) -> tuple[str, str, str]:
@@ -834,7 +878,11 @@ def _attended(d: Draft, q: str, k: str, v: str, lengths: tuple[int, int], heads:
         k, v = d.let(repeat.format(k, heads // kv)), d.let(repeat.format(v, heads // kv))
         kv = heads
     if not written:
-        more = {"none": "", "causal": ", is_causal=True"}.get(mask) if mask in ("none", "causal") else f", attn_mask={d.buffer(buffer[mask])}"
+        more = (
+            {"none": "", "causal": ", is_causal=True"}.get(mask)
+            if mask in ("none", "causal")
+            else f", attn_mask={d.buffer(buffer[mask])}"
+        )
         more += ", enable_gqa=True" if kv != heads else ""
         more += d.choice(["", "", ", scale=0.4"])
         return str(d.let(f"F.scaled_dot_product_attention({q}, {k}, {v}{more})"))
@@ -845,8 +893,16 @@ def _attended(d: Draft, q: str, k: str, v: str, lengths: tuple[int, int], heads:
     if mask in ("bool", "causal"):
         scores = d.let(f"{scores}.masked_fill(~{d.buffer(buffer[mask])}, -1e9)")
     elif mask != "none":
-        scores = d.let(f"{scores} + {d.buffer(buffer[mask]) if d.flag() or mask == 'float' else d.parameter(heads, 1, 1)}")
-    product = d.choice(["{}.softmax(-1) @ {}", "F.softmax({}, dim=-1).matmul({})", "torch.einsum('bhij,bhjd->bhid', torch.softmax({}, -1), {})"])
+        scores = d.let(
+            f"{scores} + {d.buffer(buffer[mask]) if d.flag() or mask == 'float' else d.parameter(heads, 1, 1)}"
+        )
+    product = d.choice(
+        [
+            "{}.softmax(-1) @ {}",
+            "F.softmax({}, dim=-1).matmul({})",
+            "torch.einsum('bhij,bhjd->bhid', torch.softmax({}, -1), {})",
+        ]
+    )
     return str(d.let(product.format(scores, v)))
 
 
