@@ -8,7 +8,7 @@ in `graphprune/rules`, one line here, one name per frontend, one test.
 from collections.abc import Callable
 
 from .labels import Layout
-from .rules import contract, norm, pointwise, recurrent, reduce, view
+from .rules import contract, norm, patches, pointwise, recurrent, reduce, view
 
 Rule = Callable[..., "Layout | list[Layout]"]
 
@@ -32,7 +32,9 @@ OPS: dict[str, Rule] = {
     "where": pointwise.mixture,
     "compare": pointwise.mixture,
     "prelu": pointwise.prelu,
+    "glu": pointwise.glu,
     "linear": contract.linear,
+    "bilinear": contract.bilinear,
     "matmul": contract.matmul,
     "addmm": contract.addmm,
     "grouped_matmul": contract.grouped_matmul,
@@ -65,11 +67,15 @@ OPS: dict[str, Rule] = {
     "pixel_shuffle": view.pixel_shuffle,
     "pixel_unshuffle": view.pixel_unshuffle,
     "channel_shuffle": view.channel_shuffle,
+    "unfold": patches.unfold,
+    "fold": patches.fold,
+    "windows": patches.windows,
+    "sample": patches.sample,
     "sum": reduce.total,
     "mean": reduce.average,
     "var": reduce.average,
     "std": reduce.average,
-    "norm": reduce.average,
+    "norm": reduce.total,
     "prod": reduce.average,
     "logsumexp": reduce.average,
     "max": reduce.extremum,

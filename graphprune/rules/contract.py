@@ -32,11 +32,20 @@ def matmul(eq: Equations, node: Node, a: Layout, b: Layout) -> Layout:
 
 
 def addmm(eq: Equations, node: Node, bias: Layout, a: Layout, b: Layout) -> Layout:
-    """bias + a @ b, 2-D."""
-    left, right = _shape(node, 1), _shape(node, 2)
-    out = contract(eq, [(left, a, ["m", "k"]), (right, b, ["k", "n"])], ["m", "n"])
-    shape, rank = node.outputs[0].shape, len(_shape(node, 0))
-    return _joined(join(eq, [(shape, out, [0, 1]), (_shape(node, 0), bias, range(2 - rank, 2))], "all"))
+    """bias + a @ b, of matrices or of batches of them."""
+    left, right, shape = _shape(node, 1), _shape(node, 2), node.outputs[0].shape
+    rank, own = len(shape), len(_shape(node, 0))
+    batch = _batch(rank, rank - 2)
+    out = contract(eq, [(left, a, [*batch, "m", "k"]), (right, b, [*batch, "k", "n"])], [*batch, "m", "n"])
+    return _joined(join(eq, [(shape, out, range(rank)), (_shape(node, 0), bias, range(rank - own, rank))], "all"))
+
+
+def bilinear(eq: Equations, node: Node, a: Layout, b: Layout, weight: Layout, bias: Layout = ()) -> Layout:
+    """a weight b + bias; weight is (out, width of a, width of b)."""
+    batch = [f"b{axis}" for axis in range(len(_shape(node, 0)) - 1)]
+    operands = [(_shape(node, 0), a, [*batch, "i"]), (_shape(node, 2), weight, ["out", "i", "j"])]
+    out = contract(eq, [*operands, (_shape(node, 1), b, [*batch, "j"])], [*batch, "out"])
+    return _add_bias(eq, node, out, bias, len(batch), 3)
 
 
 def grouped_matmul(eq: Equations, node: Node, x: Layout, weight: Layout, *others: Layout) -> Layout:
@@ -55,20 +64,28 @@ def grouped_matmul(eq: Equations, node: Node, x: Layout, weight: Layout, *others
 
 
 def einsum(eq: Equations, node: Node, *operands: Layout) -> Layout:
-    """Any equation without an ellipsis or repeated letters in one operand; otherwise locked."""
+    """Any equation without repeated letters in one operand; otherwise locked."""
     equation = str(node.attrs["equation"]).replace(" ", "")
     inputs, _, output = equation.partition("->")
-    terms = inputs.split(",")
-    if "->" not in equation:
-        every = inputs.replace(",", "")
-        output = "".join(sorted(letter for letter in set(every) if every.count(letter) == 1))
-    if "." in equation or any(len(set(term)) < len(term) for term in terms):
+    shapes = [_shape(node, position) for position in range(len(operands))]
+    terms = [_letters(term, len(shape)) for term, shape in zip(inputs.split(","), shapes, strict=True)]
+    if any(len(set(term)) < len(term) for term in terms):
         for layout in operands:
             for array in layout:
-                eq.lock(array.labels, f"einsum {equation!r} has an ellipsis or a diagonal", "write the letters out")
+                eq.lock(array.labels, f"einsum {equation!r} has a diagonal", "take the diagonal before or after it")
         return ()
-    shapes = [_shape(node, position) for position in range(len(terms))]
-    return contract(eq, list(zip(shapes, operands, terms, strict=True)), output)
+    if "->" not in equation:
+        every = inputs.replace(",", "").replace("...", "")
+        dots = "..." if "..." in inputs else ""
+        output = dots + "".join(sorted(letter for letter in set(every) if every.count(letter) == 1))
+    return contract(eq, list(zip(shapes, operands, terms, strict=True)), _letters(output, len(node.outputs[0].shape)))
+
+
+def _letters(term: str, rank: int) -> list[str]:
+    """The letters of one operand; those of an ellipsis are counted from its end."""
+    head, dots, tail = term.partition("...")
+    extra = rank - len(head) - len(tail) if dots else 0
+    return [*head, *(f"...{place}" for place in range(extra, 0, -1)), *tail]
 
 
 def convolution(eq: Equations, node: Node, x: Layout, weight: Layout, bias: Layout = ()) -> Layout:
@@ -190,9 +207,11 @@ def attention(eq: Equations, node: Node, q: Layout, k: Layout, v: Layout, mask: 
     )
 
 
-def embedding(eq: Equations, node: Node, index: Layout, weight: Layout) -> Layout:
-    """Rows of a table: its width passes on, its rows stay."""
-    lock_axes(eq, index, range(len(_shape(node, 0))), "is looked up in a table")
+def embedding(eq: Equations, node: Node, index: Layout, weight: Layout, *others: Layout) -> Layout:
+    """Rows of a table, or sums, means or maxima of bags of them: its width passes on, its rows stay."""
+    for layout in (index, *others):
+        for array in layout:
+            eq.lock(array.labels, "is looked up in a table")
     lock_axes(eq, weight, [0], "rows of an embedding table are chosen by the input")
     last = len(node.outputs[0].shape) - 1
     return tuple(array._replace(axes=(last,)) for array in without(weight, [0]))
@@ -215,8 +234,8 @@ def _count(
     eq.macs.append((node, Product(float(spatial), factors, shares)))
 
 
-def _add_bias(eq: Equations, node: Node, out: Layout, bias: Layout, axis: int) -> Layout:
-    value = node.inputs[2] if len(node.inputs) > 2 else None
+def _add_bias(eq: Equations, node: Node, out: Layout, bias: Layout, axis: int, position: int = 2) -> Layout:
+    value = node.inputs[position] if len(node.inputs) > position else None
     if value is None:
         return out
     if len(out) == 1 and out[0].axes == (axis,) and bias:  # the common case, without the generality of a join

@@ -1,8 +1,10 @@
 """Element-wise operations: aligned positions live and die together."""
 
+import numpy as np
+
 from ..graph import Node
 from ..labels import Equations, Layout
-from ..layout import dirty, join
+from ..layout import dirty, join, take
 
 
 def keeps_zero(eq: Equations, node: Node, x: Layout, *others: Layout) -> Layout:
@@ -34,6 +36,22 @@ def sums(eq: Equations, node: Node, *operands: Layout) -> Layout:
 def products(eq: Equations, node: Node, *operands: Layout) -> Layout:
     """mul, and: zero where any operand is zero."""
     return _broadcast(eq, node, operands, "any")
+
+
+def glu(eq: Equations, node: Node, x: Layout) -> Layout:
+    """One half of an axis times the sigmoid of the other. attrs: axis."""
+    axis, value = int(node.attrs["axis"]), node.inputs[0]
+    assert value is not None
+    half = value.shape[axis] // 2
+    for array in x:
+        if array.axes == (axis,):
+            eq.block(array.labels.reshape(2, -1), fixed=True)
+        elif axis in array.axes:
+            eq.lock(array.labels, "channels that depend on two axes are halved")
+    first, second = take(eq, x, axis, np.arange(half)), take(eq, x, axis, np.arange(half, 2 * half))
+    shape, letters = node.outputs[0].shape, range(len(value.shape))
+    joined = join(eq, [(shape, first, letters), (shape, dirty(second), letters)], "any")
+    return tuple(array._replace(axes=axes) for axes, array in joined)  # type: ignore[arg-type]
 
 
 def quotient(eq: Equations, node: Node, over: Layout, under: Layout = ()) -> Layout:

@@ -2,17 +2,17 @@
 
 from ..graph import Node
 from ..labels import Array, Equations, Layout
-from ..layout import dirty, fold, lock_axes, partly, without
+from ..layout import collapse, dirty, fold, lock_axes, partly, without
 from .norm import repaired
 
 
 def total(eq: Equations, node: Node, x: Layout) -> Layout:
-    """sum: exact over dropped positions that are zero. attrs: axes, keepdims."""
+    """sum, and norms that zeros do not change: exact over dropped positions that are zero. attrs: axes, keepdims."""
     return _reduce(eq, node, x, exact=True, text="sums over positions that are not zero when dropped")
 
 
 def average(eq: Equations, node: Node, x: Layout) -> Layout:
-    """mean, var, std, norm, prod: the number of positions matters. attrs: axes, keepdims."""
+    """mean, var, std, prod: the number of positions matters. attrs: axes, keepdims."""
     return _reduce(eq, node, x, exact=False, text=f"{node.op} depends on the number of positions")
 
 
@@ -25,12 +25,20 @@ def along(eq: Equations, node: Node, x: Layout, *others: Layout) -> Layout:
     """softmax, cumsum, sort, topk, argmax: positions of `axis` (None: of all axes) are mixed or counted."""
     axes = range(len(_shape(node))) if node.attrs.get("axis") is None else [int(node.attrs["axis"])]
     text, unlock = f"{node.op} runs over it", "prune another axis"
-    lock_axes(eq, x, axes, text, unlock)
+    own: Layout = ()
+    for array in x:
+        inside = [axis for axis in array.axes if axis in axes]
+        if len(inside) == len(array.axes):
+            eq.lock(array.labels, text, unlock)
+            continue
+        for axis in inside:  # one axis of a split one: whole rows across it go
+            array = collapse(eq, array, axis)
+        own += (array,)
     for layout in others:
         for array in layout:
             eq.lock(array.labels, text, unlock)
     same = all(len(output.shape) == len(_shape(node)) for output in node.outputs)
-    result = dirty(without(x, axes)) if same else ()
+    result = dirty(own) if same else ()
     if not same:
         for array in x:
             eq.lock(array.labels, text, unlock)

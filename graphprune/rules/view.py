@@ -160,10 +160,13 @@ def roll(eq: Equations, node: Node, x: Layout) -> Layout:
     return x
 
 
-def expand(eq: Equations, node: Node, x: Layout) -> Layout:
-    """Broadcast to a larger shape; new positions are fixed."""
-    extra = len(node.outputs[0].shape) - len(_shape(node))
-    return moved(x, {axis: axis + extra for axis in range(len(_shape(node)))})
+def expand(eq: Equations, node: Node, x: Layout, other: Layout = ()) -> Layout:
+    """Broadcast to a larger shape: that of `other`, or a new one whose positions are fixed."""
+    shape, after = _shape(node), node.outputs[0].shape
+    extra = len(after) - len(shape)
+    new = {axis for axis, size in enumerate(after) if axis < extra or shape[axis - extra] != size}
+    like = tuple(array._replace(zero=False) for array in other if set(array.axes) <= new)
+    return (*moved(x, {axis: axis + extra for axis in range(len(shape))}), *like)
 
 
 def repeat(eq: Equations, node: Node, x: Layout) -> Layout:

@@ -20,6 +20,7 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
         positive""".split():
         table[name] = to.unary_call(name)
     table |= {"absolute": table["abs"], "__neg__": table["neg"], "__abs__": table["abs"], "special_erf": table["erf"]}
+    table |= {"log_sigmoid": table["logsigmoid"]}
     table |= {"__invert__": table["logical_not"], "negative": table["neg"], "special_expit": table["sigmoid"]}
     table |= {"hardtanh": to.clamp_default_call(-1.0, 1.0), "relu6": table["relu6"]}
     for operation, names in {
@@ -71,6 +72,18 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
         "grouped_mm": to.grouped_matmul_call,
         "prelu": to.prelu_call,
         "embedding": to.embedding_call,
+        "embedding_bag": to.embedding_call,
+        "baddbmm": to.addmm_call,
+        "bilinear": to.bilinear_call,
+        "tensordot": to.tensordot_call,
+        "glu": to.along_call("glu"),
+        "im2col": to.patches_call("unfold"),
+        "col2im": to.patches_call("fold"),
+        "unfold": to.windows_call,
+        "grid_sample": to.sample_call,
+        "grid_sampler": to.sample_call,
+        "_weight_norm": to.weight_norm_call,
+        "_weight_norm_interface": to.weight_norm_call,
     }
     table |= dict.fromkeys("matmul mm bmm mv dot __matmul__ __rmatmul__".split(), to.matmul_call)
     table["__rmatmul__"] = lambda call: to.matmul_call(Call("matmul", call.args[::-1], {}, call.shapes))
@@ -110,6 +123,7 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
     table |= dict.fromkeys("flip fliplr flipud".split(), views.flip_call) | {"roll": views.roll_call}
     table |= dict.fromkeys("expand expand_as broadcast_to".split(), views.expand_call)
     table |= {"repeat": views.repeat_call, "tile": views.repeat_call, "repeat_interleave": views.repeat_interleave_call}
+    table |= {"native_channel_shuffle": views.shuffle_call("channel_shuffle")}
     table |= {"pad": views.pad_call, "constant_pad_nd": views.constant_pad_call}
     table |= {name: views.shuffle_call(name) for name in ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")}
     for operation, names in {

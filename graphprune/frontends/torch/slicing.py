@@ -140,6 +140,11 @@ def _embedding(part: Any, groups: Mapping[int, int]) -> None:
         part.num_embeddings, part.embedding_dim = part.weight.shape
 
 
+def _bilinear(part: Any, groups: Mapping[int, int]) -> None:
+    if part._parameters.get("weight") is not None:
+        part.out_features, part.in1_features, part.in2_features = part.weight.shape
+
+
 _GATES = {nn.LSTM: 4, nn.GRU: 3, nn.LSTMCell: 4, nn.GRUCell: 3}
 
 
@@ -163,7 +168,8 @@ _ATTRIBUTES: list[tuple[Any, Callable[[Any, Mapping[int, int]], None]]] = [
     (nn.GroupNorm, _group_norm),
     (nn.LayerNorm, _normalized),
     (getattr(nn, "RMSNorm", ()), _normalized),
-    (nn.Embedding, _embedding),
+    ((nn.Embedding, nn.EmbeddingBag), _embedding),
+    (nn.Bilinear, _bilinear),
     (nn.PReLU, _sized("num_parameters")),
     ((nn.RNNBase, nn.RNNCellBase), _recurrent),
 ]

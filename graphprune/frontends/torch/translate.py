@@ -69,7 +69,9 @@ def where_call(call: Call) -> Translated:
 
 
 def addcmul_call(call: Call) -> Translated:
-    return "where", (call.x, call.tensor(1, "tensor1"), call.tensor(2, "tensor2")), {}
+    names = ("input", "tensor1", "tensor2") if call.name != "lerp" else ("input", "end", "weight")
+    given = (call.get(position, name) for position, name in enumerate(names))
+    return "where", tuple(item for item in given if isinstance(item, Value)), {}
 
 
 def same_call(call: Call) -> Translated:
@@ -114,7 +116,7 @@ def addmm_call(call: Call) -> Translated:
     scaled = any(call.kwargs.get(key, 1) != 1 for key in ("beta", "alpha"))
     if scaled and call.kwargs.get("beta", 1) == 0:
         raise Unsupported("addmm with beta = 0")
-    return "addmm", (call.x, call.tensor(1, "mat1"), call.tensor(2, "mat2")), {}
+    return "addmm", (call.x, call.tensor(1, "mat1", "batch1"), call.tensor(2, "mat2", "batch2")), {}
 
 
 def grouped_matmul_call(call: Call) -> Translated:
@@ -152,6 +154,14 @@ def attention_call(call: Call) -> Translated:
     return "attention", (q, k, v, mask), {"grouped": bool(call.kwargs.get("enable_gqa")), "scale": scale}
 
 
+def weight_norm_call(call: Call) -> Translated:
+    """A row is divided by its length: to drop inputs is to scale the others, to drop rows is to divide by zero."""
+    raise Unsupported(
+        "is a weight that weight norm scales by its own length: remove_weight_norm or "
+        "torch.nn.utils.parametrize.remove_parametrizations gives a plain weight"
+    )
+
+
 def multi_head_call(call: Call) -> Translated:
     raise Unsupported(
         "F.multi_head_attention_forward derives its head width from the embedding width, so neither can change"
@@ -161,7 +171,48 @@ def multi_head_call(call: Call) -> Translated:
 def embedding_call(call: Call) -> Translated:
     first, second = call.tensor(0, "input", "weight"), call.tensor(1, "weight", "indices")
     index, weight = (first, second) if "int" in first.dtype else (second, first)
-    return "embedding", (index, weight), {}
+    if "bag" not in call.name:
+        return "embedding", (index, weight), {}
+    rest = (*call.args[2:], *call.kwargs.values())
+    others = tuple(item for item in rest if isinstance(item, Value) and item not in (index, weight))
+    return "embedding", (index, weight, *others), {}
+
+
+def bilinear_call(call: Call) -> Translated:
+    names = ("input1", "input2", "weight")
+    return "bilinear", (*(call.tensor(i, name) for i, name in enumerate(names)), call.get(3, "bias")), {}
+
+
+def tensordot_call(call: Call) -> Translated:
+    """As einsum: letters of the first tensor, and for the second those that it shares and new ones."""
+    first, second, dims = call.tensor(0, "a"), call.tensor(1, "b"), call.get(2, "dims", default=2)
+    left, right = len(first.shape), len(second.shape)
+    pairs = (list(range(left - dims, left)), list(range(dims))) if isinstance(dims, int) else dims
+    if not all(isinstance(axes, (list, tuple)) for axes in pairs):
+        raise Unsupported("tensordot over axes that are tensors")
+    alphabet = "abcdefghijklmnopqrstuvwxyz"
+    shared = {axis_of(second, theirs): axis_of(first, ours) for ours, theirs in zip(*pairs, strict=True)}
+    ours = alphabet[:left]
+    theirs = "".join(alphabet[shared[axis]] if axis in shared else alphabet[left + axis] for axis in range(right))
+    out = "".join(c for i, c in enumerate(ours) if i not in shared.values()) + "".join(
+        c for axis, c in enumerate(theirs) if axis not in shared
+    )
+    return "einsum", (first, second), {"equation": f"{ours},{theirs}->{out}"}
+
+
+def patches_call(name: str) -> Callable[[Call], Translated]:
+    return lambda call: (name, (call.x,), {})
+
+
+def windows_call(call: Call) -> Translated:
+    """Tensor.unfold(axis, size, step); F.unfold calls im2col."""
+    if call.name == "unfold" and len(call.shapes[0]) <= len(call.x.shape):
+        return "unfold", (call.x,), {}
+    return "windows", (call.x,), {"axis": axis_of(call.x, call.get(1, "dimension"))}
+
+
+def sample_call(call: Call) -> Translated:
+    return "sample", (call.x, call.tensor(1, "grid")), {}
 
 
 # ---- norms -----------------------------------------------------------------------------------------------
@@ -214,9 +265,10 @@ def reduce_call(name: str) -> Callable[[Call], Translated]:
 
 
 def norm_call(call: Call) -> Translated:
-    axes = call.get(2, "dim", default=None)
+    order, axes = call.get(1, "p", "ord", default=2), call.get(2, "dim", default=None)
     keep = len(call.shapes[0]) == len(call.x.shape)
-    return "norm", (call.x,), {"axes": axes_of(axes, call.x), "keepdims": keep}
+    zeros_count = order in ("nuc", 0, float("-inf")) or (isinstance(order, (int, float)) and order < 0)
+    return "mean" if zeros_count else "norm", (call.x,), {"axes": axes_of(axes, call.x), "keepdims": keep}
 
 
 def along_call(name: str, position: int = 1, default: int | None = -1) -> Callable[[Call], Translated]:

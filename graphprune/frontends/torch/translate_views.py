@@ -183,7 +183,9 @@ def roll_call(call: Call) -> Translated:
 
 
 def expand_call(call: Call) -> Translated:
-    return "expand", (call.x,), {"shape": call.shapes[0]}
+    other = call.get(1, "other")
+    likes = (other,) if isinstance(other, Value) else ()
+    return "expand", (call.x, *likes), {"shape": call.shapes[0]}
 
 
 def repeat_call(call: Call) -> Translated:
