@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from ...analysis import Analysis
-from ...errors import ApplyError
+from ...errors import ApplyError, PlanError
 from ...labels import Labels
 from ...plan import Plan
 from ...shapes import living, mismatches
@@ -17,7 +17,7 @@ from .norms import mend_norms
 from .provenance import origins_of, set_attributes
 from .read import analyze, trace
 from .record import record_partly
-from .rewriting import as_graph_module, rewrite
+from .rewriting import graph_modules, rewrite
 from .run import inputs_of, outputs
 from .slicing import shapes_of, slim_copy
 from .weights import load_weights, save_weights
@@ -96,14 +96,21 @@ def _as_graph(
 ) -> fx.GraphModule:
     """A slim GraphModule with rewritten sizes, where `kept`, which keeps the class, has a problem."""
     try:
-        whole = as_graph_module(module, inputs)
+        for whole in graph_modules(module, inputs):
+            told = analysis if whole is module else analyze(whole, inputs, plan.policy)
+            try:
+                alive = living(told, plan)
+            except PlanError:  # tracing has computed constants from stored tensors that the plan slices
+                continue
+            break
+        else:
+            raise ApplyError(f"{type(module).__name__} computes constants from tensors that were to be sliced: {problem}")
     except ApplyError as error:
         raise ApplyError(str(error), _blame(kept, plan, analysis, inputs)) from error
-    told = analysis if whole is module else analyze(whole, inputs, plan.policy)
     slim = slim_copy(whole, plan)
     mend_norms(slim, told, plan)
     assert isinstance(slim, fx.GraphModule)
-    rewrite(slim, told, plan, living(told, plan))
+    rewrite(slim, told, plan, alive)
     left = _problem(slim, plan, told, inputs)
     if left:
         raise ApplyError(
