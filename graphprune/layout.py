@@ -255,13 +255,17 @@ def join(eq: Equations, operands: Sequence[Operand], zero: str) -> list[tuple[tu
         if size > 1 and letter not in cover
     }
     result: list[tuple[tuple[Hashable, ...], Array]] = []
+    lost: set[Hashable] = set()
     for number, arrays in enumerate(named):
         for letters, array in arrays:
             letters, array = _hold(eq, letters, array, fixed)
             if zero == "all" and any(not set(letters) <= cover for i, cover in enumerate(covered) if i != number):
                 array = array._replace(zero=False)
-            _merge(eq, result, letters, array, zero)
-    return result
+            _merge(eq, result, letters, array, zero, lost)
+    for letters, array in result:
+        if lost & set(letters):
+            eq.lock(array.labels, "runs along an axis whose positions live and die together")
+    return [(letters, array) for letters, array in result if not lost & set(letters)]
 
 
 def _hold(
@@ -288,8 +292,12 @@ def _merge(
     letters: tuple[Hashable, ...],
     array: Array,
     zero: str,
+    lost: set[Hashable],
 ) -> None:
-    """Add one array to those joined so far, tying it to every one that shares a letter with it."""
+    """Add one array to those joined so far, tying it to every one that shares a letter with it.
+
+    `lost` collects letters along which labels no longer vary.
+    """
     position = 0
     while position < len(result):
         others, other = result[position]
@@ -299,7 +307,9 @@ def _merge(
         result.pop(position)
         either = array.zero or other.zero if zero == "any" else array.zero and other.zero
         if letters != others:
+            met = set(letters) | set(others)
             letters, array = _meet(eq, letters, array, others, other)
+            lost |= met - set(letters)
         else:
             eq.tie(array.labels, other.labels)
         array = array._replace(zero=either)

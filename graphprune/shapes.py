@@ -72,8 +72,10 @@ def bound_of(layout: tuple[Array, ...], axis: int, position: int, alive: Alive) 
     if len(array.axes) == 1:
         return int(alive[array.labels[:position]].sum())
     where = array.axes.index(axis)
-    counts = alive[np.moveaxis(array.labels, where, 0)][:position]
-    return int(counts.reshape(position, -1).sum(axis=0).max()) if position else 0
+    begun = alive[array.labels].take(range(position), where)
+    if where == 0:  # a row lives while anything of it does
+        return int(begun.reshape(position, -1).any(axis=1).sum())
+    return int(begun.any(axis=tuple(range(where + 1, begun.ndim))).sum(axis=where).max())
 
 
 def _cut(layout: tuple[Array, ...], alive: Alive, axis: int, start: int, stop: int, step: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from ...analysis import Analysis
-from ...errors import ApplyError
+from ...errors import ApplyError, PlanError
 from ...labels import Labels
 from ...plan import Plan
 from ...shapes import living, mismatches
@@ -17,7 +17,7 @@ from .norms import mend_norms
 from .provenance import origins_of, set_attributes
 from .read import analyze, trace
 from .record import record_partly
-from .rewriting import as_graph_module, rewrite
+from .rewriting import graph_modules, rewrite
 from .run import inputs_of, outputs
 from .slicing import shapes_of, slim_copy
 from .weights import load_weights, save_weights
@@ -95,28 +95,49 @@ def _as_graph(
     module: torch.nn.Module, kept: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs, problem: str
 ) -> fx.GraphModule:
     """A slim GraphModule with rewritten sizes, where `kept`, which keeps the class, has a problem."""
+    failures: list[ApplyError] = []
     try:
-        whole = as_graph_module(module, inputs)
+        for whole in graph_modules(module, inputs):
+            try:
+                slim = _rewritten(whole, plan, analysis, inputs)
+            except ApplyError as error:
+                failures.append(error)
+                continue
+            if whole is not module:
+                _keep_modes(slim, module)
+                setattr(slim, _NOTE, f"sizes are written into forward(), so a GraphModule was made: {problem}")
+            return slim
     except ApplyError as error:
-        raise ApplyError(f"{problem}. {error}", _blame(kept, plan, analysis, inputs)) from error
-    told = analysis if whole is module else analyze(whole, inputs, plan.policy)
+        failures.append(ApplyError(str(error), _blame(kept, plan, analysis, inputs)))
+    raise ApplyError(
+        f"{type(module).__name__} cannot be kept right with the new sizes. In its own code: {problem}. "
+        f"As a rewritten graph: {failures[0]}. Take sizes from tensors in forward(), or pass keep= for these layers.",
+        failures[0].blame,
+    )
+
+
+def _rewritten(whole: fx.GraphModule, plan: Plan, analysis: Analysis, inputs: Inputs) -> fx.GraphModule:
+    """A slim copy of a model as a graph. Raises `ApplyError` with what it does wrong, and the classes to blame."""
+    told = analyze(whole, inputs, plan.policy)
+    try:
+        alive = living(told, plan)
+    except PlanError as error:  # tracing has computed constants from stored tensors that the plan slices
+        raise ApplyError(f"constants were computed from tensors that were to be sliced ({error})") from error
     slim = slim_copy(whole, plan)
     mend_norms(slim, told, plan)
     assert isinstance(slim, fx.GraphModule)
-    rewrite(slim, told, plan, living(told, plan))
+    rewrite(slim, told, plan, alive)
     left = _problem(slim, plan, told, inputs)
     if left:
-        raise ApplyError(
-            f"{type(module).__name__} cannot be kept right with the new sizes. In its own code: {problem}. "
-            f"As a rewritten graph: {left}. Take sizes from tensors in forward(), or pass keep= for these layers.",
-            _counterparts(_blame(slim, plan, told, inputs), told, analysis),
-        )
-    if whole is not module:
-        modes = {name: part.training for name, part in module.named_modules()}
-        for name, part in slim.named_modules():  # an exported one refuses train() and eval()
-            part.training = modes.get(name, module.training)
-        setattr(slim, _NOTE, f"sizes are written into forward(), so a GraphModule was made: {problem}")
+        raise ApplyError(left, _counterparts(_blame(slim, plan, told, inputs), told, analysis))
     return slim
+
+
+def _keep_modes(slim: fx.GraphModule, module: torch.nn.Module) -> None:
+    """Train or eval as in the original: an exported graph refuses train() and eval()."""
+    modes = {name: part.training for name, part in module.named_modules()}
+    for name, part in slim.named_modules():
+        part.training = modes.get(name, module.training)
 
 
 def _counterparts(blame: Labels, told: Analysis, analysis: Analysis) -> Labels:

@@ -1,7 +1,7 @@
 """Where sizes are written into `forward`: rewrite the constants of a GraphModule instead of keeping the class."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,25 +14,38 @@ from ...plan import Plan
 from ...shapes import Alive, attributes_of, shape_of
 from .calls import base_name
 from .inputs import Inputs
+from .record import twin_of
 
 
-def as_graph_module(module: torch.nn.Module, inputs: Inputs) -> fx.GraphModule:
-    """The module as an fx graph: symbolically traced, else exported. Raises `ApplyError`."""
+def graph_modules(module: torch.nn.Module, inputs: Inputs) -> Iterator[fx.GraphModule]:
+    """The module as an fx graph: symbolically traced, or else exported. Raises `ApplyError` where neither is possible.
+
+    Tracing stores what it computes from constants in the module that it traces, so it is given a copy.
+    """
     if isinstance(module, fx.GraphModule):
-        return module
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        return fx.symbolic_trace(module.eval())
-    except Exception as first:
+        yield module
+        return
+    failures = []
+    for trace in (_symbolic, _exported):
         try:
-            return torch.export.export(module, inputs.args, inputs.kwargs, strict=False).module()
-        except Exception as second:
-            raise ApplyError(
-                f"sizes are written into forward(), and it can be neither traced ({first}) nor exported ({second})"
-            ) from second
-    finally:
-        for part, training in modes:
-            part.training = training
+            whole = trace(twin_of(module, None)[0], inputs)
+        except Exception as error:
+            failures.append(error)
+            continue
+        yield whole
+    if len(failures) == 2:
+        raise ApplyError(
+            f"sizes are written into forward(), and it can be neither traced ({failures[0]}) nor exported "
+            f"({failures[1]})"
+        ) from failures[1]
+
+
+def _symbolic(twin: torch.nn.Module, inputs: Inputs) -> fx.GraphModule:
+    return fx.symbolic_trace(twin)
+
+
+def _exported(twin: torch.nn.Module, inputs: Inputs) -> fx.GraphModule:
+    return torch.export.export(twin, inputs.args, inputs.kwargs, strict=False).module()
 
 
 def rewrite(slim: fx.GraphModule, analysis: Analysis, plan: Plan, alive: Alive) -> None:
