@@ -11,6 +11,7 @@ from ...errors import ApplyError, PlanError
 from ...labels import Labels
 from ...plan import Plan
 from ...shapes import living, mismatches
+from .configs import NOTE, express, has_config
 from .difference import first_difference
 from .inputs import Inputs, normalise, rebuild
 from .norms import mend_norms
@@ -54,6 +55,8 @@ def apply(
         problem = _problem(slim, plan, analysis, inputs)
     if problem:
         slim = _as_graph(module, slim, plan, analysis, inputs, problem)
+    elif has_config(slim) and not express(slim, module, plan, analysis, inputs):
+        setattr(slim, _NOTE, NOTE)
     attach_plan(slim, module, plan)
     return slim
 

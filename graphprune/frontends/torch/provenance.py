@@ -125,10 +125,11 @@ def holders(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
         yield name, part
         for key, item in vars(part).items():
             if key not in _INTERNAL:
-                yield from _plain_objects(f"{name}.{key}".lstrip("."), item, seen)
+                yield from plain_objects(f"{name}.{key}".lstrip("."), item, seen)
 
 
-def _plain_objects(path: str, item: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+def plain_objects(path: str, item: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """(path, object) of an object that holds plain attributes, and of those that it holds; each once."""
     kind = type(item)
     plain = hasattr(item, "__dict__") and not callable(item) and kind.__module__.split(".")[0] not in _FOREIGN
     if not plain or id(item) in seen:
@@ -136,7 +137,7 @@ def _plain_objects(path: str, item: Any, seen: set[int]) -> Iterator[tuple[str, 
     seen.add(id(item))
     yield path, item
     for key, inner in list(vars(item).items()):
-        yield from _plain_objects(f"{path}.{key}", inner, seen)
+        yield from plain_objects(f"{path}.{key}", inner, seen)
 
 
 _FOREIGN = frozenset(("torch", "numpy", "builtins", "enum", "types", "threading", "weakref", "logging"))

@@ -286,6 +286,21 @@ def _scoped(module: torch.nn.Module, recorder: Recorder) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def _autocast_on_meta() -> Iterator[None]:
+    """Let `torch.autocast(x.device.type)` pass for meta tensors, which torch refuses even to switch it off."""
+    original = torch.autocast.__init__
+
+    def init(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
+        original(self, "cpu" if device_type == "meta" else device_type, *args, **kwargs)
+
+    torch.autocast.__init__ = init  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autocast.__init__ = original  # type: ignore[method-assign]
+
+
 def record(module: torch.nn.Module, inputs: Inputs, device: str | None) -> Graph:
     """Record a run of a copy of `module`; with `device` "meta" nothing is computed. Raises whatever the run raises."""
     twin, recorder = prepare(module, device, Recorder)
@@ -325,7 +340,7 @@ def run_recorded(recorder: Recorder, twin: torch.nn.Module, inputs: Inputs, devi
     """
     try:
         arguments = recorder.open(inputs, device or device_of(twin))
-        with torch.no_grad(), _scoped(twin, recorder):
+        with torch.no_grad(), _scoped(twin, recorder), _autocast_on_meta():
             _run(recorder, twin, arguments)
             if any(leaf.kind == "parameter" and leaf.uses == 0 for leaf in recorder.graph.leaves.values()):
                 _run_training(recorder, twin, arguments)
