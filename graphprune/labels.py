@@ -83,6 +83,7 @@ class Equations:
     filled: list[Labels] = field(default_factory=list)
     group_counts: dict[str, Labels] = field(default_factory=dict)
     lookups: dict[str, Labels] = field(default_factory=dict)
+    floating: list[tuple[int, int]] = field(default_factory=list)
     repairs: dict[str, float] = field(default_factory=dict)
     multiples: list[tuple[Labels, int]] = field(default_factory=list)
 
@@ -90,6 +91,17 @@ class Equations:
         """New labels that are equal to no others."""
         self.count += size
         return np.arange(self.count - size, self.count, dtype=np.int64)
+
+    def afloat(self, size: int) -> Labels:
+        """New labels of positions that no stored tensor has: they follow what they meet."""
+        labels = self.fresh(size)
+        self.floating.append((self.count - size, self.count))
+        return labels
+
+    def floats(self, labels: Labels) -> bool:
+        """Whether these are such labels, as far as is known: then to lock them costs nothing."""
+        low, high = labels.min(), labels.max()
+        return any(start <= low and high < stop for start, stop in self.floating)
 
     def fresh_leaves(self, leaves: Iterable[Value]) -> dict[Value, Layout]:
         """New labels on every axis (size > 1) of stored tensors; they are slices of one long array."""

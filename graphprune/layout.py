@@ -117,14 +117,14 @@ def select(eq: Equations, layout: Layout, axis: int, index: int) -> Layout:
     for array in layout:
         if axis in array.axes:
             where = array.axes.index(axis)
-            if len(array.axes) == 1 or where > 0:
+            if len(array.axes) == 1:
                 eq.lock(array.labels, f"one position of axis {axis} is picked by number")
-                if len(array.axes) == 1:
-                    continue
-            rows = np.moveaxis(array.labels, where, 0).reshape(array.labels.shape[where], -1)
-            eq.block(rows, fixed=True)
-            rest = tuple(other for other in array.axes if other != axis)
-            array = Array(rest, array.labels.take([index], where).squeeze(where), array.zero)
+                continue
+            if where > 0:  # what is picked within a row has to be the same one in all that are left
+                array = collapse(eq, array, axis)
+            else:
+                eq.block(array.labels.reshape(array.labels.shape[0], -1), fixed=True)
+                array = Array(array.axes[1:], array.labels[index], array.zero)
         result.append(array._replace(axes=tuple(other - (other > axis) for other in array.axes)))
     return tuple(result)
 
@@ -173,22 +173,27 @@ def reshape(eq: Equations, layout: Layout, before: Shape, after: Shape) -> Layou
     if 0 in before or 0 in after:
         return ()
     parts = segments(before, after)
-    owner = {axis: number for number, (left, _) in enumerate(parts) for axis in left}
-    crowded = set()
-    for number, (left, _) in enumerate(parts):
-        covers = [array for array in layout if set(array.axes) & set(left)]
-        if len(covers) > 1 and len(left) > 1:
-            crowded.add(number)
-            for array in covers:
-                eq.lock(array.labels, "two labelled axes are merged into one")
-    result: list[Array] = []
-    for array in layout:
-        if not any(owner[axis] in crowded for axis in array.axes):
-            result.append(_reshape_array(eq, _in_order(eq, array, parts), before, after, parts))
+    lost = {id(array) for left, _ in parts if len(left) > 1 for array in _crowded(eq, layout, left)}
+    result = [
+        _reshape_array(eq, _in_order(eq, array, parts), before, after, parts)
+        for array in layout
+        if id(array) not in lost
+    ]
     for array in result:
         for rows in range(len(array.axes) - 1, 0, -1):  # the finest first: balancing them balances the rest
             eq.block(array.labels.reshape(prod(array.labels.shape[:rows]), -1), fixed=False)
     return tuple(result)
+
+
+def _crowded(eq: Equations, layout: Layout, left: list[int]) -> list[Array]:
+    """Where several labelled axes are merged into one, only the major one may stay; the others are locked."""
+    covers = sorted((array for array in layout if set(array.axes) & set(left)), key=lambda array: min(array.axes))
+    floating = [array for array in covers if eq.floats(array.labels)]
+    real = [array for array in covers if not any(array is other for other in floating)]
+    lost = [*floating, *real[1:]] if real else floating[1:]
+    for array in lost:
+        eq.lock(array.labels, "two labelled axes are merged into one")
+    return lost
 
 
 def _in_order(eq: Equations, array: Array, parts: list[tuple[list[int], list[int]]]) -> Array:
@@ -324,17 +329,22 @@ def _meet(
         letters, array, others, other = others, other, letters, array
     if "dims" in eq.policy and set(others) < set(letters):
         return _within(eq, letters, array, others, other)
-    if others != letters[:1]:
+    if others[0] != letters[0]:
         eq.lock(other.labels, "is shared by all rows of a split axis")
         if not set(others) < set(letters):
             eq.lock(array.labels, "meets channels in another order")
             return letters, array
-    named = array._replace(axes=tuple(range(len(letters))))
-    for position in range(len(letters) - 1, 0, -1):
-        named = collapse(eq, named, position)
-    if others == letters[:1]:
-        eq.tie(named.labels, other.labels)
-    return letters[:1], named
+    rows = _rows(eq, array)
+    if others[0] == letters[0]:
+        eq.tie(rows.labels, _rows(eq, other).labels)
+    return letters[:1], rows
+
+
+def _rows(eq: Equations, array: Array) -> Array:
+    """The same array where whole rows live and die."""
+    for axis in reversed(array.axes[1:]):
+        array = collapse(eq, array, axis)
+    return array
 
 
 def _within(

@@ -430,7 +430,9 @@ def three_parts(d: Draft) -> None:
     a, b, c = (d.name("t") for _ in range(3))
     d.run(f"{a}, {b}, {c} = {d.choice([f'{x}.chunk(3, {x.axis})', f'{x}.split({third}, {x.axis})'])}")
     d.line(
-        d.choice(["{} * {} + {}", "torch.cat([{2}, {0}, {1}], " + f"{x.axis})", "{0} + {2} * {1}.tanh()"]).format(a, b, c),
+        d.choice(["{} * {} + {}", "torch.cat([{2}, {0}, {1}], " + f"{x.axis})", "{0} + {2} * {1}.tanh()"]).format(
+            a, b, c
+        ),
         x.kind,
     )
 

@@ -45,6 +45,12 @@ def along(eq: Equations, node: Node, x: Layout, *others: Layout) -> Layout:
     return result
 
 
+def transform(eq: Equations, node: Node, x: Layout) -> Layout:
+    """Fourier transforms: a linear map along `axes`, the others pass and stay zero where they are. attrs: axes."""
+    lock_axes(eq, x, node.attrs["axes"], f"{node.attrs['name']} runs over it", "prune another axis")
+    return without(x, node.attrs["axes"])
+
+
 def pool(eq: Equations, node: Node, x: Layout) -> Layout:
     """Pooling and resizing over the last `dims` axes; channels pass. attrs: dims."""
     rank = len(_shape(node))
@@ -70,7 +76,7 @@ def fill(eq: Equations, node: Node) -> Layout:
     """One number everywhere (zeros, ones): any position may go, if what it meets goes. attrs: value."""
     shape = node.outputs[0].shape
     return tuple(
-        Array((axis,), eq.fresh(size), node.attrs["value"] == 0) for axis, size in enumerate(shape) if size > 1
+        Array((axis,), eq.afloat(size), node.attrs["value"] == 0) for axis, size in enumerate(shape) if size > 1
     )
 
 

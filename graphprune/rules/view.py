@@ -161,11 +161,13 @@ def roll(eq: Equations, node: Node, x: Layout) -> Layout:
 
 
 def expand(eq: Equations, node: Node, x: Layout, other: Layout = ()) -> Layout:
-    """Broadcast to a larger shape: that of `other`, or a new one whose positions are fixed."""
+    """Broadcast to a larger shape: that of `other`, or one that follows what it meets."""
     shape, after = _shape(node), node.outputs[0].shape
     extra = len(after) - len(shape)
     new = {axis for axis, size in enumerate(after) if axis < extra or shape[axis - extra] != size}
     like = tuple(array._replace(zero=False) for array in other if set(array.axes) <= new)
+    if len(node.inputs) == 1:
+        like = tuple(Array((axis,), eq.afloat(after[axis]), False) for axis in sorted(new) if after[axis] > 1)
     return (*moved(x, {axis: axis + extra for axis in range(len(shape))}), *like)
 
 
@@ -204,6 +206,17 @@ def pad(eq: Equations, node: Node, x: Layout) -> Layout:
             if (before or after) and len(array.axes) == 1:
                 array = array._replace(labels=np.pad(array.labels, (max(before, 0), max(after, 0))))
         result.append(array)
+    return tuple(result)
+
+
+def as_complex(eq: Equations, node: Node, x: Layout) -> Layout:
+    """(..., 2) -> complex (...): the parts of a number live and die together."""
+    last, result = len(_shape(node)) - 1, list[Array]()
+    for array in x:
+        if array.axes == (last,):
+            eq.lock(array.labels, "are the two parts of complex numbers")
+        else:
+            result.append(collapse(eq, array, last) if last in array.axes else array)
     return tuple(result)
 
 

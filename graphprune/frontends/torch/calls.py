@@ -9,7 +9,11 @@ Translated = tuple[str, tuple[Value | None, ...], dict[str, Any]]
 
 
 class Unsupported(Exception):
-    """This call of a known function has no counterpart; the message becomes the reason of the lock."""
+    """This call of a known function has no counterpart; the message becomes the reason of the lock, with a way out."""
+
+    def __init__(self, reason: str, unlock: str = "") -> None:
+        super().__init__(reason)
+        self.unlock = unlock
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
         "bilinear": to.bilinear_call,
         "tensordot": to.tensordot_call,
         "glu": to.along_call("glu"),
-        "im2col": to.patches_call("unfold"),
-        "col2im": to.patches_call("fold"),
+        "im2col": to.parts_call("unfold"),
+        "col2im": to.parts_call("fold"),
         "unfold": to.windows_call,
         "grid_sample": to.sample_call,
         "grid_sampler": to.sample_call,
@@ -103,6 +103,9 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
     table |= {"layer_norm": to.layer_norm_call, "native_layer_norm": to.layer_norm_call, "rms_norm": to.rms_norm_call}
     names = "view reshape flatten unflatten squeeze unsqueeze ravel view_as reshape_as _unsafe_view _reshape_alias"
     table |= dict.fromkeys(names.split(), views.reshape_call)
+    table |= {"view_as_complex": to.parts_call("as_complex"), "view_as_real": to.parts_call("identity")}
+    table |= {f"fft_{name}": to.transform_call(1) for name in "fft ifft rfft irfft hfft ihfft".split()}
+    table |= {f"fft_{name}2": to.transform_call(2) for name in "fft ifft rfft irfft".split()}
     table |= {"permute": views.permute_call} | dict.fromkeys(
         "transpose swapaxes swapdims t .T .mT .H .mH".split(), views.transpose_call
     )

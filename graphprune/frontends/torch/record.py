@@ -86,7 +86,7 @@ class Recorder(TorchFunctionMode):
         try:
             operation, inputs, attrs = TRANSLATIONS[name](call) if name in TRANSLATIONS else _unknown(name, before)
         except Unsupported as reason:
-            operation, inputs, attrs = "unknown", before, {"name": name, "reason": str(reason)}
+            operation, inputs, attrs = "unknown", before, {"name": name, "reason": str(reason), "unlock": reason.unlock}
         if not before and operation == "unknown":
             operation = "constant"
         outputs = tuple(self._fresh(operation, tensor) for tensor in produced)

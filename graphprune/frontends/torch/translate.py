@@ -156,15 +156,13 @@ def attention_call(call: Call) -> Translated:
 
 def weight_norm_call(call: Call) -> Translated:
     """A row is divided by its length: to drop inputs is to scale the others, to drop rows is to divide by zero."""
-    raise Unsupported(
-        "is a weight that weight norm scales by its own length: remove_weight_norm or "
-        "torch.nn.utils.parametrize.remove_parametrizations gives a plain weight"
-    )
+    unlock = "take it off first: remove_weight_norm, or torch.nn.utils.parametrize.remove_parametrizations"
+    raise Unsupported("is scaled by its own length (weight norm)", unlock)
 
 
 def multi_head_call(call: Call) -> Translated:
     raise Unsupported(
-        "F.multi_head_attention_forward derives its head width from the embedding width, so neither can change"
+        "derives its head width from the embedding width, so neither can change", "use nn.MultiheadAttention"
     )
 
 
@@ -198,10 +196,6 @@ def tensordot_call(call: Call) -> Translated:
         c for axis, c in enumerate(theirs) if axis not in shared
     )
     return "einsum", (first, second), {"equation": f"{ours},{theirs}->{out}"}
-
-
-def patches_call(name: str) -> Callable[[Call], Translated]:
-    return lambda call: (name, (call.x,), {})
 
 
 def windows_call(call: Call) -> Translated:
@@ -275,6 +269,20 @@ def along_call(name: str, position: int = 1, default: int | None = -1) -> Callab
     def translate(call: Call) -> Translated:
         axis = call.get(position, "dim", "axis", default=default)
         return name, (call.x,), {"axis": None if axis is None else axis_of(call.x, axis)}
+
+    return translate
+
+
+def parts_call(name: str) -> Callable[[Call], Translated]:
+    return lambda call: (name, (call.x,), {})
+
+
+def transform_call(dims: int) -> Callable[[Call], Translated]:
+    """x, size, axis or axes: the last ones where they are left out."""
+
+    def translate(call: Call) -> Translated:
+        axes = call.get(2, "dim", default=list(range(-dims, 0)))
+        return "transform", (call.x,), {"axes": axes_of(axes, call.x), "name": call.name}
 
     return translate
 
