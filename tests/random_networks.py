@@ -235,9 +235,10 @@ class Draft:
 
 def head(d: Draft, value: Value) -> str:
     """An expression for an output: usually through a last layer, so that the channels before it may go."""
-    style = d.below(6)
-    if style == 5:
+    style = d.below(12)
+    if style == 11:
         return value.name
+    style %= 5
     if value.kind == "image":
         if style in (0, 1):
             return f"{d.layer(f'nn.Conv2d({value.width}, 3, 1)')}({value})"
@@ -270,9 +271,9 @@ def finish(d: Draft) -> Network:
 
 def draft(below: Below, steps: dict[str, Step] | None = None, longest: int = 12) -> Network:
     """A random network of up to `longest` steps, each from the table."""
-    from random_steps import STEPS, stem
+    from random_steps import RARE, STEPS, stem
 
-    table = list((steps or STEPS).values())
+    table = [step for name, step in (steps or STEPS).items() for _ in range(1 if name in RARE else 3)]
     d = Draft(below)
     for number in range(2 if d.flag(5) else 1):
         kind = d.choice(["image", "tokens", "image", "tokens", "vector", "ids"][: 5 if number else 6])
@@ -294,12 +295,13 @@ def options(below: Below) -> dict[str, Any]:
         return items[below(len(items))]
 
     return {
-        "sparsity": one(0.2, 0.05, 0.4, 0.7),
-        "exact": one(True, "prefer", False),
+        "sparsity": one(0.2, 0.05, 0.1, 0.3, 0.5, 0.7),
+        "exact": one("prefer", True, False),
         "scope": one("global", "layer"),
         "criterion": one("l2", "l1", "random"),
         "budget": one("params", "params", "macs"),
         "multiple_of": one(1, 1, 1, 2, 4),
+        "policy": one((), (), (), ("dims",), ("groups",), ("dims", "groups")),
         "train": one("", "", "all", "some"),
         "traced": one(*[False] * 15, True),
     }

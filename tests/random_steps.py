@@ -40,7 +40,7 @@ def stem(d: Draft, name: str, kind: str) -> None:
     value = Value(name, kind, shape)
     layer = "nn.Conv2d({}, {}, 3, padding=1)" if kind == "image" else "nn.Linear({}, {})"
     d.line(f"{d.layer(layer.format(value.width, width))}({name})", kind)
-    if d.flag(4):
+    if d.flag(8):
         d.values.insert(0, value)
 
 
@@ -442,7 +442,8 @@ def glu(d: Draft) -> None:
     x = d.pick()
     if x.width % 2:
         raise Misfit
-    d.line(f"F.glu({x}, {d.choice([x.axis, x.axis - len(x.shape)])})", x.kind)
+    axis = d.choice([x.axis, x.axis - len(x.shape)])
+    d.line(f"{d.layer(f'nn.GLU({axis})')}({x})" if d.flag(3) else f"F.glu({x}, {axis})", x.kind)
 
 
 @step
@@ -915,3 +916,34 @@ def multihead(d: Draft) -> None:
     heads = d.divisor(x.width)
     layer = d.layer(f"nn.MultiheadAttention({x.width}, {heads}, batch_first=True)")
     d.line(f"{layer}({x}, {x}, {x}, need_weights=False)[0]", "tokens")
+
+
+# ---- recurrent layers
+
+
+@step
+def recurrent(d: Draft) -> None:
+    x, width = d.pick("tokens"), d.choice([6, 4, 8])
+    kind, more = d.choice(["GRU", "LSTM", "RNN"]), d.choice(["", ", num_layers=2", ", bidirectional=True", ", bias=False"])
+    if kind == "LSTM" and d.flag(3):
+        more += ", proj_size=3"
+    layer = d.layer(f"nn.{kind}({x.width}, {width}, batch_first=True{more})")
+    if d.flag(4):
+        state = d.let(f"{layer}({x})[1]{'[0]' if kind == 'LSTM' else ''}")
+        d.line(f"{state}[{d.choice(['-1', '0'])}]", "vector")
+    else:
+        d.line(f"{layer}({x})[0]", "tokens")
+
+
+@step
+def recurrent_cell(d: Draft) -> None:
+    x, width = d.pick("vector"), d.choice([6, 4])
+    kind = d.choice(["GRUCell", "RNNCell", "LSTMCell"])
+    layer, state = d.layer(f"nn.{kind}({x.width}, {width})"), d.name("t")
+    d.run(f"{state} = {layer}({x})")
+    d.run(f"{state} = {layer}({x} * 0.5, {state})")
+    d.line(f"{state}[0]" if kind == "LSTMCell" else f"{state} + 0.0", "vector")
+
+
+RARE = ("multihead", "write_part", "table_rows", "tied_head", "gram", "token_mix")
+"""Steps that lock much: they come up less often."""
