@@ -131,7 +131,7 @@ def main() -> None:
     done = load_results(RESULTS)
     keys = wanted(given, done)
     if keys:
-        coverage_one.warm_up()
+        coverage_one.warm_up({family for family, _, _ in keys})
         gc.collect()
         gc.freeze()  # children share what is imported
         run(keys, done)

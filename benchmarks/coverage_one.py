@@ -5,7 +5,7 @@ import gc
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,8 +36,10 @@ def measure(family: str, name: str, tool: str) -> Record:
     return TOOLS[tool](case) | {"size": parameters(case.model)}
 
 
-def warm_up() -> None:
-    """Prune a small network with both tools: what they import or build once is no model's time."""
+def warm_up(families: Iterable[str]) -> None:
+    """Build a model of every family, prune a small network with both tools: what is loaded once is no model's time."""
+    for family in families:
+        FAMILIES[family].build(FAMILIES[family].names()[0])
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)
     )
