@@ -95,16 +95,28 @@ def write(state: dict[str, Any], seed: int) -> None:
     rows = []
     for key, number in outcomes.most_common():
         status, _, detail = key.partition(": ")
-        meaning = {"Net": "the class is kept", "GraphModule": "as a GraphModule"}.get(detail, REFUSALS.get(detail, detail))
+        meaning = {"Net": "the class is kept", "GraphModule": "as a GraphModule"}.get(
+            detail, REFUSALS.get(detail, detail)
+        )
         rows.append((status, meaning, f"{number:,}", f"{100 * number / total:.1f} %"))
     if "wrong" not in outcomes:
         rows.append(("wrong", "", "0", "0.0 %"))
     steps = sorted(state["steps"].items(), key=lambda item: -item[1][0])
     text = TEXT.format(
-        networks=total, seed=seed, machine=machine(1), wrong=len(state["wrong"]), seconds=1000 * state["seconds"] / total
+        networks=total,
+        seed=seed,
+        machine=machine(1),
+        wrong=len(state["wrong"]),
+        seconds=1000 * state["seconds"] / total,
     )
     table = [(step.replace("_", " "), f"{seen:,}", f"{pruned:,}") for step, (seen, pruned) in steps]
-    page("fuzz", "Random networks", text, (("result", "", "networks", "share"), rows), (("step", "networks with it", "pruned"), table))
+    page(
+        "fuzz",
+        "Random networks",
+        text,
+        (("result", "", "networks", "share"), rows),
+        (("step", "networks with it", "pruned"), table),
+    )
 
 
 def main() -> None:

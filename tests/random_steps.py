@@ -924,7 +924,10 @@ def multihead(d: Draft) -> None:
 @step
 def recurrent(d: Draft) -> None:
     x, width = d.pick("tokens"), d.choice([6, 4, 8])
-    kind, more = d.choice(["GRU", "LSTM", "RNN"]), d.choice(["", ", num_layers=2", ", bidirectional=True", ", bias=False"])
+    kind, more = (
+        d.choice(["GRU", "LSTM", "RNN"]),
+        d.choice(["", ", num_layers=2", ", bidirectional=True", ", bias=False"]),
+    )
     if kind == "LSTM" and d.flag(3):
         more += ", proj_size=3"
     layer = d.layer(f"nn.{kind}({x.width}, {width}, batch_first=True{more})")

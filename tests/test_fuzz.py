@@ -23,7 +23,11 @@ def test_the_generator_prunes_most_networks():
 
 
 def reversed_cat(eq, node, *parts):
-    return view.cat(eq, node, *parts[::-1]) if len({value.shape for value in node.inputs}) == 1 else view.cat(eq, node, *parts)
+    return (
+        view.cat(eq, node, *parts[::-1])
+        if len({value.shape for value in node.inputs}) == 1
+        else view.cat(eq, node, *parts)
+    )
 
 
 WRONG_RULES = {
