@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, console, machine, page
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from common import ROOT, console, machine, page
 
 sys.path.insert(0, str(ROOT / "tests"))
 
