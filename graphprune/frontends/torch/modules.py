@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from ...analysis import Analysis
-from ...errors import ApplyError, PlanError
+from ...errors import ApplyError, GraphPruneError, PlanError
 from ...labels import Labels
 from ...plan import Plan
 from ...shapes import living, mismatches
@@ -121,11 +121,13 @@ def _as_graph(
 
 def _rewritten(whole: fx.GraphModule, plan: Plan, analysis: Analysis, inputs: Inputs) -> fx.GraphModule:
     """A slim copy of a model as a graph. Raises `ApplyError` with what it does wrong, and the classes to blame."""
-    told = analyze(whole, inputs, plan.policy)
     try:
+        told = analyze(whole, inputs, plan.policy)
         alive = living(told, plan)
     except PlanError as error:  # tracing has computed constants from stored tensors that the plan slices
         raise ApplyError(f"constants were computed from tensors that were to be sliced ({error})") from error
+    except GraphPruneError as error:  # what tracing gave does not run
+        raise ApplyError(f"as a graph, {str(error).splitlines()[0]}") from error
     slim = slim_copy(whole, plan)
     mend_norms(slim, told, plan)
     assert isinstance(slim, fx.GraphModule)
