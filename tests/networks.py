@@ -74,6 +74,7 @@ NETWORKS = {
     "roll_residual": lambda: (Net(lambda m, x: m.c((y := m.b(m.a(x))) + y.roll(-4, 1)), a=conv(3, 6), b=conv(6, 12), c=conv(12, 4)), X),
     "roll_by_size": lambda: (Net(lambda m, x: m.b((y := m.a(x)).roll(y.shape[1] // 2, 1)), a=conv(3, 12), b=conv(12, 4)), X),
     "roll_space": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x)).roll((1, -2), (2, 3))), a=conv(3, 8), b=conv(8, 4)), X),
+    "padded_heads": lambda: (Net(lambda m, x: m.b((F.pad(F.relu(m.a(x).unflatten(-1, (-1, 4))), (0, 1), value=1.0)[..., :-1] * 0.5).flatten(2)), a=nn.Linear(6, 16), b=nn.Linear(16, 4)), (2, 5, 6)),
     "strided_slice": lambda: (Net(lambda m, x: m.b((y := m.a(x))[:, ::2]) + m.c(y[:, 1::2]), a=conv(3, 12), b=conv(6, 4), c=conv(6, 4)), X),
     "strided_odd": lambda: (Net(lambda m, x: m.b((y := m.a(x))[:, 2::3]) + m.c(y), a=conv(3, 14), b=conv(4, 4), c=conv(14, 4)), X),
     "strided_inside": lambda: (Net(lambda m, x: m.b((y := m.a(x))[:, 5:11:2]) + m.c(y), a=conv(3, 14), b=conv(3, 4), c=conv(14, 4)), X),

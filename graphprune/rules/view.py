@@ -194,19 +194,21 @@ def pad(eq: Equations, node: Node, x: Layout) -> Layout:
         elsewhere = set(node.attrs["pads"]) - set(array.axes)
         if elsewhere and node.attrs.get("zero", True) and node.attrs.get("value"):
             array = array._replace(zero=False)  # a dropped channel gets a rim that is not zero
-        for axis in array.axes:
-            before, after = node.attrs["pads"].get(axis, (0, 0))
-            if (before or after) and len(array.axes) > 1:
-                eq.lock(array.labels, "channels that depend on two axes are padded")
-            elif before < 0 or after < 0:
-                eq.lock(array.labels, "is cropped by a fixed number of positions")
-                array = array._replace(labels=_cropped(array.labels, before, after))
-            elif (before or after) and not node.attrs.get("zero", True):
-                eq.lock(array.labels, "is padded from its own positions")
-            if (before or after) and len(array.axes) == 1:
-                array = array._replace(labels=np.pad(array.labels, (max(before, 0), max(after, 0))))
+        for axis in [axis for axis in array.axes if any(node.attrs["pads"].get(axis, ()))]:
+            array = _padded(eq, node, array, axis) if len(array.axes) == 1 else collapse(eq, array, axis)
         result.append(array)
     return tuple(result)
+
+
+def _padded(eq: Equations, node: Node, array: Array, axis: int) -> Array:
+    """Labels along one padded axis; what is cropped or copied from other positions is locked."""
+    before, after = node.attrs["pads"][axis]
+    if before < 0 or after < 0:
+        eq.lock(array.labels, "is cropped by a fixed number of positions")
+    elif not node.attrs.get("zero", True):
+        eq.lock(array.labels, "is padded from its own positions")
+    labels = _cropped(array.labels, before, after)
+    return array._replace(labels=np.pad(labels, (max(before, 0), max(after, 0))))
 
 
 def as_complex(eq: Equations, node: Node, x: Layout) -> Layout:
