@@ -115,10 +115,11 @@ def attributes_of(node: Node, analysis: "Analysis", plan: "Plan", alive: Alive) 
 
 
 class Mismatch(NamedTuple):
-    """One thing that a pruned program does differently, and the labels whose positions should have gone there."""
+    """One thing that a pruned program does differently: what, the labels of what should have gone there, and where."""
 
     text: str
     labels: Labels
+    node: Node
 
 
 FIXED = ("value", "scale", "low", "high")
@@ -135,15 +136,16 @@ def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) ->
     for number, (before, after) in enumerate(zip(nodes, slim.nodes, strict=False)):
         if before.op != after.op:
             text = f"{before} runs {before.op} before and {after.op} after: its code depends on sizes"
-            yield Mismatch(text, _changing(analysis, number, alive))
+            yield Mismatch(text, _changing(analysis, number, alive), before)
             return
         if before.op == "unknown" or not ragged.isdisjoint(before.inputs):
             ragged.update(before.outputs)
         for text in _differences(before, after, analysis, plan, alive, ragged):
-            yield Mismatch(text, _changing(analysis, number, alive))
+            yield Mismatch(text, _changing(analysis, number, alive), before)
     if len(nodes) != len(slim.nodes):
         text = f"{len(nodes)} operations before, {len(slim.nodes)} after: the code depends on sizes"
-        yield Mismatch(text, _changing(analysis, min(len(slim.nodes), len(nodes) - 1), alive, reached=False))
+        last = min(len(slim.nodes), len(nodes) - 1)
+        yield Mismatch(text, _changing(analysis, last, alive, reached=False), nodes[last])
 
 
 def _differences(
@@ -181,6 +183,14 @@ def _changing(analysis: "Analysis", number: int, alive: Alive, reached: bool = T
             if changing:
                 return np.concatenate(changing)
     return np.zeros(0, dtype=np.int64)
+
+
+def changing_scopes(analysis: "Analysis", alive: Alive) -> set[str]:
+    """The paths of the modules whose own code works on something that shrinks."""
+    changed = {
+        value for value, layout in analysis.layouts.items() if any(not alive[array.labels].all() for array in layout)
+    }
+    return {node.scope for node in analysis.graph.nodes if not changed.isdisjoint((*node.inputs, *node.outputs))}
 
 
 def _fits(found: Shape, expected: Shape, free: tuple[int, ...]) -> bool:

@@ -10,11 +10,12 @@ from ...analysis import Analysis
 from ...errors import ApplyError, GraphPruneError, PlanError
 from ...labels import Labels
 from ...plan import Plan
-from ...shapes import living, mismatches
+from ...shapes import Mismatch, changing_scopes, living, mismatches
 from .configs import NOTE, express, has_config
 from .difference import first_difference
 from .inputs import Inputs, normalise, rebuild
 from .norms import mend_norms
+from .parts import rewrite_parts, same_kind
 from .provenance import origins_of, set_attributes
 from .read import analyze, trace
 from .record import record_partly
@@ -49,10 +50,13 @@ def apply(
     analysis = analysis or analyze(module, inputs, plan.policy)
     slim = slim_copy(module, plan)
     mend_norms(slim, analysis, plan)
+    setattr(slim, _NOTE, None)
     problem = _problem(slim, plan, analysis, inputs)
     if problem and not isinstance(module, fx.GraphModule):  # whose sizes are written into its code
         set_attributes(slim, module, origins_of(module, plan, analysis, inputs))
         problem = _problem(slim, plan, analysis, inputs)
+    if problem and not isinstance(module, fx.GraphModule):
+        problem = _rewrite_parts(slim, module, plan, analysis, inputs, problem)
     if problem:
         slim = _as_graph(module, slim, plan, analysis, inputs, problem)
     elif has_config(slim) and not express(slim, module, plan, analysis, inputs):
@@ -87,11 +91,35 @@ def _problem(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inpu
     return first.text if first else None
 
 
+def _first(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs) -> Mismatch | None:
+    """Where the slim module first does something else than the labels predict, also where it fails there."""
+    return next(mismatches(analysis, plan, record_partly(slim, inputs), living(analysis, plan)), None)
+
+
 def _blame(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs) -> Labels:
-    """The classes that were to shrink where the slim module first does something else than the labels predict."""
-    graph = record_partly(slim, inputs)
-    first = next(mismatches(analysis, plan, graph, living(analysis, plan)), None)
+    """The classes that were to shrink at that place."""
+    first = _first(slim, plan, analysis, inputs)
     return np.unique(analysis.solution.classes[first.labels]) if first else np.zeros(0, dtype=np.int64)
+
+
+def _rewrite_parts(
+    slim: torch.nn.Module, module: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs, problem: str
+) -> str | None:
+    """Rewrite the code of submodules of the slim module, kind by kind, in place; the problem that is left."""
+    alive, rewritten = living(analysis, plan), set[str]()
+    changing = changing_scopes(analysis, alive)
+    left: str | None = problem
+    while left:
+        first = _first(slim, plan, analysis, inputs)
+        if first is None or not first.node.scope or first.node.scope in rewritten:
+            return left
+        paths = same_kind(module, first.node.scope) & changing
+        if not rewrite_parts(slim, module, paths, analysis, plan, alive, inputs):
+            return left
+        rewritten |= paths | {first.node.scope}
+        left = _problem(slim, plan, analysis, inputs)
+    setattr(slim, _NOTE, f"sizes are written into the code of {len(rewritten)} parts, which were rewritten: {problem}")
+    return None
 
 
 def _as_graph(

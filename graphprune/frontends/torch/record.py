@@ -340,7 +340,8 @@ def run_recorded(recorder: Recorder, twin: torch.nn.Module, inputs: Inputs, devi
     """
     try:
         arguments = recorder.open(inputs, device or device_of(twin))
-        with torch.no_grad(), _scoped(twin, recorder), _autocast_on_meta():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _scoped(twin, recorder), _autocast_on_meta():
+            torch.default_generator.manual_seed(0)  # layers that are left out at random, the same ones every time
             _run(recorder, twin, arguments)
             if any(leaf.kind == "parameter" and leaf.uses == 0 for leaf in recorder.graph.leaves.values()):
                 _run_training(recorder, twin, arguments)

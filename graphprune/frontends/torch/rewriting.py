@@ -52,16 +52,21 @@ def rewrite(slim: fx.GraphModule, analysis: Analysis, plan: Plan, alive: Alive) 
     """Replace the literal sizes in a sliced GraphModule by those that the labels predict, in place."""
     nodes = {node.name: node for node in slim.graph.nodes}
     for node in analysis.graph.nodes:
-        target = nodes.get(node.call) if isinstance(node.call, str) else None
-        if target is None or target.op not in ("call_function", "call_method"):
-            continue
-        name = target.target if isinstance(target.target, str) else base_name(target.target)
-        edit = _EDITS.get(name.rstrip("_") if not name.startswith("__") else name)
-        if edit is not None:
-            shapes = [shape_of(value, analysis.layouts[value], alive) for value in node.outputs]
-            edit(target, node, shapes, attributes_of(node, analysis, plan, alive))
+        if isinstance(node.call, str) and node.call in nodes:
+            edit(nodes[node.call], node, analysis, plan, alive)
     slim.graph.lint()
     slim.recompile()
+
+
+def edit(target: fx.Node, node: Node, analysis: Analysis, plan: Plan, alive: Alive) -> None:
+    """Replace the literal sizes in one fx node, which runs `node`."""
+    if target.op not in ("call_function", "call_method"):
+        return
+    name = target.target if isinstance(target.target, str) else base_name(target.target)
+    change = _EDITS.get(name.rstrip("_") if not name.startswith("__") else name)
+    if change is not None:
+        shapes = [shape_of(value, analysis.layouts[value], alive) for value in node.outputs]
+        change(target, node, shapes, attributes_of(node, analysis, plan, alive))
 
 
 Edit = Callable[[fx.Node, Node, list[Shape], dict[str, Any]], None]
@@ -70,7 +75,7 @@ Edit = Callable[[fx.Node, Node, list[Shape], dict[str, Any]], None]
 def _sized(position: int, *names: str) -> Edit:
     """Literal sizes at a position (a sequence or the rest of the arguments) become the new output shape."""
 
-    def edit(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+    def change(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
         given, put = _argument(target, position, names)
         spread = isinstance(given, (int, fx.Node))
         sizes = list(target.args[position:]) if spread else list(given or ())
@@ -84,7 +89,7 @@ def _sized(position: int, *names: str) -> Edit:
         else:
             put(type(given)(new) if isinstance(given, (list, tuple)) else new)
 
-    return edit
+    return change
 
 
 def _spread(target: fx.Node, sizes: fx.Node, count: int) -> list[Any]:
@@ -113,12 +118,12 @@ def _resized(given: list[Any], before: Shape, after: Shape) -> list[Any]:
 def _trailing(position: int, name: str) -> Edit:
     """normalized_shape: the last sizes of the output."""
 
-    def edit(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+    def change(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
         given, put = _argument(target, position, (name,))
         if not any(isinstance(size, fx.Node) for size in given):
             put(type(given)(shapes[0][len(shapes[0]) - len(given) :]))
 
-    return edit
+    return change
 
 
 def _split(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
@@ -183,11 +188,11 @@ def _narrow(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, A
 def _groups(position: int, name: str) -> Edit:
     """How many groups a convolution or group norm has."""
 
-    def edit(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
+    def change(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
         if attrs.get("groups") != node.attrs.get("groups"):
             _argument(target, position, (name,))[1](attrs["groups"])
 
-    return edit
+    return change
 
 
 def _pin_scale(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
