@@ -67,7 +67,7 @@ def shape_of(value: Value, layout: tuple[Array, ...], alive: Alive) -> Shape:
 def bound_of(layout: tuple[Array, ...], axis: int, position: int, alive: Alive) -> int:
     """Where a position of an axis lies once the positions before it are dropped."""
     array = covering(layout, axis)
-    if array is None:
+    if array is None or position == 0:
         return position
     if len(array.axes) == 1:
         return int(alive[array.labels[:position]].sum())

@@ -108,6 +108,7 @@ NETWORKS = {
     "weight_used_twice": lambda: (Net(lambda m, x: F.linear(F.relu(F.linear(x, m.w)), m.w.t()), w=nn.Parameter(torch.randn(16, 6))), (4, 6)),
     "unbind_qkv": lambda: (FusedAttention(16, 4), (2, 5, 16)),
     "fixed_heads": lambda: (FixedAttention(16, 4), (2, 5, 16)),
+    "rows_cut": lambda: (Net(lambda m, x: m.b((y := m.a(x).view(2, 5, -1, 4))[:, :, :4].flatten(2)) + m.c(y[:, :, 4:].flatten(2)), a=nn.Linear(6, 24), b=nn.Linear(16, 4), c=nn.Linear(8, 4)), (2, 5, 6)),
     "index_rows": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x)).permute(0, 2, 3, 1)[:, m.rows].index_select(2, m.rows)[:, :, [1, 0, 0]]), a=conv(3, 8, 1), b=nn.Linear(8, 4), rows=torch.tensor([1, 3, 2, 0])), X),
     "table": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x) + m.bias[m.rows])), a=nn.Linear(6, 12), b=nn.Linear(12, 4), bias=nn.Parameter(torch.randn(7, 12)), rows=torch.tensor([[1, 3, 2, 0, 5]])), (2, 5, 6)),
     "found_rows": lambda: (Net(lambda m, x: m.c(F.relu((z := m.b(F.relu(m.a(x))))[z[:, 0] > 0])).sum(0), a=nn.Linear(6, 32), b=nn.Linear(32, 8), c=nn.Linear(8, 4)), (40, 6)),

@@ -40,6 +40,18 @@ class Layer(nn.Module):
         return x + self.down(y / self.config.hidden if self.config.scaled else y)
 
 
+class Buffered(nn.Module):
+    """A number from the config is kept in a buffer that is not saved."""
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        self.config, self.layer = config, Layer(config, config.hidden)
+        self.register_buffer("scale", torch.tensor(config.hidden**0.5), persistent=False)
+
+    def forward(self, x):
+        return self.layer(x) * self.scale
+
+
 class Model(nn.Module):
     """Two layers, one of whose widths is four times the model's where the config says nothing."""
 
@@ -81,6 +93,13 @@ def test_a_config_that_would_change_a_number_stays():
     x = torch.randn(4, 8, dtype=torch.float64)
     wide, slim = oracle.masked(module, program.plan), copy.deepcopy(program.model).double()
     assert torch.allclose(wide(x), slim(x))
+
+
+def test_a_config_that_would_change_a_buffer_stays():
+    module = Buffered(Config()).eval()
+    slim = oracle.check(module, torch.randn(4, 8), sparsity=0.4)
+    assert slim.layer.up.out_features < 32
+    assert slim.config.hidden == 32
 
 
 # ---- transformers ------------------------------------------------------------------------------------------

@@ -7,17 +7,20 @@ run is the one that the labels predict.
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ...analysis import Analysis
 from ...graph import Shape
 from ...plan import Plan
 from ...shapes import living, mismatches, shape_of
+from .calls import base_name, is_inplace
 from .inputs import Inputs
 from .provenance import Slot, own_holders, plain_objects, put, slots_of
-from .record import record
+from .record import record, stored_tensors
 
 NOTE = "its config cannot say the new sizes and says the old ones: save it with graphprune.save, or keep the plan"
 
@@ -36,15 +39,17 @@ def has_config(module: torch.nn.Module) -> bool:
 def express(slim: torch.nn.Module, module: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs) -> bool:
     """Let the config of a slim copy of `module` say its sizes; False, and nothing done, where it cannot."""
     wanted, kind, sizes = _shapes(slim), type(module), _new_sizes(analysis, plan)
+    if not _owns(slim, module) or not _layers_are_alike(_shapes(module), wanted):
+        return False
     for pinned in (False, True):
         config = copy.deepcopy(module.config)
-        if pinned:
-            _pin_head_width(config, slim)
-        if not _owns(slim, module) or _distance(kind, config, _shapes(module)) != 0:
+        if pinned and not _pin_head_width(config, slim):
+            return False
+        if _distance(kind, config, _shapes(module)) != 0:
             return False
         _search(kind, config, wanted, sizes)
         _mend_eps(config, analysis, plan)
-        if _is_right(kind, config, wanted, plan, analysis, inputs):
+        if _is_right(kind, config, slim, plan, analysis, inputs):
             _adopt(slim, module, config)
             return True
     return False
@@ -54,10 +59,48 @@ def _owns(slim: torch.nn.Module, module: torch.nn.Module) -> bool:
     return any(holder is slim.config for holder in own_holders(slim, module).values())
 
 
-def _built(kind: type, config: Any) -> torch.nn.Module | None:
-    """A model without numbers; None where this config cannot be built."""
+def _layers_are_alike(before: Shapes, after: Shapes) -> bool:
+    """Whether layers that differ in their number only are still as alike as they were: few configs can say more."""
+    seen: dict[tuple[str, Shape], Shape] = {}
+    for name, shape in before.items():
+        layer = ".".join("#" if part.isdigit() else part for part in name.split("."))
+        if name not in after or seen.setdefault((layer, shape), after[name]) != after[name]:
+            return False
+    return True
+
+
+class _NoNumbers(TorchFunctionMode):
+    """Leaves out what fills tensors: on meta tensors it takes time and does nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Run one torch call, unless it fills a tensor."""
+        if base_name(func) in ("normal", "uniform", "fill", "zero", "trunc_normal", "clamp", "mul", "erfinv", "add"):
+            if is_inplace(func, kwargs or {}) and args and args[0].is_meta:
+                return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _empty_parameters() -> Iterator[None]:
+    """Modules built here have parameters without numbers, while buffers have theirs."""
+    original = torch.nn.Module.register_parameter
+
+    def register(self: torch.nn.Module, name: str, param: torch.nn.Parameter | None) -> None:
+        original(self, name, param)
+        if param is not None:
+            self._parameters[name] = torch.nn.Parameter(param.detach().to("meta"), param.requires_grad)
+
+    torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
     try:
-        with torch.device("meta"):
+        yield
+    finally:
+        torch.nn.Module.register_parameter = original  # type: ignore[method-assign]
+
+
+def _built(kind: type, config: Any, place: Any = None) -> torch.nn.Module | None:
+    """A model without numbers, or but for its buffers; None where this config cannot be built."""
+    try:
+        with place or torch.device("meta"), _NoNumbers():
             model = kind(copy.deepcopy(config))
     except Exception:  # a config checks itself in its own ways
         return None
@@ -121,11 +164,13 @@ def _open_entries(config: Any) -> list[str]:
     return [name for name in names if vars(config).get(name, 0) is None]
 
 
-def _pin_head_width(config: Any, slim: torch.nn.Module) -> None:
-    """A head width that follows from other entries is written down, where all layers agree on it."""
+def _pin_head_width(config: Any, slim: torch.nn.Module) -> bool:
+    """Write down a head width that follows from other entries; False where it is there, or the layers do not agree."""
     widths = {vars(part)["head_dim"] for part in slim.modules() if type(vars(part).get("head_dim")) is int}
-    if getattr(config, "head_dim", None) is None and len(widths) == 1:
-        config.head_dim = widths.pop()
+    if getattr(config, "head_dim", None) is not None or len(widths) != 1:
+        return False
+    config.head_dim = widths.pop()
+    return True
 
 
 def _mend_eps(config: Any, analysis: Analysis, plan: Plan) -> None:
@@ -140,16 +185,29 @@ def _mend_eps(config: Any, analysis: Analysis, plan: Plan) -> None:
             vars(config)[key] = next(iter(changes[item]))
 
 
-def _is_right(kind: type, config: Any, wanted: Shapes, plan: Plan, analysis: Analysis, inputs: Inputs) -> bool:
-    """True where the model of a config has the shapes, and runs as the labels predict."""
-    model = _built(kind, config)
-    if model is None or _shapes(model) != wanted:
-        return False
+def _is_right(kind: type, config: Any, slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs) -> bool:
+    """True where the model of a config has the shapes and buffers of the slim one, and runs as the labels predict."""
     try:
+        if hasattr(type(config), "from_dict"):  # what is saved is read and checked by this
+            config = type(config).from_dict(config.to_dict())
+        model = _built(kind, config, _empty_parameters())
+        if model is None or _shapes(model) != _shapes(slim) or not _same_constants(model, slim):
+            return False
         graph = record(model, inputs, "meta")
-    except Exception:  # it does not run: then it is not right
+    except Exception:  # it is not taken, or does not run: then it is not right
         return False
     return next(mismatches(analysis, plan, graph, living(analysis, plan)), None) is None
+
+
+def _same_constants(model: torch.nn.Module, slim: torch.nn.Module) -> bool:
+    """Whether all tensors that are not saved hold the same."""
+    saved = slim.state_dict()
+    own, other = ({name: tensor for name, tensor, _ in stored_tensors(part)} for part in (model, slim))
+    return all(
+        name in own and (tensor.is_meta or torch.equal(own[name].to(tensor), tensor))
+        for name, tensor in other.items()
+        if name not in saved
+    )
 
 
 def _adopt(slim: torch.nn.Module, module: torch.nn.Module, config: Any) -> None:
