@@ -170,6 +170,22 @@ def _live(graph: Graph) -> set[int]:
     return live
 
 
+def _without_single(equations: Equations, value: Value, layout: Layout) -> Layout:
+    """Axes of size 1 carry no labels: their only position stays."""
+    left = []
+    for array in layout:
+        for axis in [axis for axis in array.axes if value.shape[axis] == 1]:
+            if len(array.axes) == 1:
+                equations.lock(array.labels, "is the only position of an axis")
+            where = array.axes.index(axis)
+            array = array._replace(
+                axes=array.axes[:where] + array.axes[where + 1 :], labels=array.labels.squeeze(where)
+            )
+        if array.axes:
+            left.append(array)
+    return tuple(left)
+
+
 def propagate(graph: Graph, policy: Policy = DEFAULT) -> tuple[Equations, dict[Value, Layout]]:
     """Run the rule of every node in order; lock what leaves the program and what never enters it."""
     equations = Equations(policy)
@@ -188,7 +204,8 @@ def propagate(graph: Graph, policy: Policy = DEFAULT) -> tuple[Equations, dict[V
         if id(node) not in live:  # what it gives reaches no output
             del equations.inexact[inexact:]
         results = result if isinstance(result, list) else _spread(equations, node, result)
-        layouts.update(zip(node.outputs, results, strict=True))
+        for value, layout in zip(node.outputs, results, strict=True):
+            layouts[value] = layout if 1 not in value.shape else _without_single(equations, value, layout)
     equations.node = None
     for value in graph.outputs:
         for array in layouts.setdefault(value, ()):

@@ -158,6 +158,8 @@ def _differences(
         expected = shape_of(old, analysis.layouts[old], alive)
         if not _fits(new.shape, expected, free(old)):
             yield f"{before} gives shape {new.shape} where {expected} is right: a size is written into the code"
+    if before.attrs.get("projected") and after.outputs[-1].shape[-1] <= after.outputs[-2].shape[-1]:
+        yield f"{before} keeps no more units than it projects to, and torch refuses such a layer"
     predicted = attributes_of(before, analysis, plan, alive)
     for key, value in predicted.items():
         if not _alike(key, value, after, free(before.inputs[0])):

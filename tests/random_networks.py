@@ -110,6 +110,8 @@ class Draft:
 
     def number(self, low: int, high: int) -> int:
         """From low to high, both included."""
+        if high < low:
+            raise Misfit
         return low + self.below(high - low + 1)
 
     def flag(self, rarity: int = 2) -> bool:

@@ -229,7 +229,7 @@ def layer_norm(d: Draft) -> None:
         return
     kind = [
         "nn.LayerNorm({})",
-        "nn.RMSNorm({})",
+        "nn.RMSNorm({}, eps=1e-5)",
         "nn.LayerNorm({}, elementwise_affine=False)",
         "nn.LayerNorm({}, bias=False)",
     ]
@@ -806,7 +806,7 @@ def attention(d: Draft) -> None:
     else:
         q, k, v = (_projected(d, value, n, dim) for value, n in ((x, heads), (y, kv), (y, kv)))
     if d.flag(4):
-        norm = d.choice([f"nn.LayerNorm({dim})", f"nn.RMSNorm({dim})"])
+        norm = d.choice([f"nn.LayerNorm({dim})", f"nn.RMSNorm({dim}, eps=1e-5)"])
         q, k = d.let(f"{d.layer(norm)}({q})"), d.let(f"{d.layer(norm)}({k})")
     if dim % 2 == 0 and y is x and d.flag(4):
         q, k = _rotated(d, q, x.shape[1], dim), _rotated(d, k, x.shape[1], dim)

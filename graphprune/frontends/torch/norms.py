@@ -31,10 +31,12 @@ def mend_norms(slim: torch.nn.Module, analysis: Analysis, plan: Plan) -> None:
         owner, name = place
         if isinstance(owner, fx.Node):
             old = _eps(node)
+            if node.op == "rms_norm" and len(owner.args) < 4:
+                owner.kwargs = {"eps": old, **{key: item for key, item in owner.kwargs.items() if item is not None}}
             owner.args = tuple(old * share if item == old else item for item in owner.args)
             owner.kwargs = {key: old * share if item == old else item for key, item in owner.kwargs.items()}
         elif (id(owner), name) not in done:
-            setattr(owner, name, getattr(owner, name) * share)
+            setattr(owner, name, _eps(node) * share)
             done.add((id(owner), name))
     if isinstance(slim, fx.GraphModule):
         slim.recompile()
@@ -56,4 +58,6 @@ def _place(module: torch.nn.Module, node: Node) -> tuple[Any, str] | None:
     else:
         owner = module.get_submodule(node.scope)
     names = [key for key, item in vars(owner).items() if type(item) is float and item == _eps(node)]
+    if node.op == "rms_norm" and getattr(owner, "eps", 0) is None:  # what torch takes then depends on the dtype
+        names = ["eps"]
     return (owner, names[0]) if len(names) == 1 else None

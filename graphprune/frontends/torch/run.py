@@ -24,6 +24,7 @@ from .read import analyze
 from .record import _plain, device_of, recorder_for, twin_of
 from .slicing import repaired
 from .survivors import Survivors
+from .translate import default_eps
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -47,6 +48,9 @@ class _Masked(TorchFunctionMode):
         if name in ("float", "half", "bfloat16"):  # casts written into the model must not lose digits
             func = torch.Tensor.double
         func = _WIDE.get(name, func)
+        if name == "rms_norm":
+            args = _with_eps(*args, **kwargs)
+            kwargs = {}
         args, kwargs = tree_map(self._change, (args, kwargs))
         if name == "full" and isinstance(args[-1], float):  # the least float64 does not fit into torch's default
             kwargs = {"dtype": torch.float64, **kwargs}
@@ -84,11 +88,11 @@ def masked_run(module: torch.nn.Module, inputs: Inputs, plan: Plan | None, *watc
         if plan is not None and name in plan.repairs
     }
     arguments = tree_map(lambda item: _widen(item, device), inputs)
+    analysis = analyze(module, inputs, plan.policy) if plan is not None and not plan.exact else None
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(_Masked(masks, rounded))
-        if plan is not None and not plan.exact:
-            analysis = analyze(module, inputs, plan.policy)
+        if plan is not None and analysis is not None:
             recorder = recorder_for(stored, Survivors, dry=False).follow(analysis, living(analysis, plan))
             stack.callback(recorder.finish)
             arguments = recorder.open(arguments, device)
@@ -96,6 +100,15 @@ def masked_run(module: torch.nn.Module, inputs: Inputs, plan: Plan | None, *watc
         for watcher in watchers:
             stack.enter_context(watcher)
         return twin(*arguments.args, **arguments.kwargs)
+
+
+def _with_eps(
+    input: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None = None, eps: float | None = None
+) -> tuple[Any, ...]:
+    """The arguments of a root-mean-square norm, with the eps that belongs to the dtype of its scale."""
+    if eps is None and weight is not None:
+        eps = default_eps(str(weight.dtype))
+    return input, normalized_shape, weight, eps
 
 
 def _grouped_mm(x: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor, **_: Any) -> torch.Tensor:

@@ -40,6 +40,9 @@ class Survivors(Recorder):
         args, kwargs = tree_map(self._living, (args, kwargs))
         if node.op in ("layer_norm", "rms_norm"):
             args = (args[0], tuple(args[0].shape[-int(node.attrs["dims"]) :]), *args[2:])
+        if node.op == "rms_norm":  # the scale is in float64 by now, which has another eps by default
+            args = (*args[:2], args[2] if len(args) > 2 else kwargs.pop("weight", None), node.attrs["eps"])
+            kwargs.pop("eps", None)
         return self._spread(func(*args, **kwargs), node)
 
     def _living(self, item: Any) -> Any:

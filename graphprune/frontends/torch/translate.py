@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import torch
+
 from ...graph import Value
 from .calls import Call, Translated, Unsupported, axes_of, axis_of
 
@@ -236,8 +238,14 @@ def layer_norm_call(call: Call) -> Translated:
 
 
 def rms_norm_call(call: Call) -> Translated:
-    attrs = {"dims": len(call.get(1, "normalized_shape")), "eps": call.get(3, "eps")}
+    eps = call.get(3, "eps")
+    attrs = {"dims": len(call.get(1, "normalized_shape")), "eps": default_eps(call.x.dtype) if eps is None else eps}
     return "rms_norm", (call.x, call.get(2, "weight")), attrs
+
+
+def default_eps(dtype: str) -> float:
+    """What torch takes for `eps=None`: half precision is computed in float32."""
+    return float(torch.finfo(torch.float64 if "float64" in dtype else torch.float32).eps)
 
 
 def prelu_call(call: Call) -> Translated:
