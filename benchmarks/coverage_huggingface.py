@@ -57,6 +57,11 @@ def decoder() -> Inputs:
     return {"input_ids": _tokens(), "use_cache": False}
 
 
+def long_decoder() -> Inputs:
+    """More tokens, so that every expert is chosen by some."""
+    return {"input_ids": _tokens(60), "use_cache": False}
+
+
 def pairs() -> Inputs:
     """Token numbers for an encoder and for a decoder."""
     return {"input_ids": _tokens(), "decoder_input_ids": _tokens(6), "use_cache": False}
@@ -116,7 +121,7 @@ ARCHITECTURES: dict[str, Entry] = {
     "gptj": ("GPTJForCausalLM", {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 8}, decoder),
     "llama": ("LlamaForCausalLM", LLAMA, decoder),
     "mistral": ("MistralForCausalLM", LLAMA, decoder),
-    "mixtral": ("MixtralForCausalLM", LLAMA | {"num_local_experts": 4}, decoder),
+    "mixtral": ("MixtralForCausalLM", LLAMA | {"num_local_experts": 4}, long_decoder),
     "olmo2": ("Olmo2ForCausalLM", LLAMA, decoder),
     "opt": ("OPTForCausalLM", {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 128, "word_embed_proj_dim": 64, "max_position_embeddings": 64}, decoder),
     "phi": ("PhiForCausalLM", PLAIN, decoder),
@@ -139,7 +144,7 @@ ARCHITECTURES: dict[str, Entry] = {
     "swin": ("SwinForImageClassification", {"image_size": 64, "patch_size": 4, "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}, larger_image),
     "vit": ("ViTForImageClassification", IMAGE, image),
     "clip": ("CLIPModel", {"projection_dim": 32, "text_config": BERT | {"eos_token_id": VOCABULARY - 1, "bos_token_id": 1, "pad_token_id": 0}, "vision_config": IMAGE}, picture_and_text),
-    "sam": ("SamModel", {"vision_config": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_dim": 128, "image_size": 64, "patch_size": 8, "output_channels": 32, "window_size": 4, "global_attn_indexes": [1]}, "prompt_encoder_config": {"hidden_size": 32, "image_size": 64, "patch_size": 8, "mask_input_channels": 8}, "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "iou_head_hidden_dim": 32}}, picture_and_points),
+    "sam": ("SamModel", {"vision_config": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_dim": 128, "image_size": 64, "patch_size": 8, "output_channels": 32, "num_pos_feats": 16, "window_size": 4, "global_attn_indexes": [1]}, "prompt_encoder_config": {"hidden_size": 32, "image_size": 64, "patch_size": 8, "mask_input_channels": 8}, "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "iou_head_hidden_dim": 32}}, picture_and_points),
 }  # fmt: skip
 
 

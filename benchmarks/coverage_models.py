@@ -69,14 +69,14 @@ def _detector(name: str) -> Case:
 
 def _video(name: str) -> Case:
     model = import_torchvision().models.get_model(name, weights=None)
-    size = 224 if "mvit" in name else 112
+    size = 224 if "mvit" in name or name == "s3d" else 112
     return Case(model, (torch.randn(1, 3, 16, size, size),))
 
 
 def _timm(name: str) -> Case:
+    import_torchvision()  # with its missing operators, before timm does
     import timm
 
-    import_torchvision()
     model = timm.create_model(name, pretrained=False)
     return Case(model, (torch.randn(1, *model.pretrained_cfg["input_size"]),), True)
 

@@ -122,9 +122,12 @@ def torch_pruning(case: Case) -> Record:
     limit = parameters(case.model) // 2
     shapes = _shapes(_run(case.model, case.inputs))
     record: Record = {}
+    start = time.process_time()
     for ratio in RATIOS:
         slim = copy.deepcopy(case.model)
         try:
+            if time.process_time() - start > SECONDS:
+                raise OutOfTime(f"more than {SECONDS} s of processor time")
             _, seconds = timed(_torch_pruning_step, slim, case.inputs, ratio, shapes)
         except OutOfTime as error:
             return {"status": "timeout", "reason": str(error)}

@@ -8,7 +8,7 @@ in `graphprune/rules`, one line here, one name per frontend, one test.
 from collections.abc import Callable
 
 from .labels import Layout
-from .rules import contract, norm, patches, pointwise, recurrent, reduce, view
+from .rules import contract, indexing, norm, patches, pointwise, recurrent, reduce, view
 
 Rule = Callable[..., "Layout | list[Layout]"]
 
@@ -59,6 +59,8 @@ OPS: dict[str, Rule] = {
     "unbind": view.unbind,
     "getitem": view.getitem,
     "index": view.index,
+    "pick": indexing.pick,
+    "put": indexing.put,
     "flip": view.flip,
     "roll": view.roll,
     "expand": view.expand,

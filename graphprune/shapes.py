@@ -138,7 +138,7 @@ def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) ->
             text = f"{before} runs {before.op} before and {after.op} after: its code depends on sizes"
             yield Mismatch(text, _changing(analysis, number, alive), before)
             return
-        if before.op == "unknown" or not ragged.isdisjoint(before.inputs):
+        if before.op == "unknown" or before.attrs.get("ragged") or not ragged.isdisjoint(before.inputs):
             ragged.update(before.outputs)
         for text in _differences(before, after, analysis, plan, alive, ragged):
             yield Mismatch(text, _changing(analysis, number, alive), before)

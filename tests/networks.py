@@ -111,6 +111,14 @@ NETWORKS = {
     "rows_cut": lambda: (Net(lambda m, x: m.b((y := m.a(x).view(2, 5, -1, 4))[:, :, :4].flatten(2)) + m.c(y[:, :, 4:].flatten(2)), a=nn.Linear(6, 24), b=nn.Linear(16, 4), c=nn.Linear(8, 4)), (2, 5, 6)),
     "index_rows": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x)).permute(0, 2, 3, 1)[:, m.rows].index_select(2, m.rows)[:, :, [1, 0, 0]]), a=conv(3, 8, 1), b=nn.Linear(8, 4), rows=torch.tensor([1, 3, 2, 0])), X),
     "table": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x) + m.bias[m.rows])), a=nn.Linear(6, 12), b=nn.Linear(12, 4), bias=nn.Parameter(torch.randn(7, 12)), rows=torch.tensor([[1, 3, 2, 0, 5]])), (2, 5, 6)),
+    "pick_places": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x)).permute(0, 2, 3, 1)[:, m.rows, m.rows]), a=conv(3, 8), b=nn.Linear(8, 4), rows=torch.tensor([1, 3, 2, 0])), X),
+    "pick_beside_a_new_axis": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x))[None, m.rows].flatten(0, 1)), a=nn.Linear(6, 12), b=nn.Linear(12, 4), rows=torch.tensor([1, 3, 2, 0])), (5, 6)),
+    "pick_by_mask": lambda: (Net(lambda m, x: m.b(F.relu(m.a(x))[m.rows]), a=nn.Linear(6, 12), b=nn.Linear(12, 4), rows=torch.tensor([[True, False, True, True, False]] * 2)), (2, 5, 6)),
+    "put_rows": lambda: (Net(lambda m, x: m.b(put_rows(x.new_zeros(2, 7, 12), m.rows, F.relu(m.a(x)))), a=nn.Linear(6, 12), b=nn.Linear(12, 4), rows=torch.tensor([6, 3, 2, 0, 1])), (2, 5, 6)),
+    "put_dirty": lambda: (Net(lambda m, x: m.b(put_rows(m.c(x), m.rows, m.a(x).sigmoid())), a=nn.Linear(6, 12), c=nn.Linear(6, 12), b=nn.Linear(12, 4), rows=torch.tensor([4, 3, 2, 0, 1])), (2, 5, 6)),
+    "put_number": lambda: (Net(lambda m, x: m.b(put_rows(F.relu(m.a(x)), slice(1, 3), 0.5)), a=nn.Linear(6, 12), b=nn.Linear(12, 4)), (2, 5, 6)),
+    "index_add": lambda: (Net(lambda m, x: m.b(x.new_zeros(3, 12).index_add(0, m.rows, F.relu(m.a(x)))), a=nn.Linear(6, 12), b=nn.Linear(12, 4), rows=torch.tensor([1, 1, 2, 0, 1])), (5, 6)),
+    "linear_attention": lambda: (LinearAttention(16, 4), (2, 5, 16)),
     "found_rows": lambda: (Net(lambda m, x: m.c(F.relu((z := m.b(F.relu(m.a(x))))[z[:, 0] > 0])).sum(0), a=nn.Linear(6, 32), b=nn.Linear(32, 8), c=nn.Linear(8, 4)), (40, 6)),
     "token_slice": lambda: (Net(lambda m, x: m.b(F.relu(m.a((x + m.place)[:, :1]))), a=nn.Linear(6, 16), b=nn.Linear(16, 4), place=nn.Parameter(torch.randn(1, 5, 6))), (2, 5, 6)),
 }  # fmt: skip
@@ -121,6 +129,11 @@ def inplace_residual(m, x):
     z = m.r(y)
     z += y
     return m.b(F.relu(z, inplace=True))
+
+
+def put_rows(x, rows, source):
+    x[:, rows] = source
+    return x
 
 
 class Attention(nn.Module):
@@ -165,6 +178,16 @@ class FixedAttention(FusedAttention):
         qkv = self.qkv(x).reshape(b, n, 3, self.heads, self.dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv[0], qkv[1], qkv[2]
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
+
+
+class LinearAttention(FusedAttention):
+    """Attention without softmax; a column of ones beside the values gives the denominator."""
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, -1, self.dim).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.relu(q) @ (F.relu(k).transpose(-2, -1) @ F.pad(v, (0, 1), value=1.0))
+        return self.out((y[..., :-1] / (y[..., -1:] + 1)).transpose(1, 2).reshape(b, n, -1))
 
 
 def build(name):

@@ -282,3 +282,36 @@ def test_pruning_twice_with_groups(tmp_path):
     randomise(module)
     twice = graphprune.optimize(graphprune.optimize(module, 0.3, example_inputs=inputs), 0.3, example_inputs=inputs)
     assert oracle.error(module, twice, (inputs,)) < 1e-9
+
+
+class Cached(torch.nn.Module):
+    """Computes something from a parameter once, and again after training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.scale, self.cache = (
+            torch.nn.Linear(6, 12),
+            torch.nn.Linear(12, 4),
+            torch.nn.Parameter(torch.rand(12)),
+            {},
+        )
+        with torch.no_grad():
+            self.eval()(torch.randn(2, 6))
+
+    def train(self, mode=True):
+        if mode:
+            self.cache = {}
+        return super().train(mode)
+
+    def forward(self, x):
+        if str(x.device) not in self.cache:
+            self.cache[str(x.device)] = self.scale.exp()
+        return self.b(torch.relu(self.a(x)) * self.cache[str(x.device)])
+
+
+def test_what_a_module_computed_and_kept_is_computed_anew():
+    net = Cached()
+    slim = graphprune.optimize(net, 0.5, example_inputs=torch.randn(2, 6))
+    assert type(slim) is Cached and slim.a.out_features < 12
+    assert slim.cache == {} and len(net.cache) == 1
+    assert graphprune.verify(net, slim).error < 1e-9

@@ -5,7 +5,7 @@ from math import prod
 import numpy as np
 
 from ..graph import Node, Shape, Value
-from ..labels import Array, Equations, Labels, Layout
+from ..labels import Array, Equations, Layout
 from ..layout import collapse, copied, covering, even, join, line, lock_axes, moved, select, take, windows, without
 from ..layout import reshape as carry_reshape
 
@@ -189,13 +189,16 @@ def repeat_interleave(eq: Equations, node: Node, x: Layout) -> Layout:
 
 def pad(eq: Equations, node: Node, x: Layout) -> Layout:
     """attrs: pads {axis: (before, after)}, zero (padded with a number), value. New positions are fixed."""
+    constant = node.attrs.get("zero", True)
     result = []
     for array in x:
-        elsewhere = set(node.attrs["pads"]) - set(array.axes)
-        if elsewhere and node.attrs.get("zero", True) and node.attrs.get("value"):
+        if set(node.attrs["pads"]) - set(array.axes) and constant and node.attrs.get("value"):
             array = array._replace(zero=False)  # a dropped channel gets a rim that is not zero
         for axis in [axis for axis in array.axes if any(node.attrs["pads"].get(axis, ()))]:
-            array = _padded(eq, node, array, axis) if len(array.axes) == 1 else collapse(eq, array, axis)
+            if len(array.axes) == 1:
+                array = _padded(eq, node, array, axis)
+            else:  # a dropped row gets positions that are not zero
+                array = collapse(eq, array, axis)._replace(zero=array.zero and constant and not node.attrs.get("value"))
         result.append(array)
     return tuple(result)
 
@@ -207,7 +210,7 @@ def _padded(eq: Equations, node: Node, array: Array, axis: int) -> Array:
         eq.lock(array.labels, "is cropped by a fixed number of positions")
     elif not node.attrs.get("zero", True):
         eq.lock(array.labels, "is padded from its own positions")
-    labels = _cropped(array.labels, before, after)
+    labels = array.labels[max(-before, 0) : array.labels.size - max(-after, 0)]
     return array._replace(labels=np.pad(labels, (max(before, 0), max(after, 0))))
 
 
@@ -257,10 +260,6 @@ def _through(eq: Equations, x: Layout, before: Shape, middle: Shape, order: list
 
 def _closed(rank: int, axis: int) -> dict[int, int]:
     return {other: other - (other > axis) for other in range(rank) if other != axis}
-
-
-def _cropped(labels: Labels, before: int, after: int) -> Labels:
-    return labels[max(-before, 0) : labels.size - max(-after, 0)]
 
 
 def _shape(node: Node) -> Shape:

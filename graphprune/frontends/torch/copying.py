@@ -28,6 +28,18 @@ def copy_with(module: torch.nn.Module, tensors: dict[int, Any]) -> torch.nn.Modu
         ) from error
 
 
+def without_caches(module: torch.nn.Module) -> torch.nn.Module:
+    """The module itself, after a change to training and back: then modules drop what they have computed and kept."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.train()
+    except NotImplementedError:  # an exported graph has one mode, and keeps nothing
+        pass
+    for part, mode in modes:
+        part.training = mode
+    return module
+
+
 _HOOKS_OF_COPY = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
 
 

@@ -140,10 +140,11 @@ def _as_graph(
             return slim
     except ApplyError as error:
         failures.append(ApplyError(str(error), _blame(kept, plan, analysis, inputs)))
+    blames = [error.blame for error in failures if error.blame.size]
     raise ApplyError(
         f"{type(module).__name__} cannot be kept right with the new sizes. In its own code: {problem}. "
         f"As a rewritten graph: {failures[0]}. Take sizes from tensors in forward(), or pass keep= for these layers.",
-        failures[0].blame,
+        blames[0] if blames else _blame(kept, plan, analysis, inputs),
     )
 
 

@@ -6,6 +6,7 @@ A translation takes a `Call` (tensors already replaced by values) and returns (o
 from collections.abc import Callable
 
 from . import translate as to
+from . import translate_indexing as indexing
 from . import translate_recurrent as recurrent
 from . import translate_views as views
 from .calls import Call, Translated
@@ -122,7 +123,7 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
         "__getitem__": views.getitem_call,
     }
     table |= {"index_select": views.index_select_call, "index": views.index_call}
-    table |= dict.fromkeys("gather take_along_dim __setitem__".split(), views.unknown_index_call)
+    table |= dict.fromkeys("gather take_along_dim".split(), views.unknown_index_call)
     table |= dict.fromkeys("flip fliplr flipud".split(), views.flip_call) | {"roll": views.roll_call}
     table |= dict.fromkeys("expand expand_as broadcast_to".split(), views.expand_call)
     table |= {"repeat": views.repeat_call, "tile": views.repeat_call, "repeat_interleave": views.repeat_interleave_call}
@@ -158,6 +159,8 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
         to.interpolate_call,
     )
     table["roi_align"] = to.regions_call
+    table |= {"__setitem__": indexing.setitem_call, "index_put": indexing.index_put_call}
+    table |= dict.fromkeys(["index_add", "index_copy"], indexing.index_add_call)
     return table
 
 

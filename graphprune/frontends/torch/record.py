@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ...graph import Graph, Node, Value
 from .attention import open_attention
 from .calls import Call, Unsupported, base_name, is_inplace
-from .copying import copy_with
+from .copying import copy_with, without_caches
 from .inputs import Inputs
 from .names import QUIET, TRANSLATIONS
 from .shortcuts import shortcut
@@ -255,7 +255,9 @@ def twin_of(module: torch.nn.Module, device: str | None) -> tuple[torch.nn.Modul
             memo[id(tensor)] = _like(tensor, device)
         else:
             memo[id(tensor)] = tensor if kind == "parameter" else tensor.detach().clone()
-    return copy_with(module, memo).eval(), [(name, memo[id(tensor)], kind) for name, tensor, kind in stored]
+    return without_caches(copy_with(module, memo)).eval(), [
+        (name, memo[id(tensor)], kind) for name, tensor, kind in stored
+    ]
 
 
 def _like(tensor: torch.Tensor, device: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ from ...collector import collector_paused
 from ...errors import ApplyError, TraceError
 from ...plan import Plan
 from .attention import fit_attention
-from .copying import copy_with
+from .copying import copy_with, without_caches
 from .record import stored_tensors
 
 nn = torch.nn
@@ -79,7 +79,7 @@ def slim_copy(module: nn.Module, plan: Plan) -> nn.Module:
             fresh = nn.Parameter(fresh, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = fresh
     try:
-        slim = copy_with(module, memo)
+        slim = without_caches(copy_with(module, memo))
     except TraceError as error:
         raise ApplyError(str(error)) from error
     groups = {id(memo[key]): plan.groups[name] for key, name in names.items() if name in plan.groups}

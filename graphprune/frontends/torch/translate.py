@@ -67,6 +67,8 @@ def clamp_call(call: Call) -> Translated:
 
 def where_call(call: Call) -> Translated:
     values = tuple(item for item in (*call.args, *call.kwargs.values()) if isinstance(item, Value))
+    if len(call.args) + len(call.kwargs) == 1:
+        raise Unsupported("asks where something is true")
     return "where", values, {}
 
 

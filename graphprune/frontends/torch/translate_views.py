@@ -9,6 +9,7 @@ import torch
 
 from ...graph import Value
 from .calls import Call, Translated, Unsupported, axes_of, axis_of
+from .translate_indexing import pick_of
 
 
 def reshape_call(call: Call) -> Translated:
@@ -108,10 +109,11 @@ def getitem_call(call: Call) -> Translated:
     """x[...] with numbers, slices, None and one ellipsis."""
     index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
     odd = [place for place, item in enumerate(index) if not _is_simple(item)]
-    if len(odd) == 1 and all(item == slice(None) for place, item in enumerate(index) if place not in odd):
+    alone = len(odd) == 1 and all(item == slice(None) for place, item in enumerate(index) if place not in odd)
+    if alone and not (isinstance(index[odd[0]], Value) and index[odd[0]].dtype == "bool"):
         return index_of(call.x, odd[0], index[odd[0]])
     if odd:
-        raise Unsupported("is indexed by lists or tensors along several axes")
+        return pick_of(call.x, index)
     hole = len(call.x.shape) - sum(isinstance(item, (int, slice)) for item in index)
     axis, cuts, picks = 0, [], []
     for item in index:
@@ -135,8 +137,8 @@ def index_select_call(call: Call) -> Translated:
 def index_call(call: Call) -> Translated:
     """aten.index: a list with None for axes that stay."""
     given = [(axis, item) for axis, item in enumerate(call.get(1, "indices")) if item is not None]
-    if len(given) != 1:
-        raise Unsupported("is indexed along several axes at once")
+    if len(given) != 1 or given[0][1].dtype == "bool":
+        return pick_of(call.x, tuple(slice(None) if item is None else item for item in call.get(1, "indices")))
     return index_of(call.x, *given[0])
 
 
