@@ -157,7 +157,7 @@ LOCKED = {
     "argmax": (lambda: (Net(lambda m, x: m.b(m.a(x).argmax(1, keepdim=True).to(x.dtype)), a=conv(3, 8), b=conv(1, 4)), X), "argmax runs over it"),
     "softmax2d": (lambda: stirred(nn.Softmax2d()), "softmax runs over it"),
     "fft": (lambda: stirred(lambda y: torch.fft.fft(y, dim=1).abs()), "fft_fft runs over it"),
-    "written_slice": (lambda: stirred(lambda y: zeroed(y, (slice(None), slice(0, 2)))), "is indexed, or written, by position"),
+    "written_slice": (lambda: stirred(lambda y: zeroed(y, (slice(None), slice(0, 2)))), "is indexed by positions"),
     "unpooled": (lambda: stirred(lambda y: F.max_unpool2d(*F.max_pool2d(y, 2, return_indices=True), 2)), "max_unpool2d"),
     "gathered": (lambda: stirred(lambda y: y.gather(1, torch.zeros(2, 12, 8, 8, dtype=torch.int64, device=y.device))), "is indexed, or written, by position"),
     "channel_attention": (lambda: (Net(lambda m, x: m.b((y := m.a(x)) * torch.sigmoid(m.e(pool(y).unsqueeze(1)).transpose(1, 2).unsqueeze(-1))), a=conv(3, 12), e=nn.Conv1d(1, 1, 3, padding=1), b=conv(12, 4)), X), "slides over this axis"),

@@ -222,10 +222,10 @@ def test_an_unknown_operation_locks_with_a_reason():
             self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
 
         def forward(self, x):
-            return self.c(torch.relu(self.b(torch.fft.fft(self.a(x)).real)))
+            return self.c(torch.relu(self.b(torch.special.bessel_j0(self.a(x)))))
 
     analysis = graphprune.analyze(Odd(), torch.randn(1, 4))
-    assert "operation 'fft_fft' has no rule" in analysis.explain()
+    assert "operation 'special_bessel_j0' has no rule" in analysis.explain()
     plan = analysis.plan(0.2)
     assert 0 not in plan.kept.get("a.weight", {}) and 0 in plan.kept["b.weight"]
 
