@@ -4,13 +4,14 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench coverage clean
 
 help:
 	@echo "make demo    train, prune, verify and compile a small network; shows one table and one picture"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff, the import border, mypy"
 	@echo "make bench   speed against Torch-Pruning, accuracy on CIFAR-10, latency; writes docs/benchmarks/"
+	@echo "make coverage   prune and prove 256 models of torchvision, timm and Hugging Face; writes docs/coverage.md"
 	@echo "make clean   remove .venv and everything else that was made"
 
 demo: $(STAMP)
@@ -28,6 +29,11 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/cifar.py
+	$(BIN)/python benchmarks/scaling.py
+
+coverage: $(STAMP)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[coverage]'
+	$(BIN)/python benchmarks/coverage.py
 
 clean:
 	rm -rf .venv build dist *.egg-info graphprune-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

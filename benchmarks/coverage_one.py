@@ -16,6 +16,7 @@ import graphprune
 from common import parameters
 from coverage_models import FAMILIES, Case, calibrated
 from graphprune.errors import BudgetError, GraphPruneError, VerifyError
+from graphprune.frontends import frontend_of
 
 SECONDS = 60
 """Processor seconds that one tool may take to prune one model."""
@@ -98,6 +99,7 @@ def ours(case: Case) -> Record:
     plan = graphprune.plan_of(slim)
     kind = "class" if type(slim) is type(case.model) else "GraphModule"
     record |= {"params": plan.report["params"], "macs": plan.report["macs"], "kind": kind, "exact": plan.exact}
+    record["note"] = frontend_of(slim).note_of(slim)
     assert parameters(slim) == plan.report["params"][1] or kind == "GraphModule"
     start = time.process_time()
     try:

@@ -126,11 +126,13 @@ def _seconds(record: Record, key: str) -> str:
 
 
 def _notes(records: list[Record]) -> str:
-    """What is in the way of models that were refused, failed, or kept more than half."""
+    """What is in the way of models that were refused, failed, kept more than half, or became a GraphModule."""
     lines = []
     for record in records:
         if "reason" in record:
             lines.append(f"- **{record['name']}**: {_plain(record['reason'])}")
+        if record.get("note"):
+            lines.append(f"- **{record['name']}**: {_plain(record['note'])}")
         for lock in record.get("locks", [])[:4]:
             lines.append(f"- **{record['name']}** (half is out of reach): {_plain(lock)}")
     return "\n".join(lines)
