@@ -59,7 +59,7 @@ class Survivors(Recorder):
             for places in self._places(self.layouts[value.name]):
                 tensor = places.put(tensor)
             wide.append(tensor)
-        return wide[0] if isinstance(result, torch.Tensor) else tuple(wide)
+        return wide[0] if isinstance(result, torch.Tensor) else type(result)(wide)
 
     def _places(self, layout: Layout) -> "list[_Places]":
         found = [(array.axes, self.alive[array.labels]) for array in layout]
