@@ -19,9 +19,9 @@ from common import console, machine, page, parameters, show
 TEXT = """Printed by `python benchmarks/stories.py`. {machine}.
 
 Loss per token (nats) of a trained Llama (260,032 parameters, 8 heads of 8, 4 key-value heads, width 64) on {count}
-stories after pruning, without retraining; criterion l2. Every line is verified in float64 against the masked original and
-still generates. *heads*: whole heads, inner widths and the width of the stream; *dims*: head widths instead of heads;
-*stream kept*: the embedding, and with it the width of the stream, is left alone."""
+stories after pruning, without retraining; criterion l2. Every line is verified in float64 against the masked original
+and still generates. *heads*: whole heads, inner widths and the width of the stream; *dims*: head widths instead of
+heads; *stream kept*: the embedding, and with it the width of the stream, is left alone."""
 
 CASES = [
     ("heads", {}),
