@@ -47,6 +47,19 @@ class Checked(Attention):
         return self.out((weights @ v).transpose(1, 2).reshape(x.shape))
 
 
+class Coinciding(Attention):
+    """The width that comes in and the width of all heads are the same by chance: only the first one shrinks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.tensor([[4, 3, 2, 1, 0]]), persistent=False)
+
+    def forward(self, x):
+        b, n, c = x.shape
+        y = self.qkv(x)[:, self.order.view(-1)].sum(1)
+        return self.out(y[:, :16].softmax(-1).reshape(b, c)).unsqueeze(1)
+
+
 class Block(nn.Module):
     def __init__(self, kind=Attention, **options) -> None:
         super().__init__()
@@ -86,6 +99,14 @@ def test_the_classes_are_kept(kind):
     assert type(module.blocks[0].attention) is kind
     slim.train()(X).sum().backward()
     assert slim(torch.randn(7, 5, 16)).shape == (7, 5, 3), "other batches run"
+
+
+def test_a_size_of_what_comes_in_for_what_goes_out():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Coinciding()).eval()
+    slim = oracle.check(module, torch.randn(2, 5, 6), sparsity=0.2)
+    assert isinstance(slim[2], Coinciding)
+    assert slim[2].qkv.in_features < 16
 
 
 def test_the_report_says_so():

@@ -113,10 +113,10 @@ def _rewrite_parts(
         first = _first(slim, plan, analysis, inputs)
         if first is None or not first.node.scope or first.node.scope in rewritten:
             return left
-        paths = same_kind(module, first.node.scope) & changing
+        paths = same_kind(module, first.node.scope) & changing | {first.node.scope}
         if not rewrite_parts(slim, module, paths, analysis, plan, alive, inputs):
             return left
-        rewritten |= paths | {first.node.scope}
+        rewritten |= paths
         left = _problem(slim, plan, analysis, inputs)
     setattr(slim, _NOTE, f"sizes are written into the code of {len(rewritten)} parts, which were rewritten: {problem}")
     return None

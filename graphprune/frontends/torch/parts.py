@@ -8,6 +8,7 @@ import inspect
 import operator
 import types
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from torch import fx
 from torch.utils._pytree import tree_leaves
 
 from ...analysis import Analysis
+from ...graph import Shape
 from ...plan import Plan
 from ...shapes import Alive, shape_of
 from .inputs import Inputs
@@ -68,25 +70,44 @@ def _graphs(
     calls = _calls(module, paths, inputs, device)
     twin, recorder = prepare(module, device, Recorder)
     graphs = {path: _OwnCode(call).trace(twin.get_submodule(path)) for path, call in calls.items()}
+    results: dict[fx.Node, str] = {}
     for path, graph in graphs.items():
-        _follow(twin.get_submodule(path), graph, path, recorder)
+        _follow(twin.get_submodule(path), graph, path, recorder, results)
     run_recorded(recorder, twin, inputs, device)
-    nodes = {path: {node.name: node for node in graph.nodes} for path, graph in graphs.items()}
-    done: set[Any] = set()
-    changed: set[fx.Node] = set()
+    shapes = {value.name: (value.shape, shape_of(value, layout, alive)) for value, layout in analysis.layouts.items()}
+    shrinking = {node: shapes[name] for node, name in results.items() if name in shapes and len(set(shapes[name])) > 1}
+    for tensor, (before, after) in shrinking.items():
+        _fix_sizes(tensor, before, after)
+    steps = {(path, step.name): step for path, graph in graphs.items() for step in graph.nodes}
     for node, own in zip(analysis.graph.nodes, recorder.graph.nodes, strict=True):
         if node.op != own.op or node.outputs[0].name != own.outputs[0].name:
             raise ValueError(f"{node} is not what the traced code runs")
-        if isinstance(own.call, tuple) and own.call not in done:
-            done.add(own.call)
-            target = nodes[own.call[0]][own.call[1]]
-            edit(target, node, analysis, plan, alive)
-            if any(shape_of(value, analysis.layouts[value], alive) != value.shape for value in node.outputs):
-                changed.add(target)
-    for graph in graphs.values():
-        _drop_conditions(graph, changed)
+        step = steps.pop(own.call, None)  # where a part runs twice, the first time tells
+        if step is not None:
+            edit(step, node, analysis, plan, alive)
+    for path, graph in graphs.items():
+        for read in graph.find_nodes(op="get_attr"):
+            attrgetter(str(read.target))(module.get_submodule(path))  # raises for a tensor that tracing has added
+        _drop_conditions(graph, set(shrinking))
         graph.lint()
     return graphs
+
+
+def _fix_sizes(tensor: fx.Node, before: Shape, after: Shape) -> None:
+    """Write down the sizes that are taken from a tensor along axes that shrink, as they were; edits look after them."""
+    for shape in [user for user in tensor.users if user.target is getattr and user.args[1] == "shape"]:
+        for size in [user for user in shape.users if user.target is operator.getitem and isinstance(user.args[1], int)]:
+            axis = cast(int, size.args[1])
+            if before[axis] != after[axis]:
+                _replace(size, before[axis])
+
+
+def _replace(step: fx.Node, number: int) -> None:
+    def changed(node: fx.Node) -> Any:
+        return number if node is step else node
+
+    for user in list(step.users):
+        user.args, user.kwargs = fx.map_arg(user.args, changed), fx.map_arg(user.kwargs, changed)
 
 
 def _drop_conditions(graph: fx.Graph, changed: set[fx.Node]) -> None:
@@ -124,6 +145,8 @@ class _OwnCode(fx.Tracer):
 
     Every node is also run, so that conditions can be decided; the graph checks that they come out alike.
     """
+
+    proxy_buffer_attributes = True
 
     def __init__(self, call: inspect.BoundArguments) -> None:
         super().__init__()
@@ -230,18 +253,22 @@ class _PartInterpreter(_Interpreter):
     """Runs the graph of a part, so that the recorder knows which of its nodes it sees."""
 
     path = ""
+    results: dict[fx.Node, str]
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node under its path and name."""
+        """Run one node under its path and name, and remember which value it gives."""
         self.recorder.handle = (self.path, n.name)
-        return fx.Interpreter.run_node(self, n)
+        result = fx.Interpreter.run_node(self, n)
+        if isinstance(result, torch.Tensor):
+            self.results[n] = self.recorder.known(result)
+        return result
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Arguments come in the order of the placeholders."""
         return next(self.args_iter)
 
 
-def _follow(part: torch.nn.Module, graph: fx.Graph, path: str, recorder: Recorder) -> None:
+def _follow(part: torch.nn.Module, graph: fx.Graph, path: str, recorder: Recorder, results: dict[fx.Node, str]) -> None:
     """Run a part of a twin node by node."""
     signature, names = (
         inspect.signature(part.forward),
@@ -254,7 +281,7 @@ def _follow(part: torch.nn.Module, graph: fx.Graph, path: str, recorder: Recorde
         call.apply_defaults()
         try:
             interpreter = _PartInterpreter(program, recorder)
-            interpreter.path = path
+            interpreter.path, interpreter.results = path, results
             return interpreter.run(*(value for name, value in call.arguments.items() if name in names))
         finally:
             recorder.handle = outer

@@ -20,7 +20,7 @@ from ...plan import Plan
 from ...shapes import attributes_of, bound_of, living, shape_of
 from .calls import Call, axis_of, base_name
 from .inputs import Inputs
-from .record import _MARK, Recorder, prepare, run_recorded
+from .record import Recorder, prepare, run_recorded
 
 # ---- numbers that remember ---------------------------------------------------------------------------------
 
@@ -220,9 +220,7 @@ class Origins(Recorder):
         return result
 
     def _sizes(self, tensor: torch.Tensor, sizes: torch.Size) -> torch.Size:
-        mark = getattr(tensor, _MARK, None)
-        name = mark[1].name if mark is not None and mark[0] is self else self.names.get(id(tensor), "")
-        value = self.values.get(name)
+        value = self.values.get(self.known(tensor))
         if value is None or value.shape != sizes or self.shape(value) == sizes:
             return sizes
         return torch.Size([Traced(old, new) for old, new in zip(sizes, self.shape(value), strict=True)])

@@ -128,6 +128,11 @@ class Recorder(TorchFunctionMode):
         self._mark(tensor, value, False)
         return value
 
+    def known(self, tensor: torch.Tensor) -> str:
+        """The name of the value of a tensor; empty where the graph has not seen it."""
+        mark: tuple[Recorder, Value, int] | None = getattr(tensor, _MARK, None)
+        return mark[1].name if mark is not None and mark[0] is self else self.names.get(id(tensor), "")
+
     def leaf(self, name: str, tensor: torch.Tensor) -> Value:
         """The value of a stored tensor."""
         if name not in self.graph.leaves:
