@@ -12,7 +12,7 @@ from torch import nn
 import graphprune
 import oracle
 from graphprune.errors import ApplyError
-from graphprune.frontends.torch.provenance import Slot, Step, Traced, becoming_of, slots_of, solve
+from graphprune.frontends.torch.slots import Slot, Step, Traced, becoming_of, slots_of, solve
 
 
 class SelfAttention(nn.Module):

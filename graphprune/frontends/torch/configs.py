@@ -19,8 +19,8 @@ from ...plan import Plan
 from ...shapes import living, mismatches, shape_of
 from .calls import base_name, is_inplace
 from .inputs import Inputs
-from .provenance import Slot, own_holders, plain_objects, put, slots_of
 from .record import record, stored_tensors
+from .slots import Slot, own_holders, plain_objects, put, slots_of
 
 NOTE = "its config cannot say the new sizes and says the old ones: save it with graphprune.save, or keep the plan"
 

@@ -60,7 +60,7 @@ def apply(
     if problem:
         slim = _as_graph(module, slim, plan, analysis, inputs, problem)
     elif has_config(slim) and not express(slim, module, plan, analysis, inputs):
-        setattr(slim, _NOTE, NOTE)
+        setattr(slim, _NOTE, "; ".join(filter(None, [note_of(slim), NOTE])))
     attach_plan(slim, module, plan)
     return slim
 
