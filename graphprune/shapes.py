@@ -170,21 +170,25 @@ def _differences(
             yield f"{before} computes with {right} where {left} is right: a number in the code depends on sizes"
 
 
-def _changing(analysis: "Analysis", number: int, alive: Alive, reached: bool = True) -> Labels:
+def shrinking(analysis: "Analysis", node: Node, alive: Alive, reached: bool = True) -> Labels:
     """All labels of the arrays around a node from which something is dropped.
 
-    Those that flow through it come first (into it, where it was not reached), then those of its parameters, then those
-    of the nodes before it.
+    Those that flow through it come first (into it, where it was not reached), then those of its parameters.
     """
-    for node in reversed(analysis.graph.nodes[: number + 1]):
-        inputs = [value for value in node.inputs if value is not None]
-        flowing = [value for value in inputs if not value.is_leaf]
-        for values in ([*flowing, *node.outputs] if reached else flowing, [*inputs, *node.outputs]):
-            arrays = [array.labels.ravel() for value in values for array in analysis.layouts.get(value, ())]
-            changing = [labels for labels in arrays if not alive[labels].all()]
-            if changing:
-                return np.concatenate(changing)
+    inputs = [value for value in node.inputs if value is not None]
+    flowing = [value for value in inputs if not value.is_leaf]
+    for values in ([*flowing, *node.outputs] if reached else flowing, [*inputs, *node.outputs]):
+        arrays = [array.labels.ravel() for value in values for array in analysis.layouts.get(value, ())]
+        changing = [labels for labels in arrays if not alive[labels].all()]
+        if changing:
+            return np.concatenate(changing)
     return np.zeros(0, dtype=np.int64)
+
+
+def _changing(analysis: "Analysis", number: int, alive: Alive, reached: bool = True) -> Labels:
+    """What shrinks around a node, or around the last one before it where anything does."""
+    found = (shrinking(analysis, node, alive, reached) for node in reversed(analysis.graph.nodes[: number + 1]))
+    return next((labels for labels in found if labels.size), np.zeros(0, dtype=np.int64))
 
 
 def changing_scopes(analysis: "Analysis", alive: Alive) -> set[str]:

@@ -10,7 +10,7 @@ from ...analysis import Analysis
 from ...errors import ApplyError, GraphPruneError, PlanError
 from ...labels import Labels
 from ...plan import Plan
-from ...shapes import Mismatch, changing_scopes, living, mismatches
+from ...shapes import Mismatch, changing_scopes, living, mismatches, shrinking
 from .configs import NOTE, express, has_config
 from .difference import first_difference
 from .inputs import Inputs, normalise, rebuild
@@ -55,8 +55,7 @@ def apply(
     if problem and not isinstance(module, fx.GraphModule):  # whose sizes are written into its code
         set_attributes(slim, module, origins_of(module, plan, analysis, inputs))
         problem = _problem(slim, plan, analysis, inputs)
-    if problem and not isinstance(module, fx.GraphModule):
-        problem = _rewrite_parts(slim, module, plan, analysis, inputs, problem)
+        problem = problem and _rewrite_parts(slim, module, plan, analysis, inputs, problem)
     if problem:
         slim = _as_graph(module, slim, plan, analysis, inputs, problem)
     elif has_config(slim) and not express(slim, module, plan, analysis, inputs):
@@ -97,9 +96,14 @@ def _first(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs
 
 
 def _blame(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs) -> Labels:
-    """The classes that were to shrink at that place."""
-    first = _first(slim, plan, analysis, inputs)
-    return np.unique(analysis.solution.classes[first.labels]) if first else np.zeros(0, dtype=np.int64)
+    """The classes that were to shrink at that place, and where other modules of that kind run such an operation."""
+    first, alive = _first(slim, plan, analysis, inputs), living(analysis, plan)
+    if first is None:
+        return np.zeros(0, dtype=np.int64)
+    kind = same_kind(slim, first.node.scope) if first.node.scope else set()
+    alike = [node for node in analysis.graph.nodes if node.op == first.node.op and node.scope in kind]
+    labels = np.concatenate([first.labels, *(shrinking(analysis, node, alive) for node in alike)])
+    return np.unique(analysis.solution.classes[labels])
 
 
 def _rewrite_parts(

@@ -27,8 +27,10 @@ Calls = dict[str, inspect.BoundArguments]
 
 
 def same_kind(module: torch.nn.Module, path: str) -> set[str]:
-    """The paths of all submodules that run the same code as one."""
+    """The paths of all submodules that run the same code as one; layers of torch do so for no common cause."""
     kind = _name(module.get_submodule(path))
+    if kind[0].startswith("torch."):
+        return {path}
     return {name for name, part in module.named_modules() if name and _name(part) == kind}
 
 
