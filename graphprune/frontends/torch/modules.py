@@ -101,7 +101,8 @@ def _blame(slim: torch.nn.Module, plan: Plan, analysis: Analysis, inputs: Inputs
     if first is None:
         return np.zeros(0, dtype=np.int64)
     kind = same_kind(slim, first.node.scope) if first.node.scope else set()
-    alike = [node for node in analysis.graph.nodes if node.op == first.node.op and node.scope in kind]
+    others = [node for node in analysis.graph.nodes if node.scope in kind and node is not first.node]
+    alike = [node for node in others if node.op == first.node.op]
     labels = np.concatenate([first.labels, *(shrinking(analysis, node, alive) for node in alike)])
     return np.unique(analysis.solution.classes[labels])
 
