@@ -83,7 +83,9 @@ def take(eq: Equations, layout: Layout, axis: int, index: Labels) -> Layout:
     """Select positions along an axis (slice, split, flip)."""
     result = []
     for array in layout:
-        if axis in array.axes:
+        if axis in array.axes and index.size == 1 and len(array.axes) > 1:
+            array = _picked(eq, array, axis, int(index[0]))
+        elif axis in array.axes:
             array = array._replace(labels=array.labels.take(index, array.axes.index(axis)))
             if index.size < 2:  # axes of size 1 carry no labels
                 eq.lock(array.labels, "is the only position that a slice leaves")
@@ -115,18 +117,21 @@ def select(eq: Equations, layout: Layout, axis: int, index: int) -> Layout:
     """Take one position of an axis and leave the axis out."""
     result = []
     for array in layout:
+        if array.axes == (axis,):
+            eq.lock(array.labels, f"one position of axis {axis} is picked by number")
+            continue
         if axis in array.axes:
-            where = array.axes.index(axis)
-            if len(array.axes) == 1:
-                eq.lock(array.labels, f"one position of axis {axis} is picked by number")
-                continue
-            if where > 0:  # what is picked within a row has to be the same one in all that are left
-                array = collapse(eq, array, axis)
-            else:
-                eq.block(array.labels.reshape(array.labels.shape[0], -1), fixed=True)
-                array = Array(array.axes[1:], array.labels[index], array.zero)
+            array = _picked(eq, array, axis, index)
         result.append(array._replace(axes=tuple(other - (other > axis) for other in array.axes)))
     return tuple(result)
+
+
+def _picked(eq: Equations, array: Array, axis: int, index: int) -> Array:
+    """One position of one axis of several, and the axis left out."""
+    if array.axes[0] != axis:  # what is picked within a row has to be the same one in all that are left
+        return collapse(eq, array, axis)
+    eq.block(array.labels.reshape(array.labels.shape[0], -1), fixed=True)
+    return Array(array.axes[1:], array.labels[index], array.zero)
 
 
 def copied(eq: Equations, layout: Layout, axis: int, count: int, each: bool) -> Layout:

@@ -8,6 +8,7 @@ import graphprune
 import layer_networks
 import oracle
 from graphprune.errors import NothingToPruneError
+from helpers import randomise
 
 PRUNED = layer_networks.LAYERS | attention_networks.ATTENTION
 LOCKED = layer_networks.LOCKED | attention_networks.LOCKED
@@ -40,3 +41,15 @@ def test_frozen_parameters_stay_frozen():
     module, inputs = build(PRUNED["frozen"])
     slim = oracle.check(module, inputs, sparsity=0.12)
     assert not slim.a.weight.requires_grad and slim.b.weight.requires_grad
+
+
+DECOMPOSED = """vision_transformer shifted_windows query_key_layer_norm causal_sdpa functional embedding_bag ghost
+    state_space lstm_written_out""".split()
+
+
+@pytest.mark.parametrize("name", DECOMPOSED)
+def test_exported_in_core_operations(name):
+    module, inputs = build(PRUNED[name])
+    program = torch.export.export(randomise(module), (inputs,), strict=False).run_decompositions()
+    slim = graphprune.optimize(program, 0.1)
+    assert graphprune.verify(program, slim).error < 1e-12

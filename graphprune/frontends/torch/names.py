@@ -74,6 +74,8 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
         "prelu": to.prelu_call,
         "embedding": to.embedding_call,
         "embedding_bag": to.embedding_call,
+        "_embedding_bag": to.embedding_call,
+        "_embedding_bag_forward_only": to.embedding_call,
         "baddbmm": to.addmm_call,
         "bilinear": to.bilinear_call,
         "tensordot": to.tensordot_call,
@@ -108,7 +110,7 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
     table |= {f"fft_{name}": to.transform_call(1) for name in "fft ifft rfft irfft hfft ihfft".split()}
     table |= {f"fft_{name}2": to.transform_call(2) for name in "fft ifft rfft irfft".split()}
     table |= {"permute": views.permute_call} | dict.fromkeys(
-        "transpose swapaxes swapdims t .T .mT .H .mH".split(), views.transpose_call
+        "transpose swapaxes swapdims t .T .mT .H .mH mT mH adjoint".split(), views.transpose_call
     )
     table |= dict.fromkeys("movedim moveaxis".split(), views.movedim_call)
     table |= dict.fromkeys("cat concat concatenate".split(), views.cat_call) | {"stack": views.stack_call}
@@ -132,7 +134,7 @@ def _table() -> dict[str, Callable[[Call], Translated]]:
     table |= {name: views.shuffle_call(name) for name in ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")}
     for operation, names in {
         "sum": "sum", "mean": "mean", "var": "var", "std": "std", "prod": "prod",
-        "max": "max amax", "min": "min amin", "logsumexp": "logsumexp",
+        "max": "max amax any", "min": "min amin all", "logsumexp": "logsumexp",
     }.items():  # fmt: skip
         table |= dict.fromkeys(names.split(), to.reduce_call(operation))
     table |= {"norm": to.norm_call, "linalg_vector_norm": to.norm_call}

@@ -32,7 +32,7 @@ def transpose_call(call: Call) -> Translated:
         first, second = 0, 1
         if call.name == ".T" or rank < 2:
             return "permute", (call.x,), {"order": order[::-1]}
-    elif call.name in (".mT", ".mH"):
+    elif call.name in (".mT", ".mH", "mT", "mH", "adjoint"):
         first, second = -2, -1
     else:
         first, second = call.get(1, "dim0", "axis0"), call.get(2, "dim1", "axis1")
