@@ -305,6 +305,7 @@ def options(below: Below) -> dict[str, Any]:
         "multiple_of": one(1, 1, 1, 2, 4),
         "policy": one((), (), (), ("dims",), ("groups",), ("dims", "groups")),
         "train": one("", "", "all", "some"),
+        "twice": one(False, True),
         "traced": one(*[False] * 15, True),
     }
 

@@ -695,7 +695,7 @@ def repeat(d: Draft) -> None:
     whole = ", ".join(str(times if axis == x.axis else 1) for axis in range(len(x.shape)))
     grown = ", ".join("-1" if axis != x.axis + 1 else str(times) for axis in range(len(x.shape) + 1))
     ends = [f"{x}.repeat({whole})", f"{x}.repeat_interleave({times}, {x.axis})", f"torch.tile({x}, ({whole}))",
-            f"{x}.unsqueeze({x.axis + 1}).expand({grown}).flatten({x.axis}, {x.axis + 1})",
+            f"{x}.unsqueeze({x.axis + 1}).expand({grown}).contiguous().flatten({x.axis}, {x.axis + 1})",
             f"torch.repeat_interleave({x}, {times}, dim={x.axis - len(x.shape)})"]  # fmt: skip
     d.line(d.choice(ends), x.kind)
 
