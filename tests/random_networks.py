@@ -273,6 +273,9 @@ def finish(d: Draft) -> Network:
 
 def draft(below: Below, steps: dict[str, Step] | None = None, longest: int = 12) -> Network:
     """A random network of up to `longest` steps, each from the table."""
+    import random_attention  # noqa: F401  these fill the table
+    import random_layers  # noqa: F401
+    import random_views  # noqa: F401
     from random_steps import RARE, STEPS, stem
 
     table = [step for name, step in (steps or STEPS).items() for _ in range(1 if name in RARE else 3)]
