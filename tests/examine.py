@@ -42,10 +42,10 @@ def _examine(network: Network, options: dict[str, Any], deep: bool) -> Outcome:
     module, inputs = network.build()
     if _moved(module, inputs) < LITTLE:
         return Outcome("says little", "inputs move no output")
-    for place, part in enumerate(module.modules()):
-        part.training = options.get("train") == "all" or options.get("train") == "some" and place % 2 == 0
     if options.get("traced"):
         module = _traced(module)
+    for place, part in enumerate(module.modules()):
+        part.training = options.get("train") == "all" or options.get("train") == "some" and place % 2 == 0
     before = _state(module)
     twice = options.get("twice")
     options = {key: value for key, value in options.items() if key not in ("train", "traced", "twice")}
