@@ -19,7 +19,7 @@ Alive = NDArray[np.bool_]
 
 
 def living(analysis: "Analysis", plan: "Plan") -> Alive:
-    """Which labels a plan keeps. Raises `PlanError` where it drops some members of a group but not all."""
+    """Which labels a plan keeps. Raises `PlanError` where it drops part of a group, or what is locked."""
     classes, dead = analysis.solution.classes, np.zeros(analysis.solution.count, dtype=bool)
     drops = {
         (name, axis): _dropped(index, analysis.leaf_classes[name, axis], name, axis)
@@ -36,6 +36,9 @@ def living(analysis: "Analysis", plan: "Plan") -> Alive:
                 f"this plan drops positions that are coupled with axis {axis} of {name}, but keeps them there: "
                 "it was made for another program, or edited"
             )
+    locked = analysis.solution.locked[dead & (analysis.solution.locked >= 0)]
+    if locked.size:
+        raise PlanError(f"this plan drops positions that are locked here: {analysis.equations.locks[locked[0]][1]}")
     return np.asarray(~dead[classes])
 
 

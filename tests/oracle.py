@@ -33,7 +33,7 @@ def masked(model: nn.Module, plan: graphprune.Plan) -> nn.Module:
 def outputs(model: nn.Module, inputs: tuple) -> list[torch.Tensor]:
     """All output tensors of one run."""
     with torch.no_grad():
-        result = model(*inputs)
+        result = model(*(item.clone() for item in inputs))  # some models write into their inputs
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 
 

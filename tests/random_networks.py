@@ -273,6 +273,9 @@ def finish(d: Draft) -> Network:
 
 def draft(below: Below, steps: dict[str, Step] | None = None, longest: int = 12) -> Network:
     """A random network of up to `longest` steps, each from the table."""
+    import random_attention  # noqa: F401  these fill the table
+    import random_layers  # noqa: F401
+    import random_views  # noqa: F401
     from random_steps import RARE, STEPS, stem
 
     table = [step for name, step in (steps or STEPS).items() for _ in range(1 if name in RARE else 3)]
@@ -305,6 +308,7 @@ def options(below: Below) -> dict[str, Any]:
         "multiple_of": one(1, 1, 1, 2, 4),
         "policy": one((), (), (), ("dims",), ("groups",), ("dims", "groups")),
         "train": one("", "", "all", "some"),
+        "twice": one(False, True),
         "traced": one(*[False] * 15, True),
     }
 

@@ -21,8 +21,8 @@ def test_random_networks(drawn):
 
 def test_the_generator_prunes_most_networks():
     """Without this, refusals alone would pass the test above."""
-    seen = [examine(*trial(Choices(seed)), deep=False).status for seed in range(30)]
-    assert sum(status in ("proved", "inexact") for status in seen) >= 12
+    seen = [examine(*trial(Choices(seed)), deep=False).status for seed in range(24)]
+    assert sum(status in ("proved", "inexact") for status in seen) >= 10
 
 
 def reversed_cat(eq, node, *parts):

@@ -46,6 +46,24 @@ FOUND = {
         ["t = self.c(self.a(x0)).view(2, 6, -1, 6).transpose(1, 2)", "t = t.masked_fill(~self.m, -1e9)", "return self.d(self.b(x1))"],
         {},
     ),
+    "a shuffle keeps its number of groups": (
+        [IDS],
+        ["self.a = nn.Embedding(9, 16)", "self.s = nn.ChannelShuffle(8)", "self.b = nn.Linear(64, 3)"],
+        ["v = self.a(x0)", "t = self.s(v.transpose(1, 2).reshape(2, 16, 2, 2))", "u = v.reshape(2, 4, 4, -1)", "return self.b(t.flatten(1))"],
+        {},
+    ),
+    "a variance needs two positions": (
+        ["torch.randn(2, 3, 4, 4)"],
+        ["self.a = nn.Conv2d(3, 5, 3, padding=1, stride=2)", "self.b = nn.Conv2d(5, 3, 1)"],
+        ["v = self.a(x0)", "return self.b(v / (v.var(1, keepdim=True) + 0.1))"],
+        {"sparsity": 0.7},
+    ),
+    "a list of positions in an exported graph": (
+        [IMAGES],
+        ["self.a = nn.Conv2d(4, 12, 3, padding=1)", "self.b = nn.Conv2d(3, 3, 1)"],
+        ["v = self.a(x0)", "t = v + 1 / v.size(1)", "return self.b(v[:, [0, 2, 4]])"],
+        {"multiple_of": 4},
+    ),
     "a projection that keeps one position": (
         [TOKENS],
         ["self.a = nn.LSTM(6, 8, batch_first=True, num_layers=2, proj_size=3)", "self.b = nn.Linear(3, 3)"],

@@ -1,5 +1,7 @@
 """Reductions, pooling, and operations along one axis."""
 
+import numpy as np
+
 from ..graph import Node
 from ..labels import Array, Equations, Layout
 from ..layout import collapse, dirty, fold, lock_axes, partly, without
@@ -105,6 +107,8 @@ def _reduce(eq: Equations, node: Node, x: Layout, exact: bool, text: str) -> Lay
         if partly(eq, array, gone) and not (array.zero and (exact or repaired(eq, node))):
             eq.loosen(array.labels, text, "exact=False")
         if len(gone) == len(array.axes):
+            if node.op in ("var", "std"):  # one position has none: each half keeps its best
+                eq.filled.extend(np.array_split(array.labels.ravel(), 2))
             continue
         left: Array | None = array
         for axis in reversed(gone):

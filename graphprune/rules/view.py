@@ -245,11 +245,17 @@ def pixel_unshuffle(eq: Equations, node: Node, x: Layout) -> Layout:
 
 
 def channel_shuffle(eq: Equations, node: Node, x: Layout) -> Layout:
-    """View as (groups, channels / groups), transpose, flatten. attrs: groups."""
+    """View as (groups, channels / groups), transpose, flatten. attrs: groups, whose number stays."""
     batch, channels, *rest = _shape(node)
     groups = int(node.attrs["groups"])
     split_shape = (batch, groups, channels // groups, *rest)
-    return _through(eq, x, _shape(node), split_shape, [0, 2, 1, *range(3, len(split_shape))], _shape(node))
+    layout = carry_reshape(eq, x, _shape(node), split_shape)
+    for array in layout:
+        if array.axes == (1,):
+            eq.lock(array.labels, "is a group of a channel shuffle")
+    layout = tuple(collapse(eq, array, 1) if 1 in array.axes else array for array in layout if array.axes != (1,))
+    layout = moved(layout, {1: 2, 2: 1, **{axis: axis for axis in (0, *range(3, len(split_shape)))}})
+    return carry_reshape(eq, layout, (batch, channels // groups, groups, *rest), _shape(node))
 
 
 def _through(eq: Equations, x: Layout, before: Shape, middle: Shape, order: list[int], after: Shape) -> Layout:
