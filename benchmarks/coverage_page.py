@@ -48,7 +48,7 @@ statistics are taken from its inputs, so that what goes in moves what comes out.
   result, or outputs that no input moves.
 - *Torch-Pruning*: `BasePruner` with global `GroupMagnitudeImportance(p=2)`, told of the model only which layers make
   the outputs. *ok*: at most half of the parameters are left, the model runs, and its outputs have the shapes that they
-  had; what it computes is not compared.
+  had; what it computes is not compared. *-*: not measured.
 - *CPU s*: processor seconds of one thread: `graphprune.optimize(verify=False)`, with *verify* beside it, and
   constructor and `step()` of the pruner at the first ratio of {ratios} that meets the budget.
   The sums in the first table are over the models that *both* did. The slowest `optimize` took {slowest}.
@@ -68,7 +68,7 @@ def write_page(records: Records) -> None:
     sections = []
     for key, family in FAMILIES.items():
         own = [r for r in _of(records, key) if r["tool"] == OURS]
-        lines = [_line(record, records[key, record["name"], THEIRS]) for record in own]
+        lines = [_line(record, records.get((key, record["name"], THEIRS), {"status": "-"})) for record in own]
         sections.append(f"## {family.title}\n\n{report.markdown(MODELS, lines)}\n{_notes(own)}".strip())
     page("coverage", "Coverage", text, (SUMMARY, rows), more=sections, folder="")
 
@@ -91,8 +91,14 @@ def _summary(family: str | None, records: Iterable[Record]) -> list[str]:
     refused = sum(record["status"] == "refused" for record in ours.values())
     both = half & good
     seconds = [f"{sum(table[name]['seconds'] for name in both):.1f}" for table in (ours, theirs)]
-    counts = len(ours), len(proved), len(half), refused, len(ours) - len(proved) - refused, len(good), len(both)
-    return [FAMILIES[family].title if family else "**all**", *map(str, counts), *seconds]
+    counts = len(ours), len(proved), len(half), refused, len(ours) - len(proved) - refused
+    return [
+        FAMILIES[family].title if family else "**all**",
+        *map(str, counts),
+        f"{len(good)} of {len(theirs)}",
+        str(len(both)),
+        *seconds,
+    ]
 
 
 def _left(record: Record, quantity: str) -> float:
