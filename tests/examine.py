@@ -94,7 +94,9 @@ def _judged(module: nn.Module, slim: nn.Module, inputs: Any, options: dict[str, 
         all(size for tensor in slim.state_dict().values() for size in tensor.shape), "emptied: an axis has no size"
     )
     total, left = plan.report[options["budget"]]
-    _require(left <= total * (1 - options["sparsity"]) + 1e-6, f"budget: {left} of {total} left at {options['sparsity']}")
+    _require(
+        left <= total * (1 - options["sparsity"]) + 1e-6, f"budget: {left} of {total} left at {options['sparsity']}"
+    )
     counted = sum(parameter.numel() for parameter in slim.parameters())
     _require(
         counted == plan.report["params"][1],
