@@ -162,6 +162,10 @@ def _rewritten(whole: fx.GraphModule, plan: Plan, analysis: Analysis, inputs: In
         raise ApplyError(f"constants were computed from tensors that were to be sliced ({error})") from error
     except GraphPruneError as error:  # what tracing gave does not run
         raise ApplyError(f"as a graph, {str(error).splitlines()[0]}") from error
+    for labels, reason in told.equations.locks:  # tracing may have hidden where positions come from
+        if reason.node is not None and not alive[labels].all():
+            held = np.unique(told.solution.classes[labels[~alive[labels]]])
+            raise ApplyError(f"as a graph, {reason}", _counterparts(held, told, analysis))
     slim = slim_copy(whole, plan)
     mend_norms(slim, told, plan)
     assert isinstance(slim, fx.GraphModule)
