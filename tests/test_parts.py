@@ -164,3 +164,24 @@ def test_conditions_are_part_of_the_form():
     slim = oracle.check(build(Checked), X, sparsity=0.25, exact=True).eval()
     with pytest.raises(RuntimeError, match="a condition = False"):
         slim(torch.randn(2, 7, 16))
+
+
+class Indexed(nn.Module):
+    """Written-in sizes and positions, behind a branch that only an export can take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(6, 10, 1), nn.Linear(10, 4)
+        self.limit = 1e30
+
+    def forward(self, x):
+        y = self.a(x)
+        if x.shape[0] > 0:
+            y = y[:, [7, 0, 3, 2, 11, 5]]
+        return self.c(self.b(y).view(-1, 10, 64).mean(2))
+
+
+def test_positions_that_an_export_hides():
+    """However the model is read, what comes out equals the masked original; else the channels stay."""
+    slim = oracle.check(Indexed().eval(), torch.randn(2, 3, 8, 8), sparsity=0.2)
+    assert slim(torch.randn(2, 3, 8, 8)).shape == (2, 4)

@@ -129,6 +129,10 @@ def plain_objects(path: str, item: Any, seen: set[int]) -> Iterator[tuple[str, A
 _FOREIGN = frozenset(("torch", "numpy", "builtins", "enum", "types", "threading", "weakref", "logging"))
 
 
+LARGEST = 2**20
+"""Larger numbers are no channel counts."""
+
+
 def slots_of(owner: str, holder: Any) -> Iterator[Slot]:
     """The integer attributes above 1 of one object, also inside its tuples, lists and dictionaries."""
     for key, item in vars(holder).items():
@@ -137,7 +141,7 @@ def slots_of(owner: str, holder: Any) -> Iterator[Slot]:
 
 
 def _slots(owner: str, path: tuple[Any, ...], item: Any) -> Iterator[Slot]:
-    if type(item) is int and item > 1:
+    if type(item) is int and 1 < item <= LARGEST:
         yield Slot(owner, path, item)
     elif isinstance(item, (tuple, list)) and len(item) <= 64:
         for index, inner in enumerate(item):
