@@ -25,8 +25,8 @@ from random_networks import Choices, Trial, shrink, trial  # noqa: E402
 
 TEXT = """Printed by `python benchmarks/fuzz.py --networks {networks} --seed {seed}`. {machine}.
 
-Random programs of up to 12 steps (`tests/random_steps.py`), with random options; each is pruned, held against the
-masked original in float64, run in float32, replayed from its saved plan and pruned a second time
+Random programs of up to 12 steps (`tests/random_networks.py`) with random options. Each is pruned, held against the
+masked original in float64, run in float32, and then either made again from its saved plan or pruned a second time
 (`tests/examine.py`). *Inexact* plans are held against the original whose inexact operations see living positions only.
 **{networks:,} networks, {wrong} wrong**, {seconds:.0f} ms each on average."""
 
