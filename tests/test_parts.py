@@ -185,3 +185,32 @@ def test_positions_that_an_export_hides():
     """However the model is read, what comes out equals the masked original; else the channels stay."""
     slim = oracle.check(Indexed().eval(), torch.randn(2, 3, 8, 8), sparsity=0.2)
     assert slim(torch.randn(2, 3, 8, 8)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_graph_takes_any_batch(batch):
+    """A model that only an export can read is exported for any number of inputs, whatever the example had."""
+    model = Indexed().eval()
+    slim = graphprune.optimize(model, 0.2, example_inputs=torch.randn(1, 3, 8, 8))
+    assert oracle.error(model, slim, (torch.randn(batch, 3, 8, 8),)) < 1e-9
+
+
+class First(nn.Module):
+    """The first of some tokens is read: an export writes that as an open slice and a pick."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 4)
+
+    def forward(self, x):
+        return self.c(F.relu(self.b(F.relu(self.a(x))[:, 0])[:, 2:]).sum(1, keepdim=True).expand(-1, 12))
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+def test_dynamic_axes_stay_dynamic(batch):
+    model = First().double().eval()
+    program = torch.export.export(model, (torch.randn(3, 5, 6).double(),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    slim = graphprune.optimize(program, 0.2)
+    x = torch.randn(batch, 5, 6).double()
+    expected = oracle.outputs(oracle.masked(model, graphprune.plan_of(slim)), (x,))[0]
+    torch.testing.assert_close(slim.module()(x), expected)

@@ -4,8 +4,10 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ...analysis import Analysis
 from ...errors import ApplyError
@@ -26,22 +28,42 @@ def graph_modules(module: torch.nn.Module, inputs: Inputs) -> Iterator[fx.GraphM
         yield module
         return
     failures = []
-    for trace in (_symbolic, _exported):
+    for trace in (_symbolic, _exported_for_any_batch, _exported):
         try:
             whole = trace(twin_of(module, None)[0], inputs)
         except Exception as error:
             failures.append(error)
             continue
         yield whole
-    if len(failures) == 2:
+    if len(failures) == 3:
         raise ApplyError(
             f"sizes are written into forward(), and it can be neither traced ({failures[0]}) nor exported "
-            f"({failures[1]})"
-        ) from failures[1]
+            f"({failures[2]})"
+        ) from failures[2]
 
 
 def _symbolic(twin: torch.nn.Module, inputs: Inputs) -> fx.GraphModule:
     return fx.symbolic_trace(twin)
+
+
+def _exported_for_any_batch(twin: torch.nn.Module, inputs: Inputs) -> fx.GraphModule:
+    """Exported with two of every input (export takes an axis of size 1 for one that stays 1), whose number may vary."""
+    tensors = [item for item in tree_leaves(inputs) if _is_batch(item)]
+    if len({len(tensor) for tensor in tensors}) != 1:
+        raise ValueError("inputs have no batch in common")
+    single = len(tensors[0]) == 1
+    more: Inputs = tree_map(lambda item: torch.cat([item, item]) if single and _is_batch(item) else item, inputs)
+    shapes = torch.export.ShapesCollection()
+    for item in tree_leaves(more):
+        if _is_batch(item):
+            shapes[item] = {0: torch.export.Dim.AUTO}
+    return torch.export.export(
+        twin, more.args, more.kwargs, dynamic_shapes=shapes.dynamic_shapes(twin, more.args, more.kwargs), strict=False
+    ).module()
+
+
+def _is_batch(item: Any) -> bool:
+    return isinstance(item, torch.Tensor) and item.ndim > 0
 
 
 def _exported(twin: torch.nn.Module, inputs: Inputs) -> fx.GraphModule:
@@ -66,7 +88,16 @@ def edit(target: fx.Node, node: Node, analysis: Analysis, plan: Plan, alive: Ali
     change = _EDITS.get(name.rstrip("_") if not name.startswith("__") else name)
     if change is not None:
         shapes = [shape_of(value, analysis.layouts[value], alive) for value in node.outputs]
-        change(target, node, shapes, attributes_of(node, analysis, plan, alive))
+        change(target, node, shapes, _changed(node.attrs, attributes_of(node, analysis, plan, alive)))
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The attributes that a plan changes. Others stay as they are written: an end left open fits any batch."""
+    changed = {key: new for key, new in after.items() if not np.array_equal(before[key], new)}
+    if "cuts" in changed:
+        pairs = zip(before["cuts"], after["cuts"], strict=True)
+        changed["cuts"] = [new for old, new in pairs if tuple(old) != tuple(new)]
+    return changed
 
 
 Edit = Callable[[fx.Node, Node, list[Shape], dict[str, Any]], None]
@@ -169,9 +200,10 @@ def _indexed(target: fx.Node, positions: Any) -> None:
 
 
 def _roll(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
-    source = target.args[0] if target.args else target.kwargs["input"]
-    shifts = attrs["shifts"]
-    target.args, target.kwargs = (source, list(shifts.values()), list(shifts)), {}
+    shifts = attrs.get("shifts")
+    if shifts:
+        source = target.args[0] if target.args else target.kwargs["input"]
+        target.args, target.kwargs = (source, list(shifts.values()), list(shifts)), {}
 
 
 def _slice(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
@@ -189,7 +221,7 @@ def _groups(position: int, name: str) -> Edit:
     """How many groups a convolution or group norm has."""
 
     def change(target: fx.Node, node: Node, shapes: list[Shape], attrs: dict[str, Any]) -> None:
-        if attrs.get("groups") != node.attrs.get("groups"):
+        if "groups" in attrs:
             _argument(target, position, (name,))[1](attrs["groups"])
 
     return change
