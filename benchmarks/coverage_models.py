@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._pytree import tree_map
 
 import common  # noqa: F401  (makes the helpers of the tests importable)
 import coverage_huggingface
@@ -133,13 +134,15 @@ def calibrated(case: Case) -> torch.nn.Module:
         part.momentum = 1.0
         part.train()
     if norms:
-        inputs = torch.utils._pytree.tree_map(_doubled, case.inputs)
+        inputs = tree_map(_doubled, case.inputs, is_leaf=lambda item: isinstance(item, list))
         model(**inputs) if isinstance(inputs, dict) else model(*inputs)
     return model.eval()
 
 
 def _doubled(item: Any) -> Any:
     """A batch of two different samples: batch norm over one value per channel would divide by zero."""
+    if isinstance(item, list):
+        return [*item, *map(torch.rand_like, item)]
     if isinstance(item, torch.Tensor) and item.is_floating_point() and item.dim() > 3:
         return torch.cat([item, torch.randn_like(item)])
     return item

@@ -79,12 +79,17 @@ class Analysis:
         return {key: classes[labels] for key, labels in self.equations.leaf_axes.items()}
 
     @cached_property
-    def free(self) -> NDArray[np.bool_]:
-        """Which classes may be dropped: those of stored tensors that no lock holds."""
+    def stored(self) -> NDArray[np.bool_]:
+        """Which classes are those of stored tensors."""
         stored = np.zeros(self.solution.count, dtype=bool)
         for classes in self.leaf_classes.values():
             stored[classes.ravel()] = True
-        return stored & (self.solution.locked < 0)
+        return stored
+
+    @cached_property
+    def free(self) -> NDArray[np.bool_]:
+        """Which classes may be dropped: those of stored tensors that no lock holds."""
+        return self.stored & (self.solution.locked < 0)
 
     def cost(self) -> "Cost":
         """Parameters and multiply-accumulates of the model as it is."""

@@ -68,7 +68,7 @@ class Graph:
     """A program in execution order.
 
     `leaves` maps the first name of every stored tensor to its value, `aliases` further names of tied tensors to the
-    first one.
+    first one. `numeric` tells that real numbers were at hand, so that sizes may depend on them.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -76,6 +76,7 @@ class Graph:
     outputs: list[Value] = field(default_factory=list)
     leaves: dict[str, Value] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    numeric: bool = False
 
     def values(self) -> Iterator[Value]:
         """Every value once: inputs, leaves, then what the nodes compute."""

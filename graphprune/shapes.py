@@ -132,8 +132,8 @@ FIXED = ("value", "scale", "low", "high")
 def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) -> Iterator[Mismatch]:
     """What a trace of the pruned program does differently from what the labels predict, first things first.
 
-    A trace that breaks off ends with the node at which it does. Of what comes after an operation without a rule only
-    labelled axes are compared: how many boxes a detector finds depends on numbers.
+    A trace that breaks off ends with the node at which it does. Where real numbers were needed to trace, only axes of
+    channels are compared after the first operation whose result they size: how many boxes a detector finds.
     """
     nodes, ragged = analysis.graph.nodes, set[Value]()
     for number, (before, after) in enumerate(zip(nodes, slim.nodes, strict=False)):
@@ -141,7 +141,7 @@ def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) ->
             text = f"{before} runs {before.op} before and {after.op} after: its code depends on sizes"
             yield Mismatch(text, _changing(analysis, number, alive), before)
             return
-        if before.op == "unknown" or before.attrs.get("ragged") or not ragged.isdisjoint(before.inputs):
+        if analysis.graph.numeric and _is_ragged(before, ragged):
             ragged.update(before.outputs)
         for text in _differences(before, after, analysis, plan, alive, ragged):
             yield Mismatch(text, _changing(analysis, number, alive), before)
@@ -155,7 +155,7 @@ def _differences(
     before: Node, after: Node, analysis: "Analysis", plan: "Plan", alive: Alive, ragged: set[Value]
 ) -> Iterator[str]:
     def free(value: Value | None) -> tuple[int, ...]:
-        return _unlabelled(value, analysis.layouts[value]) if value is not None and value in ragged else ()
+        return _without_channels(value, analysis) if value is not None and value in ragged else ()
 
     for place, (old, new) in enumerate(zip(before.outputs, after.outputs, strict=False)):
         if place and not old.uses:  # by-products, such as the statistics of a norm
@@ -171,7 +171,8 @@ def _differences(
             yield f"{before} uses {key} {after.attrs.get(key)} where {value} is right"
     for key in FIXED:
         left, right = before.attrs.get(key), after.attrs.get(key)
-        if key not in predicted and left != right and not (left != left and right != right):
+        same = left == right or (left != left and right != right)
+        if key not in predicted and not same and ragged.isdisjoint(before.outputs):
             yield f"{before} computes with {right} where {left} is right: a number in the code depends on sizes"
 
 
@@ -210,8 +211,20 @@ def _fits(found: Shape, expected: Shape, free: tuple[int, ...]) -> bool:
     return len(found) == len(expected) and all(one == other or axis in free for axis, (one, other) in pairs)
 
 
-def _unlabelled(value: Value, layout: tuple[Array, ...]) -> tuple[int, ...]:
-    return tuple(axis for axis in range(len(value.shape)) if covering(layout, axis) is None)
+def _is_ragged(node: Node, ragged: set[Value]) -> bool:
+    """Whether the sizes of what a node gives may depend on numbers, or on sizes that do."""
+    if node.op == "unknown" or node.attrs.get("ragged"):
+        return True
+    return not ragged.isdisjoint(node.inputs) or bool(ragged) and not node.inputs
+
+
+def _without_channels(value: Value, analysis: "Analysis") -> tuple[int, ...]:
+    """The axes of a value that no stored tensor shares."""
+    covers = [covering(analysis.layouts[value], axis) for axis in range(len(value.shape))]
+    classes = analysis.solution.classes
+    return tuple(
+        axis for axis, array in enumerate(covers) if array is None or not analysis.stored[classes[array.labels]].any()
+    )
 
 
 def _alike(key: str, expected: Any, after: Node, free: tuple[int, ...]) -> bool:

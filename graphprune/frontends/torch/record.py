@@ -34,7 +34,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, names: dict[int, str], kinds: dict[int, str], dry: bool) -> None:
         super().__init__()
         self.dry = dry
-        self.graph = Graph()
+        self.graph = Graph(numeric=not dry)
         self.names, self.kinds = names, kinds
         self.scopes: list[str] = []
         self.measured = True
