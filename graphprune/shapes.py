@@ -129,6 +129,10 @@ FIXED = ("value", "scale", "low", "high")
 """Attributes that hold numbers to compute with: pruning never changes them."""
 
 
+SHIFTS = {"identity", "add", "sub"}
+"""What adding a number is called; adding none changes nothing."""
+
+
 def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) -> Iterator[Mismatch]:
     """What a trace of the pruned program does differently from what the labels predict, first things first.
 
@@ -137,12 +141,12 @@ def mismatches(analysis: "Analysis", plan: "Plan", slim: Graph, alive: Alive) ->
     """
     nodes, ragged = analysis.graph.nodes, set[Value]()
     for number, (before, after) in enumerate(zip(nodes, slim.nodes, strict=False)):
-        if before.op != after.op:
+        if analysis.graph.numeric and _is_ragged(before, ragged):
+            ragged.update(before.outputs)
+        if before.op != after.op and not (SHIFTS >= {before.op, after.op} and not ragged.isdisjoint(before.outputs)):
             text = f"{before} runs {before.op} before and {after.op} after: its code depends on sizes"
             yield Mismatch(text, _changing(analysis, number, alive), before)
             return
-        if analysis.graph.numeric and _is_ragged(before, ragged):
-            ragged.update(before.outputs)
         for text in _differences(before, after, analysis, plan, alive, ragged):
             yield Mismatch(text, _changing(analysis, number, alive), before)
     if len(nodes) != len(slim.nodes):
