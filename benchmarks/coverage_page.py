@@ -51,6 +51,7 @@ statistics are taken from its inputs, so that what goes in moves what comes out.
   had; what it computes is not compared. *-*: not measured.
 - *CPU s*: processor seconds of one thread: `graphprune.optimize(verify=False)`, with *verify* beside it, and
   constructor and `step()` of the pruner at the first ratio of {ratios} that meets the budget.
+  Records are kept and taken up again: they may come from several sittings, on a machine busy with other work.
   The sums in the first table are over the models that *both* did. The slowest `optimize` took {slowest}.
 """
 
