@@ -77,10 +77,8 @@ def optimize(
     from .passes.prune_channels import PruneChannels
     from .passes.verify_equivalence import VerifyEquivalence
 
-    options = Options(sparsity, budget, criterion, scope, tuple([keep] if isinstance(keep, str) else keep))
-    options = Options(
-        **vars(options) | {"multiple_of": multiple_of, "exact": exact, "seed": seed, "policy": resolve_policy(policy)}
-    )
+    kept = (keep,) if isinstance(keep, str) else tuple(keep)
+    options = Options(sparsity, budget, criterion, scope, kept, multiple_of, exact, seed, policy=resolve_policy(policy))
     options.check()
     passes: tuple[Pass, ...] = (PruneChannels(options, target), *([VerifyEquivalence()] if verify else []))
     hook = None if progress is None else lambda stage, program: progress(stage.name)

@@ -6,7 +6,7 @@ Frameworks are imported inside the commands, so that `--help` answers at once.
 import json
 import sys
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -141,8 +141,8 @@ def optimize(
     if out.suffix not in (".safetensors", ".pt2"):
         raise typer.BadParameter("must end in .safetensors or .pt2", param_hint="--out")
     exactness = exact if exact == "prefer" else exact == "yes"
-    options = Options(sparsity, budget, criterion, scope, tuple(keep or ()), multiple_of, exactness, seed)
-    options = replace(options, policy=resolve_policy(policy or ()))
+    choice = resolve_policy(policy or ())
+    options = Options(sparsity, budget, criterion, scope, tuple(keep or ()), multiple_of, exactness, seed, choice)
     options.check()
     program = Program(_load(model, weights), source.example_inputs(inputs or []))
     source.check_ending(program.model, out)

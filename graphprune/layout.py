@@ -289,11 +289,18 @@ def _hold(
     elif held[0]:
         eq.lock(array.labels, NO_CHANNELS)
     elif any(held):
-        named = array._replace(axes=tuple(range(len(letters))))
-        for position in [position for position, lost in enumerate(held) if lost]:
-            named = collapse(eq, named, position)
-        return tuple(letters[position] for position in named.axes), named
+        return _tied_along(eq, letters, array, fixed)
     return letters, array
+
+
+def _tied_along(
+    eq: Equations, letters: tuple[Hashable, ...], array: Array, gone: set[Hashable]
+) -> tuple[tuple[Hashable, ...], Array]:
+    """An array without some of its letters, tied along them; its axes are positions among the letters."""
+    named = array._replace(axes=tuple(range(len(letters))))
+    for position in [position for position, letter in enumerate(letters) if letter in gone]:
+        named = collapse(eq, named, position)
+    return tuple(letters[position] for position in named.axes), named
 
 
 def _merge(
@@ -361,15 +368,13 @@ def _within(
         eq.lock(other.labels, "belongs to whole rows, which the policy 'dims' keeps", "policy='heads'")
         eq.block(array.labels.reshape(prod(array.labels.shape[:rows]), -1), fixed=True)
         return letters, array
-    named: Array = array._replace(axes=tuple(range(len(letters))))
-    for position in [position for position, letter in enumerate(letters) if letter not in others]:
-        named = collapse(eq, named, position)
-    if tuple(letters[position] for position in named.axes) == others:
+    left, named = _tied_along(eq, letters, array, set(letters) - set(others))
+    if left == others:
         eq.tie(named.labels, other.labels)
     else:
         eq.lock(other.labels, "meets channels in another order")
         eq.lock(named.labels, "meets channels in another order")
-    return tuple(letters[position] for position in named.axes), named
+    return left, named
 
 
 def contract(eq: Equations, operands: Sequence[Operand], out: Letters, count: bool = True) -> Layout:

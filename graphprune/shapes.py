@@ -102,12 +102,10 @@ def attributes_of(node: Node, analysis: "Analysis", plan: "Plan", alive: Alive) 
         key = "eps" if node.op == "rms_norm" else "value"
         return {key: node.attrs[key] * plan.repairs[node.attrs["grows"]][0]}
     if node.op == "roll" and first is not None:
-        layout, ends = (
-            analysis.layouts[first],
-            {axis: first.shape[axis] - s for axis, s in node.attrs["shifts"].items()},
-        )
-        sizes = shape_of(first, layout, alive)
-        return {"shifts": {axis: sizes[axis] - bound_of(layout, axis, end, alive) for axis, end in ends.items()}}
+        layout, sizes = analysis.layouts[first], first.shape
+        after = shape_of(first, layout, alive)
+        bounds = {axis: bound_of(layout, axis, sizes[axis] - s, alive) for axis, s in node.attrs["shifts"].items()}
+        return {"shifts": {axis: after[axis] - bound for axis, bound in bounds.items()}}
     if node.op == "index" and first is not None and node.attrs.get("positions") is not None:
         array = covering(analysis.layouts[first], node.attrs["axis"])
         return {} if array is None else {"positions": looked_up(alive[array.labels], node.attrs["positions"])}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..graph import Node, Shape
-from ..labels import Equations, Layout
+from ..labels import Array, Equations, Layout
 from ..layout import covering, lock_axes, without
 
 SLIDES = "slides over this axis"
@@ -13,9 +13,8 @@ def unfold(eq: Equations, node: Node, x: Layout) -> Layout:
     """im2col, (N, C, ...) -> (N, C k, L): every channel gives k positions in a row."""
     shape, after = _shape(node), node.outputs[0].shape
     channel = len(after) - 2
-    lock_axes(eq, x, set(range(len(shape))) - {channel}, SLIDES)
-    array = covering(x, channel)
-    if array is None or len(array.axes) > 1:
+    array = _channels(eq, x, len(shape), channel)
+    if array is None:
         return ()
     return (array._replace(labels=np.repeat(array.labels, after[channel] // shape[channel])),)
 
@@ -24,9 +23,8 @@ def fold(eq: Equations, node: Node, x: Layout) -> Layout:
     """col2im, (N, C k, L) -> (N, C, ...): the k positions of a channel live and die together."""
     shape, after = _shape(node), node.outputs[0].shape
     channel = len(shape) - 2
-    lock_axes(eq, x, set(range(len(shape))) - {channel}, SLIDES)
-    array = covering(x, channel)
-    if array is None or len(array.axes) > 1:
+    array = _channels(eq, x, len(shape), channel)
+    if array is None:
         return ()
     rows = array.labels.reshape(after[channel], -1)
     eq.tie(rows, rows[:, :1])
@@ -50,6 +48,13 @@ def sample(eq: Equations, node: Node, x: Layout, grid: Layout = ()) -> Layout:
     for array in grid:
         eq.lock(array.labels, "is a place in a grid")
     return tuple(array for array in x if array.axes == (1,))
+
+
+def _channels(eq: Equations, x: Layout, rank: int, channel: int) -> Array | None:
+    """The labels of the channels alone; all other axes are locked."""
+    lock_axes(eq, x, set(range(rank)) - {channel}, SLIDES)
+    array = covering(x, channel)
+    return array if array is not None and len(array.axes) == 1 else None
 
 
 def _shape(node: Node) -> Shape:

@@ -74,10 +74,12 @@ class Origins(Recorder):
         super()._record(name, inplace, args, translated, result, before)
         if len(self.graph.nodes) == place or self.lost:
             return
-        own, nodes = self.graph.nodes[-1], self.analysis.graph.nodes[len(self.graph.nodes) - 1 :]
-        self.lost = not nodes or nodes[0].op != own.op or nodes[0].outputs[0].name != own.outputs[0].name
-        if not self.lost and any(slots_in(number.becoming) for number in _numbers(translated)):
-            self._equate(Call(name, *translated, tuple(value.shape for value in own.outputs)), nodes[0])
+        own, nodes = self.graph.nodes[-1], self.analysis.graph.nodes
+        node = nodes[place] if place < len(nodes) else None
+        if node is None or node.op != own.op or node.outputs[0].name != own.outputs[0].name:
+            self.lost = True
+        elif any(slots_in(number.becoming) for number in _numbers(translated)):
+            self._equate(Call(name, *translated, tuple(value.shape for value in own.outputs)), node)
 
     def _equate(self, call: Call, node: Node) -> None:
         use = _USES.get(call.name, _unchanged)
