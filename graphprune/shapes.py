@@ -92,15 +92,26 @@ def looked_up(kept: Alive, positions: NDArray[np.int64]) -> NDArray[np.int64]:
     return (np.cumsum(kept) - 1)[positions[kept[positions]]]
 
 
+def eps_key(node: Node) -> str:
+    """The attribute that holds the eps of a norm: of the whole norm, or of the node that adds it."""
+    return "eps" if node.op == "rms_norm" else "value"
+
+
+def grown_eps(node: Node, plan: "Plan") -> float | None:
+    """What the eps of a repaired norm becomes; None for nodes that hold none."""
+    scale = node.attrs.get("grows")
+    return float(node.attrs[eps_key(node)] * plan.repairs[scale][0]) if scale in plan.repairs else None
+
+
 def attributes_of(node: Node, analysis: "Analysis", plan: "Plan", alive: Alive) -> dict[str, Any]:
     """The attributes of a node that a plan changes, with their new values."""
     first = node.inputs[0] if node.inputs else None
     if node.op == "getitem" and first is not None:
         layout = analysis.layouts[first]
         return {"cuts": [_cut(layout, alive, *cut) for cut in node.attrs["cuts"]]}
-    if "grows" in node.attrs and node.attrs["grows"] in plan.repairs:
-        key = "eps" if node.op == "rms_norm" else "value"
-        return {key: node.attrs[key] * plan.repairs[node.attrs["grows"]][0]}
+    grown = grown_eps(node, plan)
+    if grown is not None:
+        return {eps_key(node): grown}
     if node.op == "roll" and first is not None:
         layout, sizes = analysis.layouts[first], first.shape
         after = shape_of(first, layout, alive)

@@ -16,11 +16,12 @@ from torch.overrides import TorchFunctionMode
 from ...analysis import Analysis
 from ...graph import Shape
 from ...plan import Plan
-from ...shapes import living, mismatches, shape_of
+from ...shapes import eps_key, grown_eps, living, mismatches, shape_of
 from .calls import base_name, is_inplace
 from .inputs import Inputs
-from .record import record, stored_tensors
+from .record import record
 from .slots import Slot, own_holders, plain_objects, put, slots_of
+from .twins import stored_tensors
 
 NOTE = "its config cannot say the new sizes and says the old ones: save it with graphprune.save, or keep the plan"
 
@@ -177,9 +178,9 @@ def _mend_eps(config: Any, analysis: Analysis, plan: Plan) -> None:
     """Norms that were repaired have another eps; where it is the same for all of them the config can say it."""
     changes: dict[float, set[float]] = {}
     for node in analysis.graph.nodes:
-        if node.attrs.get("grows") in plan.repairs:
-            old = node.attrs["eps" if node.op == "rms_norm" else "value"]
-            changes.setdefault(old, set()).add(old * plan.repairs[node.attrs["grows"]][0])
+        grown = grown_eps(node, plan)
+        if grown is not None:
+            changes.setdefault(node.attrs[eps_key(node)], set()).add(grown)
     for key, item in vars(config).items():
         if type(item) is float and len(changes.get(item, ())) == 1:
             vars(config)[key] = next(iter(changes[item]))

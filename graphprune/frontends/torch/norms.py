@@ -9,6 +9,7 @@ from ...analysis import Analysis
 from ...graph import Graph, Node
 from ...plan import Plan
 from ...repairs import find_rms_norms
+from ...shapes import eps_key, grown_eps
 
 
 def mark_norms(module: torch.nn.Module, graph: Graph) -> None:
@@ -24,26 +25,21 @@ def mend_norms(slim: torch.nn.Module, analysis: Analysis, plan: Plan) -> None:
     """Multiply eps of every repaired norm, in the attribute of its module or in the node of a GraphModule."""
     done: set[tuple[int, str]] = set()
     for node in analysis.graph.nodes:
-        share, _ = plan.repairs.get(node.attrs.get("grows", ""), (1.0, 0.0))
-        place = _place(slim, node) if share != 1.0 else None
+        old, new = node.attrs.get(eps_key(node)), grown_eps(node, plan)
+        place = _place(slim, node) if new is not None else None
         if place is None:
             continue
         owner, name = place
         if isinstance(owner, fx.Node):
-            old = _eps(node)
             if node.op == "rms_norm" and len(owner.args) < 4:
                 owner.kwargs = {"eps": old, **{key: item for key, item in owner.kwargs.items() if item is not None}}
-            owner.args = tuple(old * share if item == old else item for item in owner.args)
-            owner.kwargs = {key: old * share if item == old else item for key, item in owner.kwargs.items()}
+            owner.args = tuple(new if item == old else item for item in owner.args)
+            owner.kwargs = {key: new if item == old else item for key, item in owner.kwargs.items()}
         elif (id(owner), name) not in done:
-            setattr(owner, name, _eps(node) * share)
+            setattr(owner, name, new)
             done.add((id(owner), name))
     if isinstance(slim, fx.GraphModule):
         slim.recompile()
-
-
-def _eps(node: Node) -> Any:
-    return node.attrs["eps" if node.op == "rms_norm" else "value"]
 
 
 def _place(module: torch.nn.Module, node: Node) -> tuple[Any, str] | None:
@@ -57,7 +53,7 @@ def _place(module: torch.nn.Module, node: Node) -> tuple[Any, str] | None:
         owner: Any = module.get_submodule(str(found.target))
     else:
         owner = module.get_submodule(node.scope)
-    names = [key for key, item in vars(owner).items() if type(item) is float and item == _eps(node)]
+    names = [key for key, item in vars(owner).items() if type(item) is float and item == node.attrs[eps_key(node)]]
     if node.op == "rms_norm" and getattr(owner, "eps", 0) is None:  # what torch takes then depends on the dtype
         names = ["eps"]
     return (owner, names[0]) if len(names) == 1 else None

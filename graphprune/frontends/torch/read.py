@@ -14,7 +14,8 @@ from ...graph import Graph
 from ...policy import DEFAULT, Policy
 from .inputs import HOW, Inputs, candidates, describe, normalise
 from .norms import mark_norms
-from .record import record, stored_tensors
+from .record import record
+from .twins import stored_tensors
 
 
 def analyze(module: torch.nn.Module, example_inputs: Any = None, policy: Policy = DEFAULT) -> Analysis:

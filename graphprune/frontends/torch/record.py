@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ...graph import Graph, Node, Value
 from .attention import open_attention
 from .calls import Call, Unsupported, base_name, is_inplace
-from .copying import copy_with, without_caches
 from .inputs import Inputs
 from .names import QUIET, TRANSLATIONS
 from .shortcuts import shortcut
+from .twins import Stored, device_of, stored_tensors, twin_of
 
 _MARK = "_graphprune_value"
 
@@ -224,52 +224,7 @@ def _opened(func: Any) -> Callable[..., Any] | None:
     return _OPENED[func]
 
 
-_SIMPLE = frozenset({int, bool, float, str, tuple, type(None), list, dict})
-
-
-def stored_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, str]]:
-    """(name, tensor, kind) of every tensor in a module: parameters, buffers, plain attributes; aliases too."""
-    for prefix, part in module.named_modules():
-        dot = f"{prefix}." if prefix else ""
-        for name, parameter in part._parameters.items():
-            if parameter is not None:
-                yield dot + name, parameter, "parameter"
-        for name, buffer in part._buffers.items():
-            if buffer is not None:
-                yield dot + name, buffer, "buffer"
-        for name, item in part.__dict__.items():
-            if type(item) not in _SIMPLE and isinstance(item, torch.Tensor):
-                yield dot + name, item, "parameter" if isinstance(item, torch.nn.Parameter) else "constant"
-
-
 Kind = TypeVar("Kind", bound=Recorder)
-Stored = list[tuple[str, torch.Tensor, str]]
-
-
-def twin_of(module: torch.nn.Module, device: str | None) -> tuple[torch.nn.Module, Stored]:
-    """A copy in evaluation mode that shares the parameters (device None) or holds meta tensors instead.
-
-    Also returns the tensors of the copy as `stored_tensors` would list them.
-    """
-    stored = list(stored_tensors(module))
-    memo: dict[int, Any] = {}
-    for _, tensor, kind in stored:
-        if id(tensor) in memo:
-            continue
-        if device is not None:
-            memo[id(tensor)] = _like(tensor, device)
-        else:
-            memo[id(tensor)] = tensor if kind == "parameter" else tensor.detach().clone()
-    return without_caches(copy_with(module, memo)).eval(), [
-        (name, memo[id(tensor)], kind) for name, tensor, kind in stored
-    ]
-
-
-def _like(tensor: torch.Tensor, device: str) -> torch.Tensor:
-    empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
-    if isinstance(tensor, torch.nn.Parameter):
-        return torch.nn.Parameter(empty, requires_grad=tensor.requires_grad)
-    return empty
 
 
 @contextmanager
@@ -378,11 +333,6 @@ def recorder_for(stored: Stored, recording: type[Kind], dry: bool) -> Kind:
             recorder.leaf(name, tensor)
     recorder.graph.aliases = aliases
     return recorder
-
-
-def device_of(module: torch.nn.Module) -> torch.device:
-    """Where a module lives: the device of its first tensor."""
-    return next((tensor.device for _, tensor, _ in stored_tensors(module)), torch.device("cpu"))
 
 
 def _input(item: Any, device: "str | torch.device") -> Any:

@@ -16,7 +16,7 @@ from ...plan import Plan
 from ...shapes import Alive, attributes_of, shape_of
 from .calls import base_name
 from .inputs import Inputs
-from .record import twin_of
+from .twins import twin_of
 
 
 def graph_modules(module: torch.nn.Module, inputs: Inputs) -> Iterator[fx.GraphModule]:

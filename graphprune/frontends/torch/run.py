@@ -21,10 +21,11 @@ from .calls import base_name, is_inplace
 from .inputs import Inputs, normalise, perturb, rebuild
 from .names import QUIET
 from .read import analyze
-from .record import _plain, device_of, recorder_for, twin_of
+from .record import _plain, recorder_for
 from .slicing import repaired
 from .survivors import Survivors
 from .translate import default_eps
+from .twins import device_of, twin_of
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 

@@ -10,7 +10,7 @@ from ...errors import ApplyError, TraceError
 from ...plan import Plan
 from .attention import fit_attention
 from .copying import copy_with, without_caches
-from .record import stored_tensors
+from .twins import stored_tensors
 
 nn = torch.nn
 

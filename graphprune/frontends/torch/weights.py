@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from ...errors import FileFormatError, PlanError
 from ...files import atomic_path
 from ...plan import Plan
-from .record import stored_tensors
 from .slicing import canonical_names
+from .twins import stored_tensors
 
 _KEY = "graphprune_plan"
 
