@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphprune.graph import Node, Value
+from graphprune.joining import join
 from graphprune.labels import Array, Equations
-from graphprune.layout import join, reshape, segments, take
+from graphprune.layout import reshape, segments, take
 from graphprune.units import balance
 
 

@@ -5,8 +5,9 @@ from math import prod
 import numpy as np
 
 from ..graph import Node, Shape, Value
+from ..joining import NO_CHANNELS, contract, join
 from ..labels import Array, Equations, Labels, Layout, Product
-from ..layout import NO_CHANNELS, contract, copied, dirty, join, line, lock_axes, without
+from ..layout import copied, dirty, line, lock_axes, without
 
 _BYTES = {"float64": 8, "bfloat16": 2, "float16": 2}
 

@@ -1,8 +1,9 @@
 """Reading and writing at positions that tensors name: the axes named stay whole, the others pass."""
 
 from ..graph import Node, Value
+from ..joining import join
 from ..labels import Equations, Layout
-from ..layout import join, lock_axes, moved, without
+from ..layout import lock_axes, moved, without
 
 COMPUTED, UNLOCK = "is indexed by positions that the program computes", "index another axis"
 

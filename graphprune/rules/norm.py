@@ -1,8 +1,9 @@
 """Normalisations: per channel exactly; over channels only inexactly."""
 
 from ..graph import Node
+from ..joining import Operand, join
 from ..labels import Array, Equations, Layout
-from ..layout import Operand, collapse, covering, dirty, join, lock_axes
+from ..layout import collapse, covering, dirty, lock_axes
 
 
 def batch_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Layout:

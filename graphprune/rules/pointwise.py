@@ -3,8 +3,9 @@
 import numpy as np
 
 from ..graph import Node
+from ..joining import join
 from ..labels import Equations, Layout
-from ..layout import dirty, join, take
+from ..layout import dirty, take
 
 
 def keeps_zero(eq: Equations, node: Node, x: Layout, *others: Layout) -> Layout:

@@ -11,8 +11,9 @@ from math import prod
 import numpy as np
 
 from ..graph import Node, Value
+from ..joining import NO_CHANNELS
 from ..labels import Array, Equations, Labels, Layout, Product
-from ..layout import NO_CHANNELS, line, lock_axes
+from ..layout import line, lock_axes
 
 Tensor = tuple[Value, Layout]
 

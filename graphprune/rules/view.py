@@ -5,8 +5,9 @@ from math import prod
 import numpy as np
 
 from ..graph import Node, Shape, Value
+from ..joining import join
 from ..labels import Array, Equations, Layout
-from ..layout import collapse, copied, covering, even, join, line, lock_axes, moved, select, take, windows, without
+from ..layout import collapse, copied, covering, even, line, lock_axes, moved, select, take, windows, without
 from ..layout import reshape as carry_reshape
 
 Parts = list[tuple[Value, Layout]]
