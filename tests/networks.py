@@ -85,6 +85,7 @@ NETWORKS = {
     "zeros_concat": lambda: (Net(lambda m, x: m.c(torch.cat([m.a(x), x.new_zeros(2, 8, 8, 8)], 1) + m.b(x)), a=conv(3, 6), b=conv(3, 14), c=conv(14, 4)), X),
     "zeros_like": lambda: (Net(lambda m, x: m.c(torch.cat([y := m.a(x), torch.zeros_like(y)], 1) + m.b(x)), a=conv(3, 6), b=conv(3, 12), c=conv(12, 4)), X),
     "ones_by_size": lambda: (Net(lambda m, x: m.c((y := m.a(x)) * torch.full((1, y.shape[1], 1, 1), 0.5)), a=conv(3, 8), c=conv(8, 4)), X),
+    "ones_summed": lambda: (Net(lambda m, x: m.b((torch.ones(2, 8, 8, 8, dtype=x.dtype) + m.a(x)).sum(1, keepdim=True)) + m.d(F.relu(m.c(x))), a=conv(3, 8), b=conv(1, 4), c=conv(3, 16), d=conv(16, 4)), X),
     "ones_inexact": lambda: (Net(lambda m, x: m.c(m.d(torch.ones(2, 8, 8, 8, dtype=x.dtype) + m.a(x)) + m.b(x)), a=conv(3, 8), d=conv(8, 6), b=conv(3, 6), c=conv(6, 4)), X),
     "upsample": lambda: (Net(lambda m, x: m.b(F.interpolate(m.a(x), scale_factor=2, mode="bilinear") + m.c(F.interpolate(x, scale_factor=2))), a=conv(3, 8), c=conv(3, 8), b=conv(8, 4)), X),
     "spatial_pad": lambda: (Net(lambda m, x: m.b(F.pad(m.a(x), (1, 2, 0, 1), mode="reflect")), a=conv(3, 8), b=conv(8, 4)), X),
