@@ -4,6 +4,7 @@ A frontend is a module with the functions `analyze(model, example_inputs, policy
 analysis)` and `outputs(model, inputs, plan, ...)`. This is the one place that knows which model belongs to which.
 """
 
+import os
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,9 @@ from ..errors import UnsupportedModelError
 _FRONTENDS = {
     ("torch.nn.modules.module", "Module"): "torch.modules",
     ("torch.export.exported_program", "ExportedProgram"): "torch.exported",
+    ("onnx.onnx_ml_pb2", "ModelProto"): "onnx.models",
+    ("onnx_ir._core", "Model"): "onnx.models",
+    ("onnx_graphsurgeon.ir.graph", "Graph"): "onnx.models",
 }
 
 
@@ -25,9 +29,11 @@ def frontend_of(model: Any) -> ModuleType:
         path = _FRONTENDS.get((kind.__module__, kind.__qualname__))
         if path:
             return import_module(f".{path}", __name__)
+    if isinstance(model, (str, os.PathLike)):
+        return import_module(".onnx.models", __name__)
     if isinstance(model, dict) and model and all(isinstance(key, str) for key in model):
         return import_module(".torch.state", __name__)
     raise UnsupportedModelError(
-        f"a model of type {type(model).__name__} is not supported: pass a torch.nn.Module, a torch.fx.GraphModule or a "
-        "torch.export.ExportedProgram"
+        f"a model of type {type(model).__name__} is not supported: pass a torch.nn.Module, a torch.fx.GraphModule, a "
+        "torch.export.ExportedProgram, an onnx.ModelProto or the path of an .onnx file"
     )

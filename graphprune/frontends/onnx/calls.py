@@ -1,0 +1,122 @@
+"""One ONNX node as translations see it: inputs as values of our graph, attributes, known numbers, sizes of outputs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ...graph import Node, Shape, Value
+from .tracing import Trace
+
+Translated = tuple[str, tuple[Value | None, ...], dict[str, Any]]
+
+
+class Unsupported(Exception):
+    """A form of an operator that has no translation; the node is locked with this reason."""
+
+    def __init__(self, reason: str, unlock: str = "") -> None:
+        super().__init__(reason)
+        self.unlock = unlock
+
+
+@dataclass
+class Call:
+    """A node of the model.
+
+    `inputs` are values, None where left out; `shapes` those of the outputs. A translation that needs several canonical
+    operations adds all but the last with `emit`; `emitted` collects them.
+    """
+
+    node: ir.Node
+    trace: Trace
+    inputs: tuple[Value | None, ...]
+    shapes: tuple[Shape, ...]
+    emitted: list[Node] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The type of the operator."""
+        return self.node.op_type
+
+    @property
+    def version(self) -> int:
+        """The version of the operator's domain that the model imports."""
+        return self.trace.model.opset_imports.get(self.node.domain, 1)
+
+    @property
+    def x(self) -> Value:
+        """The first input."""
+        return self.tensor(0)
+
+    def get(self, position: int) -> Value | None:
+        """An input, or None where it is left out."""
+        return self.inputs[position] if position < len(self.inputs) else None
+
+    def tensor(self, position: int) -> Value:
+        """An input that has to be there."""
+        value = self.get(position)
+        if value is None:
+            raise Unsupported(f"{self.name} without its input {position}")
+        return value
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute as plain Python: number, text, list of numbers."""
+        attr = self.node.attributes.get(name)
+        if attr is None:
+            return default
+        if not isinstance(attr, ir.Attr) or attr.is_ref():
+            raise Unsupported(f"{self.name} whose {name} is given from outside of its function")
+        return list(attr.value) if isinstance(attr.value, (tuple, list)) else attr.value
+
+    def numbers(self, position: int) -> NDArray[Any] | None:
+        """The numbers of an input that is known; None where it is left out or not known."""
+        value = self.get(position)
+        return None if value is None else self.trace.numbers.get(value.name)
+
+    def known(self, position: int, attribute: str = "") -> list[int] | None:
+        """Whole numbers given as an attribute (older opsets) or as an input; None where there are none."""
+        given = self.attr(attribute) if attribute else None
+        if given is not None:
+            return [int(item) for item in np.atleast_1d(given)]
+        if self.get(position) is None:
+            return None
+        found = self.numbers(position)
+        if found is None:
+            raise Unsupported(
+                f"{self.name} by sizes that depend on the data", "make them constants or sizes of tensors"
+            )
+        return [int(item) for item in found.ravel()]
+
+    def number(self, position: int) -> float | int | None:
+        """The one number of an input that holds nothing else, and no channels."""
+        value, found = self.get(position), self.numbers(position)
+        if value is None or found is None or found.size != 1 or value.name not in self.trace.plain:
+            return None
+        return found.reshape(()).item()  # type: ignore[no-any-return]
+
+    def emit(
+        self, op: str, inputs: Sequence[Value | None], attrs: dict[str, Any] | None = None, *shapes: Shape
+    ) -> Value:
+        """Add an operation before the last one; returns its first output."""
+        number = len(self.emitted)
+        base = self.node.outputs[0].name
+        dtype = next((value.dtype for value in inputs if value is not None), "float32")
+        outputs = tuple(Value(f"{base}/{op}.{number}.{place}", shape, dtype) for place, shape in enumerate(shapes))
+        label = f"{self.name} {self.node.name or base}"
+        node = Node(outputs[0].name, op, tuple(inputs), outputs, attrs or {}, label, True, self.node)
+        for value in node.inputs:
+            if value is not None:
+                value.uses += 1
+        self.emitted.append(node)
+        return outputs[0]
+
+
+def axis_of(shape: Shape, axis: int) -> int:
+    """An axis counted from the front."""
+    rank = max(len(shape), 1)
+    if not -rank <= axis < rank:
+        raise Unsupported(f"axis {axis} of a tensor of rank {rank}")
+    return axis % rank

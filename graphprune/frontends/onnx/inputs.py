@@ -1,0 +1,117 @@
+"""Example inputs of ONNX models: sizes for dynamic axes, and a description to make random ones from."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ...errors import ExampleInputsError
+from ...graph import Shape
+from .tracing import dtype_name
+
+Feeds = dict[str, NDArray[Any]]
+HOW = "Pass example_inputs: a dict of arrays by input name, a tuple in the order of the inputs, or one array."
+
+_GUESSES = (
+    {"batch": 2, "image": 224, "length": 16},
+    {"batch": 1, "image": 224, "length": 16},
+    {"batch": 1, "image": 640, "length": 512},
+    {"batch": 1, "image": 32, "length": 1},
+)
+"""Sizes to try for axes that the model leaves open: several samples first, so that the batch is not mistaken for 1."""
+
+
+def real_inputs(model: ir.Model) -> list[ir.Value]:
+    """The inputs that a user has to give: those without a stored default."""
+    return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+
+
+def candidates(model: ir.Model) -> Iterator[dict[str, Shape]]:
+    """Sizes of the inputs to try, the likeliest first."""
+    seen = []
+    for guess in _GUESSES:
+        sizes = {value.name or "": _sizes(value, guess) for value in real_inputs(model)}
+        if sizes not in seen:
+            seen.append(sizes)
+            yield sizes
+
+
+def _sizes(value: ir.Value, guess: Mapping[str, int]) -> Shape:
+    if value.shape is None:
+        raise ExampleInputsError(f"input {value.name} has no shape in the model. {HOW}")
+    rank = len(value.shape)
+    result = []
+    for axis, size in enumerate(value.shape):
+        kind = "batch" if axis == 0 else "image" if rank == 4 and axis > 1 else "length"
+        result.append(int(size) if isinstance(size, int) else guess[kind])
+    return tuple(result)
+
+
+def normalise(model: ir.Model, example_inputs: Any) -> Feeds:
+    """What the user gave as arrays by input name; checked against the model."""
+    inputs = real_inputs(model)
+    names = [value.name or "" for value in inputs]
+    if isinstance(example_inputs, Mapping):
+        given = dict(example_inputs)
+    elif isinstance(example_inputs, (tuple, list)):
+        given = dict(zip(names, example_inputs, strict=False))
+        if len(example_inputs) != len(names):
+            raise ExampleInputsError(
+                f"{len(example_inputs)} example inputs for {len(names)} inputs: {', '.join(names)}"
+            )
+    else:
+        given = {names[0]: example_inputs} if len(names) == 1 else {}
+    if set(given) != set(names):
+        raise ExampleInputsError(f"example inputs {sorted(given)} do not match the inputs {names} of the model. {HOW}")
+    feeds = {name: _array(item) for name, item in given.items()}
+    for value in inputs:
+        _check(value, feeds[value.name or ""])
+    return feeds
+
+
+def _array(item: Any) -> NDArray[Any]:
+    return np.asarray(item.detach().cpu().numpy() if hasattr(item, "detach") else item)
+
+
+def _check(value: ir.Value, array: NDArray[Any]) -> None:
+    wanted = list(value.shape) if value.shape is not None else [None] * array.ndim
+    fixed = [size if isinstance(size, int) else None for size in wanted]
+    if len(fixed) != array.ndim or any(w is not None and w != g for w, g in zip(fixed, array.shape, strict=True)):
+        text = f"({', '.join('any' if size is None else str(size) for size in fixed)})"
+        raise ExampleInputsError(f"input {value.name} has shape {text} in the model, its example has {array.shape}")
+    dtype = "" if value.dtype is None else dtype_name(value.dtype)
+    if dtype not in ("bfloat16", "") and array.dtype.name != dtype:
+        raise ExampleInputsError(f"input {value.name} holds {dtype} in the model, its example {array.dtype.name}")
+
+
+def describe(model: ir.Model, sizes: Mapping[str, Shape], feeds: Feeds | None) -> dict[str, Any]:
+    """What random inputs need to be like, as plain data for the plan."""
+    described = {}
+    for value in real_inputs(model):
+        name = value.name or ""
+        dtype = "float32" if value.dtype is None else dtype_name(value.dtype)
+        spec: dict[str, Any] = {"dtype": dtype, "shape": list(sizes[name])}
+        if "float" not in dtype:
+            low, high = _range(value, feeds.get(name) if feeds else None)
+            spec |= {"low": low, "high": high}
+        described[name] = spec
+    return {"onnx": described}
+
+
+def _range(value: ir.Value, given: NDArray[Any] | None) -> tuple[int, int]:
+    """Whole numbers to draw from: those that were given, else positions of the table that they index, else ones."""
+    if given is not None and given.size and given.dtype.kind in "iub":
+        return int(given.min()), int(given.max())
+    for use in value.uses():
+        table = use.node.inputs[0]
+        if use.node.op_type == "Gather" and use.idx == 1 and table is not None and table.const_value is not None:
+            axis = use.node.attributes.get("axis")
+            return 0, int(table.const_value.shape[axis.as_int() if axis else 0]) - 1
+    return 1, 1
+
+
+def sizes_of(inputs: Mapping[str, Any]) -> dict[str, Shape]:
+    """The sizes that a description gives."""
+    return {name: tuple(spec["shape"]) for name, spec in inputs["onnx"].items()}

@@ -1,0 +1,104 @@
+"""The frontend for ONNX: a path, an onnx.ModelProto, an onnx_ir.Model or an onnx_graphsurgeon.Graph."""
+
+import base64
+import zlib
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ...analysis import Analysis
+from ...errors import ApplyError, ExampleInputsError
+from ...plan import Plan
+from ...policy import DEFAULT, Policy
+from ...shapes import Mismatch, living, mismatches
+from . import files
+from .inputs import HOW, candidates, describe, normalise, sizes_of
+from .read import analyse, prepare, read, shapes_of
+from .slim import slim_model
+from .tracing import Trace, trace
+
+PLAN = "graphprune.plan"
+"""The key of a slim model's metadata under which the plan that made it travels."""
+
+
+def analyze(origin: Any, example_inputs: Any = None, policy: Policy = DEFAULT) -> Analysis:
+    """Analyse a model. Raises `ExampleInputsError`, `FileFormatError` or `UnsupportedModelError`."""
+    model = prepare(files.read(origin))
+    found, inputs = _traced(model, example_inputs)
+    return analyse(found, inputs, policy)
+
+
+def _traced(model: ir.Model, example_inputs: Any) -> tuple[Trace, dict[str, Any]]:
+    """A trace for the example inputs, or for the first sizes at which the model holds together."""
+    if example_inputs is not None:
+        feeds = normalise(model, example_inputs)
+        sizes = {name: tuple(array.shape) for name, array in feeds.items()}
+        found = trace(model, sizes)
+        if found.problems and _fewest(model) < len(found.problems):
+            name, problem = next(iter(found.problems.items()))
+            raise ExampleInputsError(f"the model does not run with inputs {sizes}: {name}: {problem}. {HOW}")
+        return found, describe(model, sizes, feeds)
+    best: tuple[int, Trace, dict[str, Any]] | None = None
+    for sizes in candidates(model):
+        found = trace(model, sizes)
+        doubts = len(found.problems) + sum(0 in shape for shape in found.shapes.values())
+        if best is None or doubts < best[0]:
+            best = doubts, found, describe(model, sizes, None)
+        if not doubts:
+            break
+    assert best is not None
+    return best[1:]
+
+
+def _fewest(model: ir.Model) -> int:
+    try:
+        return min(len(trace(model, sizes).problems) for sizes in candidates(model))
+    except ExampleInputsError:
+        return 1 << 30
+
+
+def apply(origin: Any, plan: Plan, example_inputs: Any = None, analysis: Analysis | None = None) -> Any:
+    """A slim model of the same kind; for a path an onnx.ModelProto."""
+    model = prepare(files.read(origin))
+    sizes = sizes_of(plan.inputs) if example_inputs is None else None
+    if sizes is None:
+        sizes = {name: tuple(array.shape) for name, array in normalise(model, example_inputs).items()}
+    old = trace(model, sizes)
+    analysis = analysis or analyse(old, plan.inputs, plan.policy)
+    plan.check(shapes_of(analysis.graph))
+    slim, new = slim_model(model, plan, _rebased(analysis, old), old)
+    problem = next(mismatches(analysis, plan, read(new), living(analysis, plan)), None)
+    if problem is not None:
+        raise _error(problem, analysis)
+    earlier = plan_of(model)
+    slim.metadata_props[PLAN] = _packed(plan if earlier is None else earlier.then(plan))
+    return files.give_back(slim, origin)
+
+
+def _rebased(analysis: Analysis, old: Trace) -> Analysis:
+    """The analysis, its nodes pointing into this copy of the model."""
+    nodes = {node.outputs[0].name: node for node in old.model.graph if node.outputs}
+    for node in analysis.graph.nodes:
+        node.call = nodes.get(node.call.outputs[0].name)
+    return analysis
+
+
+def _error(problem: Mismatch, analysis: Analysis) -> ApplyError:
+    blame = np.unique(analysis.solution.classes[problem.labels])
+    return ApplyError(f"{problem.text}. Keep its channels (keep=...), or make its sizes follow from its inputs.", blame)
+
+
+def plan_of(model: Any) -> Plan | None:
+    """The plan that made a slim model, read from its metadata."""
+    text = files.read(model).metadata_props.get(PLAN)
+    return None if text is None else Plan.from_json(zlib.decompress(base64.b85decode(text)).decode())
+
+
+def _packed(plan: Plan) -> str:
+    return base64.b85encode(zlib.compress(plan.to_json().encode(), 9)).decode()
+
+
+def note_of(model: Any) -> str | None:
+    """Nothing is odd about slim ONNX models."""
+    return None

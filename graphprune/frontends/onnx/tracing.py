@@ -1,0 +1,237 @@
+"""Sizes of everything in an ONNX model for given sizes of its inputs: dtypes, shapes, and the numbers of shape chains.
+
+Nothing large is computed: standard shape inference runs node by node, and nodes whose inputs are few known numbers are
+evaluated, so that sizes which the program computes (Shape, Gather, Concat, Reshape) are known like written ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference.ops import load_op
+
+from ...graph import Shape
+from .fused import FUSED_SHAPES
+
+SMALL = 4096
+"""Tensors of at most this many elements may be sizes, positions or other numbers that a program computes with."""
+
+_SPREADING = {"ConstantOfShape", "Expand", "Tile"}
+_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+_SIZES = {"Shape", "Size"}
+_QUANTISED = {"DequantizeLinear", "QuantizeLinear", "QL", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"}
+
+
+@dataclass
+class Trace:
+    """What is known of the values of a graph, by name.
+
+    `shapes` lacks values whose sizes depend on numbers that are not known. `numbers` holds small known tensors;
+    `plain` names values that hold nothing but sizes and constants: no stored channel flows into them. `problems`
+    tells, by the name of a node's first output, why nothing is known of what it gives.
+    """
+
+    model: ir.Model
+    dtypes: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    numbers: dict[str, NDArray[Any]] = field(default_factory=dict)
+    plain: set[str] = field(default_factory=set)
+    problems: dict[str, str] = field(default_factory=dict)
+    opsets: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, model: ir.Model, sizes: Mapping[str, Shape]) -> "Trace":
+        """Inputs of the given sizes and all stored tensors; nodes are added in order by `step`."""
+        trace = cls(model)
+        trace.opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+        for value in model.graph.inputs:
+            if value.name not in model.graph.initializers:
+                trace._type(_name(value), value.dtype, sizes[_name(value)])
+        for value in model.graph.initializers.values():
+            trace.store(value, value.const_value)
+        return trace
+
+    def store(self, value: ir.Value, tensor: Any) -> None:
+        """Note a stored tensor."""
+        if tensor is None:
+            return
+        name = _name(value)
+        shape = tuple(int(size) for size in tensor.shape)
+        self._type(name, tensor.dtype, shape)
+        if tensor.size <= SMALL and tensor.dtype not in (ir.DataType.STRING, ir.DataType.UNDEFINED):
+            self.numbers[name] = tensor.numpy()
+        if tensor.size <= 1 or not holds_channels(value, self.dtypes[name]):
+            self.plain.add(name)
+
+    def _type(self, name: str, dtype: Any, shape: Shape) -> None:
+        self.dtypes[name] = "undefined" if dtype is None else dtype_name(dtype)
+        self.shapes[name] = shape
+
+    def step(self, node: ir.Node) -> None:
+        """Find out what a node gives, from what is known of its inputs."""
+        if node.op_type == "Constant" and node.domain in STANDARD:
+            self.store(node.outputs[0], constant_of(node))
+            return
+        try:
+            self._infer(node)
+        except Exception as error:  # the checkers of other people's operators raise anything
+            self.problems[_name(node.outputs[0])] = _brief(error)
+            return
+        self._evaluate(node)
+
+    def _infer(self, node: ir.Node) -> None:
+        known = {_name(value): self._proto(_name(value)) for value in node.inputs if value is not None}
+        numbers = {name: self.numbers[name] for name in known if name in self.numbers}
+        shapes = FUSED_SHAPES.get((node.domain, node.op_type))
+        if shapes is not None:
+            given = [None if value is None else self.shapes[_name(value)] for value in node.inputs]
+            dtype = ir.DataType[self.dtypes[_name(node.inputs[0])].upper()] if node.inputs[0] is not None else None  # type: ignore[arg-type]
+            for value, shape in zip(node.outputs, shapes(node, given), strict=False):
+                self._type(_name(value), value.dtype or dtype, shape)
+            return
+        version = self.model.opset_imports.get(node.domain, 1)
+        schema = onnx.defs.get_schema(node.op_type, version, "" if node.domain in STANDARD else node.domain)
+        data = {name: _tensor(value, self.dtypes[name]) for name, value in numbers.items()}
+        found = onnx.shape_inference.infer_node_outputs(
+            schema, ir.to_proto(node), known, data, opset_imports=self.opsets
+        )
+        for name, proto in found.items():
+            self._note(name, proto)
+
+    def _note(self, name: str, proto: Any) -> None:
+        """Take over a type as far as it is known in full."""
+        if not proto.HasField("tensor_type"):
+            return
+        kind = proto.tensor_type
+        self.dtypes[name] = dtype_name(ir.DataType(kind.elem_type))
+        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
+            self.shapes[name] = tuple(dim.dim_value for dim in kind.shape.dim)
+
+    def _proto(self, name: str) -> Any:
+        dtype = self.dtypes.get(name)
+        if dtype is None:
+            raise KeyError(f"nothing is known of {name}")
+        return onnx.helper.make_tensor_type_proto(int(_DTYPES[dtype]), self.shapes.get(name))
+
+    def _evaluate(self, node: ir.Node) -> None:
+        """Numbers of what a node gives, where its inputs are few known numbers or only their sizes matter."""
+        names = [_name(value) for value in node.inputs if value is not None]
+        first = _name(node.outputs[0])
+        if node.op_type in _SIZES and node.domain in STANDARD:
+            if names[0] in self.shapes:
+                self._set(first, _sizes(node, self.shapes[names[0]]), True)
+            return
+        if node.domain not in STANDARD or node.op_type in _RANDOM or any(attr.type in _BODIES for attr in _attrs(node)):
+            return
+        if not all(name in self.numbers for name in names):
+            return
+        if not all(np.prod(self.shapes.get(_name(out), (SMALL + 1,))) <= SMALL for out in node.outputs):
+            if node.op_type not in ("Range", "ConstantOfShape", "NonZero"):
+                return
+        results = _run(node, [None if v is None else self.numbers[_name(v)] for v in node.inputs], self.opsets)
+        spread = node.op_type in _SPREADING and "float" in self.dtypes.get(first, "")
+        plain = all(name in self.plain for name in names) and not spread
+        for value, result in zip(node.outputs, results, strict=False):
+            if isinstance(result, np.ndarray) and result.size <= SMALL:
+                self._set(_name(value), result, plain)
+        if plain and node.op_type in ("Range", "ConstantOfShape"):
+            self.plain.add(first)
+
+    def _set(self, name: str, result: NDArray[Any], plain: bool) -> None:
+        self.numbers[name], self.shapes[name] = result, tuple(result.shape)
+        if plain:
+            self.plain.add(name)
+
+
+STANDARD = ("", "ai.onnx")
+_BODIES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+_DTYPES = (
+    {dtype.name.lower(): dtype for dtype in ir.DataType}
+    | {"float32": ir.DataType.FLOAT}
+    | {"float64": ir.DataType.DOUBLE}
+)
+
+
+def trace(model: ir.Model, sizes: Mapping[str, Shape]) -> Trace:
+    """Everything that is known of a model whose inputs have the given sizes."""
+    result = Trace.start(model, sizes)
+    for node in model.graph:
+        result.step(node)
+    return result
+
+
+def dtype_name(dtype: ir.DataType) -> str:
+    """The name of an element type, as numpy spells it."""
+    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())
+
+
+def holds_channels(value: ir.Value, dtype: str) -> bool:
+    """Whether a stored tensor may hold channels: real numbers, or whole ones that stand for them."""
+    return "float" in dtype or any(_QUANTISED & {use.node.op_type, use.node.op_type[:2]} for use in value.uses())
+
+
+def constant_of(node: ir.Node) -> Any:
+    """The tensor that a Constant node holds; None for strings and sparse ones."""
+    for attr in _attrs(node):
+        if attr.name == "value":
+            return attr.as_tensor()
+        if attr.name in ("value_int", "value_ints"):
+            return ir.tensor(np.asarray(attr.value, dtype=np.int64))
+        if attr.name in ("value_float", "value_floats"):
+            return ir.tensor(np.asarray(attr.value, dtype=np.float32))
+    return None
+
+
+def set_constant(value: ir.Value, tensor: Any) -> None:
+    """Let an initializer or a Constant node hold another tensor."""
+    producer = value.producer()
+    if producer is None:
+        value.const_value = tensor
+    else:
+        producer.attributes.clear()
+        producer.attributes["value"] = ir.AttrTensor("value", tensor)
+    if value.shape is not None and value.type is not None:
+        value.shape = ir.Shape(list(tensor.shape))
+
+
+def _attrs(node: ir.Node) -> list[ir.Attr]:
+    return [attr for attr in node.attributes.values() if isinstance(attr, ir.Attr)]
+
+
+def _name(value: ir.Value | None) -> str:
+    return "" if value is None or value.name is None else value.name
+
+
+def _tensor(numbers: NDArray[Any], dtype: str) -> Any:
+    return onnx.helper.make_tensor("", int(_DTYPES[dtype]), numbers.shape, numbers.tobytes(), raw=True)
+
+
+def _sizes(node: ir.Node, shape: Shape) -> NDArray[np.int64]:
+    if node.op_type == "Size":
+        return np.asarray(np.prod(shape, dtype=np.int64))
+    start, end = node.attributes.get("start"), node.attributes.get("end")
+    cut = slice(start.as_int() if start else None, end.as_int() if end else None)
+    return np.asarray(shape[cut], dtype=np.int64)
+
+
+def _run(node: ir.Node, inputs: list[Any], opsets: list[Any]) -> tuple[Any, ...]:
+    """What a node of the standard gives for known numbers; nothing where it cannot be said."""
+    versions = {opset.domain: opset.version for opset in opsets}
+    parameters = {"opsets": versions, "log": lambda *_: None, "verbose": 0, "new_ops": {}, "evaluator_cls": None}
+    proto = ir.to_proto(node)
+    while inputs and inputs[-1] is None:
+        inputs.pop()
+    try:
+        operation = load_op("", node.op_type, versions.get("", 1))(proto, parameters)
+        return tuple(operation.run(*inputs))
+    except Exception:  # the reference implementation lacks some operators and some element types
+        return ()
+
+
+def _brief(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

@@ -1,0 +1,126 @@
+"""Translations of views: reshaping, slicing, gathering, joining, repeating, padding."""
+
+from math import prod
+
+import numpy as np
+
+from .calls import Call, Translated, Unsupported, axis_of
+
+
+def reshape(call: Call) -> Translated:
+    if prod(call.x.shape) != prod(call.shapes[0]):
+        raise Unsupported(f"{call.name} from {call.x.shape} to {call.shapes[0]}")
+    return "reshape", (call.x,), {}
+
+
+def transpose(call: Call) -> Translated:
+    rank = len(call.x.shape)
+    order = call.attr("perm", list(range(rank))[::-1])
+    return "permute", (call.x,), {"order": [int(axis) for axis in order]}
+
+
+def concat(call: Call) -> Translated:
+    parts = tuple(value for value in call.inputs if value is not None)
+    return "cat", parts, {"axis": axis_of(call.shapes[0], call.attr("axis", 1))}
+
+
+def split(call: Call) -> Translated:
+    axis = axis_of(call.x.shape, call.attr("axis", 0))
+    return "split", (call.x,), {"axis": axis, "sizes": [shape[axis] for shape in call.shapes]}
+
+
+def slice_(call: Call) -> Translated:
+    """Axis by axis; a step of -1 over a whole axis is a flip."""
+    shape = call.x.shape
+    starts, ends = call.known(1, "starts"), call.known(2, "ends")
+    if starts is None or ends is None:
+        raise Unsupported("Slice without bounds")
+    axes = call.known(3, "axes") or list(range(len(starts)))
+    steps = call.known(4) or [1] * len(starts)
+    cuts, flips = [], []
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        axis = axis_of(shape, axis)
+        first, last, stride = slice(start, max(end, -(2**62)), step).indices(shape[axis])
+        if stride < 0:
+            if (first, last, stride) != (shape[axis] - 1, -1, -1):
+                raise Unsupported("is sliced backwards in part")
+            flips.append(axis)
+        elif (first, last, stride) != (0, shape[axis], 1):
+            cuts.append((axis, first, max(first, last), stride))
+    if flips and cuts:
+        raise Unsupported("is sliced forwards and backwards at once")
+    if flips:
+        return "flip", (call.x,), {"axes": flips}
+    return "getitem", (call.x,), {"cuts": cuts, "picks": []}
+
+
+def gather(call: Call) -> Translated:
+    """Positions of one axis: known ones are taken; a stored table read at unknown ones is an embedding."""
+    x, index = call.x, call.tensor(1)
+    axis = axis_of(x.shape, call.attr("axis", 0))
+    found = call.numbers(1) if index.name in call.trace.plain else None
+    if found is not None and found.ndim == 0:
+        return "getitem", (x,), {"cuts": [], "picks": [(axis, int(found) % x.shape[axis])]}
+    if x.is_leaf and axis == 0 and len(x.shape) == 2:
+        return "embedding", (index, x), {}
+    attrs = {"axis": axis, "rank": len(index.shape), "positions": None}
+    if found is not None and found.ndim == 1:
+        attrs["positions"] = found.astype(np.int64) % max(x.shape[axis], 1)
+        return "index", (x,), attrs
+    return "index", (x, index), attrs
+
+
+def picked(call: Call) -> Translated:
+    raise Unsupported("is indexed, or written, position by position", "index whole axes")
+
+
+def expand(call: Call) -> Translated:
+    return "expand", (call.x,), {}
+
+
+def tile(call: Call) -> Translated:
+    times = call.known(1)
+    if times is None or len(times) != len(call.x.shape):
+        raise Unsupported("Tile with other numbers of repeats than axes")
+    return "repeat", (call.x,), {"times": times}
+
+
+def pad(call: Call) -> Translated:
+    rank = len(call.x.shape)
+    amounts = call.known(1, "pads" if call.attr("pads") is not None else "paddings")
+    if amounts is None:
+        raise Unsupported("Pad without amounts")
+    axes = [axis_of(call.x.shape, axis) for axis in (call.known(3) or range(rank))]
+    half = len(amounts) // 2
+    pads = {axis: (amounts[i], amounts[half + i]) for i, axis in enumerate(axes)}
+    mode = call.attr("mode", "constant")
+    value = call.attr("value")
+    if value is None:
+        value = 0 if call.get(2) is None else call.number(2)
+    if value is None:
+        raise Unsupported("is padded with a number that depends on the data")
+    pads = {axis: pair for axis, pair in pads.items() if any(pair)}
+    return "pad", (call.x,), {"pads": pads, "zero": mode == "constant", "value": value}
+
+
+def depth_to_space(call: Call) -> Translated:
+    """Channels become places: (r, r, C) of them by the mode DCR, (C, r, r) by CRD."""
+    batch, channels, height, width = call.x.shape
+    r = int(call.attr("blocksize"))
+    if call.attr("mode", "DCR") == "CRD":
+        return "pixel_shuffle", (call.x,), {"factor": r}
+    split_shape = (batch, r, r, channels // (r * r), height, width)
+    parts = call.emit("reshape", (call.x,), {}, split_shape)
+    order = [0, 3, 4, 1, 5, 2]
+    moved = call.emit("permute", (parts,), {"order": order}, tuple(split_shape[axis] for axis in order))
+    return "reshape", (moved,), {}
+
+
+def space_to_depth(call: Call) -> Translated:
+    batch, channels, height, width = call.x.shape
+    r = int(call.attr("blocksize"))
+    split_shape = (batch, channels, height // r, r, width // r, r)
+    parts = call.emit("reshape", (call.x,), {}, split_shape)
+    order = [0, 3, 5, 1, 2, 4]
+    moved = call.emit("permute", (parts,), {"order": order}, tuple(split_shape[axis] for axis in order))
+    return "reshape", (moved,), {}
