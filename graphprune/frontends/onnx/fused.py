@@ -23,5 +23,6 @@ def _skip(node: ir.Node, given: Sequence[Shape | None]) -> list[Shape]:
 
 
 FUSED_SHAPES: dict[tuple[str, str], Sizes] = {
-    (MICROSOFT, name): _same for name in "Gelu BiasGelu FastGelu QuickGelu BiasAdd".split()
-} | {(MICROSOFT, name): _skip for name in "SkipLayerNormalization SkipSimplifiedLayerNormalization".split()}
+    **dict.fromkeys([(MICROSOFT, name) for name in "Gelu BiasGelu FastGelu QuickGelu BiasAdd".split()], _same),
+    **dict.fromkeys([(MICROSOFT, f"Skip{name}LayerNormalization") for name in ("", "Simplified")], _skip),
+}

@@ -108,7 +108,8 @@ def _range(value: ir.Value, given: NDArray[Any] | None) -> tuple[int, int]:
         table = use.node.inputs[0]
         if use.node.op_type == "Gather" and use.idx == 1 and table is not None and table.const_value is not None:
             axis = use.node.attributes.get("axis")
-            return 0, int(table.const_value.shape[axis.as_int() if axis else 0]) - 1
+            rows = table.const_value.shape[axis.as_int() if axis else 0]
+            return 0, int(rows) - 1 if isinstance(rows, int) else 0
     return 1, 1
 
 

@@ -38,12 +38,8 @@ def prepare(model: ir.Model) -> ir.Model:
         return copy
     for value, tensor in stored(copy).items():
         uses = list(value.uses())
-        if (
-            len(uses) < 2
-            or tensor.size < 2
-            or tensor.size != max(tensor.shape)
-            or not holds_channels(value, dtype_name(tensor.dtype))
-        ):
+        vector = tensor.size > 1 and tensor.size == max(tensor.shape)
+        if len(uses) < 2 or not vector or not holds_channels(value, dtype_name(tensor.dtype)):
             continue
         if value.is_graph_output() or any(use.node.graph is not copy.graph for use in uses):
             continue
@@ -112,17 +108,10 @@ class Reader:
         if translation is None:
             where = "" if node.domain in STANDARD else f" of {node.domain}"
             raise Unsupported(f"operator {call.name}{where} has no rule", "add a translation: docs/extending.md")
-        for value in (*node.inputs, *node.outputs):
+        for value in (*node.inputs, *(out for place, out in enumerate(node.outputs) if not place or out.uses())):
             if value is not None and value.name and value.name not in self.trace.shapes:
                 reason = self.trace.problems.get(value.name, "")
                 text = f"sizes of {value.name} are not known before it runs{': ' if reason else ''}{reason}"
-                if (
-                    value in node.outputs
-                    and len(node.outputs) > 1
-                    and not value.uses()
-                    and value is not node.outputs[0]
-                ):
-                    continue
                 raise Unsupported(text, "give it sizes that do not depend on the data")
         return translation(call)
 
@@ -230,7 +219,8 @@ def _dequantised(numbers: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any],
             return item.reshape(())
         return item.reshape([-1 if place == axis % numbers.ndim else 1 for place in range(numbers.ndim)])
 
-    return (numbers.astype(np.float32) - spread(zero)) * spread(scale)
+    result: NDArray[Any] = (numbers.astype(np.float32) - spread(zero)) * spread(scale)
+    return result
 
 
 def shapes_of(graph: Graph) -> dict[str, Shape]:

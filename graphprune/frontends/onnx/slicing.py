@@ -69,7 +69,7 @@ def _same(plan: Plan, one: str, other: str) -> bool:
 def _slim_tensor(tensor: Any, plan: Plan, name: str) -> Any:
     shape = ir.Shape(slim_shape(tuple(int(size) for size in tensor.shape), plan, name))
 
-    def compute() -> ir.Tensor:
+    def compute() -> "ir.Tensor[Any]":
         array = slim_array(tensor.numpy(), plan, name)
         if isinstance(tensor, ir.ExternalTensor):
             tensor.release()

@@ -18,7 +18,6 @@ from ...analysis import Analysis
 from ...graph import Node, Shape
 from ...plan import Plan
 from ...shapes import Alive, attributes_of, grown_eps, living, shape_of
-from .read import constant_of, prepare
 from .slicing import slice_stored
 from .tracing import STANDARD, Trace, set_constant
 
@@ -65,10 +64,7 @@ class Edit:
         """Write an attribute, unless it has this value."""
         if self.attr(name) == number or isinstance(number, list) and list(self.attr(name, ())) == number:
             return
-        make = (
-            ir.AttrInt64s if isinstance(number, list) else ir.AttrFloat32 if isinstance(number, float) else ir.AttrInt64
-        )
-        self.node.attributes[name] = make(name, number)  # type: ignore[operator]
+        self.node.attributes.update(ir.node("", [], {name: number}).attributes)
 
     def set_operand(self, position: int, wanted: Any) -> None:
         """Let an operand hold these numbers, changing no more entries of it than needed."""
@@ -131,13 +127,13 @@ class Edit:
     def _insert(self, node: ir.Node, name: str) -> ir.Value:
         graph = self.node.graph
         assert isinstance(graph, ir.Graph)
-        node.name = node.outputs[0].name = _unused(self.trace, f"{name}/{self.node.outputs[0].name}")
+        node.name = node.outputs[0].name = _unused(self.trace, f"{name}/slim")
         graph.insert_before(self.node, node)
         self.trace.step(node)
         return node.outputs[0]
 
     def _constant(self, name: str, numbers: NDArray[Any]) -> ir.Value:
-        tensor = ir.Tensor(np.ascontiguousarray(numbers))
+        tensor = ir.Tensor(np.array(numbers, order="C"))
         node = ir.node("Constant", [], {"value": tensor})
         return self._insert(node, name)
 
@@ -316,8 +312,8 @@ def slim_model(model: ir.Model, plan: Plan, analysis: Analysis, old: Trace) -> t
     slice_stored(slim, plan)
     want = {value.name: shape_of(value, analysis.layouts[value], alive) for value in analysis.layouts}
     calls: dict[int, list[Node]] = {}
-    for node in analysis.graph.nodes:
-        calls.setdefault(id(node.call), []).append(node)
+    for canonical in analysis.graph.nodes:
+        calls.setdefault(id(canonical.call), []).append(canonical)
     trace = Trace.start(slim, {value.name: value.shape for value in analysis.graph.inputs})
     origin = {node.outputs[0].name: node for node in old.model.graph if node.outputs}
     for node in list(slim.graph):
@@ -375,9 +371,5 @@ def _write_shapes(slim: ir.Model, trace: Trace) -> None:
             continue
         if known is None or len(known) != len(value.shape):
             continue
-        value.shape = ir.Shape(
-            [now if isinstance(dim, int) else dim for dim, now in zip(value.shape, known, strict=True)]
-        )
-
-
-__all__ = ["FIXES", "constant_of", "prepare", "slim_model"]
+        pairs = zip(value.shape, known, strict=True)
+        value.shape = ir.Shape([now if isinstance(dim, int) else dim for dim, now in pairs])

@@ -89,7 +89,7 @@ class Trace:
         shapes = FUSED_SHAPES.get((node.domain, node.op_type))
         if shapes is not None:
             given = [None if value is None else self.shapes[_name(value)] for value in node.inputs]
-            dtype = ir.DataType[self.dtypes[_name(node.inputs[0])].upper()] if node.inputs[0] is not None else None  # type: ignore[arg-type]
+            dtype = ir.DataType[self.dtypes[_name(node.inputs[0])].upper()] if node.inputs[0] is not None else None
             for value, shape in zip(node.outputs, shapes(node, given), strict=False):
                 self._type(_name(value), value.dtype or dtype, shape)
             return

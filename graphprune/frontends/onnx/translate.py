@@ -136,11 +136,7 @@ def einsum(call: Call) -> Translated:
 def batch_norm(call: Call) -> Translated:
     if call.attr("spatial", 1) != 1:
         raise Unsupported("batch norm with statistics of every position (spatial=0)")
-    return (
-        "batch_norm",
-        tuple(call.tensor(place) for place in range(5)),
-        {"training": bool(call.attr("training_mode", 0))},
-    )
+    return "batch_norm", call.inputs[:5], {"training": bool(call.attr("training_mode", 0))}
 
 
 def instance_norm(call: Call) -> Translated:

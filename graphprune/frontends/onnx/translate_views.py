@@ -1,6 +1,7 @@
 """Translations of views: reshaping, slicing, gathering, joining, repeating, padding."""
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def gather(call: Call) -> Translated:
         return "getitem", (x,), {"cuts": [], "picks": [(axis, int(found) % x.shape[axis])]}
     if x.is_leaf and axis == 0 and len(x.shape) == 2:
         return "embedding", (index, x), {}
-    attrs = {"axis": axis, "rank": len(index.shape), "positions": None}
+    attrs: dict[str, Any] = {"axis": axis, "rank": len(index.shape), "positions": None}
     if found is not None and found.ndim == 1:
         attrs["positions"] = found.astype(np.int64) % max(x.shape[axis], 1)
         return "index", (x,), attrs
