@@ -32,20 +32,26 @@ def candidates(model: ir.Model) -> Iterator[dict[str, Shape]]:
     """Sizes of the inputs to try, the likeliest first."""
     seen = []
     for guess in _GUESSES:
-        sizes = {value.name or "": _sizes(value, guess) for value in real_inputs(model)}
+        symbols: dict[str, int] = {}
+        sizes = {value.name or "": _sizes(value, guess, symbols) for value in real_inputs(model)}
         if sizes not in seen:
             seen.append(sizes)
             yield sizes
 
 
-def _sizes(value: ir.Value, guess: Mapping[str, int]) -> Shape:
+def _sizes(value: ir.Value, guess: Mapping[str, int], symbols: dict[str, int]) -> Shape:
+    """Open axes of one name have one size."""
     if value.shape is None:
         raise ExampleInputsError(f"input {value.name} has no shape in the model. {HOW}")
     rank = len(value.shape)
     result = []
     for axis, size in enumerate(value.shape):
         kind = "batch" if axis == 0 else "image" if rank == 4 and axis > 1 else "length"
-        result.append(int(size) if isinstance(size, int) else guess[kind])
+        if isinstance(size, int):
+            result.append(size)
+        else:
+            name = str(size.value) if size.value is not None else f"{value.name}.{axis}"
+            result.append(symbols.setdefault(name, guess[kind]))
     return tuple(result)
 
 
