@@ -107,9 +107,6 @@ class Call:
         outputs = tuple(Value(f"{base}/{op}.{number}.{place}", shape, dtype) for place, shape in enumerate(shapes))
         label = f"{self.name} {self.node.name or base}"
         node = Node(outputs[0].name, op, tuple(inputs), outputs, attrs or {}, label, True, self.node)
-        for value in node.inputs:
-            if value is not None:
-                value.uses += 1
         self.emitted.append(node)
         return outputs[0]
 

@@ -51,12 +51,33 @@ def _table() -> dict[tuple[str, str], Translation]:
     table |= {"DepthToSpace": views.depth_to_space, "SpaceToDepth": views.space_to_depth}
     table |= {"ConstantOfShape": to.fill}
     table |= dict.fromkeys("Range EyeLike RandomNormal RandomUniform".split(), to.made)
-    table |= dict.fromkeys(["QuantizeLinear", "DequantizeLinear"], to.quantize)
-    fused: dict[str, Translation] = {name: to.unary("gelu") for name in ("Gelu", "QuickGelu")}
-    fused |= dict.fromkeys(["QuantizeLinear", "DequantizeLinear"], to.quantize)
-    return {("", name): item for name, item in table.items()} | {
-        (MICROSOFT, name): item for name, item in fused.items()
-    }
+    table |= {"LSTM": recurrent.recurrent(4, 2), "GRU": recurrent.recurrent(3, 1), "RNN": recurrent.recurrent(1, 1)}
+    table |= {"Attention": attention.attention, "RotaryEmbedding": attention.rotary("num_heads", 1)}
+    table |= dict.fromkeys(["QuantizeLinear", "DequantizeLinear"], quantised.linear_quantised)
+    table |= {"QLinearConv": quantised.conv_quantised, "ConvInteger": quantised.conv_integer}
+    table |= {"QLinearMatMul": quantised.matmul_quantised, "MatMulInteger": quantised.matmul_integer(3)}
+    table |= {"DynamicQuantizeLinear": quantised.quantised_dynamically}
+    return {("", name): translation for name, translation in table.items()} | _microsoft()
+
+
+def _microsoft() -> dict[tuple[str, str], Translation]:
+    """Operators that optimisers of ONNX Runtime fuse."""
+    table: dict[str, Translation] = {"Gelu": to.unary("gelu"), "QuickGelu": to.unary("silu")}
+    table |= dict.fromkeys(["BiasGelu", "FastGelu"], attention.biased("gelu"))
+    table |= {"Attention": attention.fused_attention, "MultiHeadAttention": attention.multi_head_attention}
+    table |= {"GroupQueryAttention": attention.grouped_query_attention}
+    table |= {"RotaryEmbedding": attention.rotary("num_heads", 2), "EmbedLayerNormalization": attention.embed_norm}
+    table |= {"SkipLayerNormalization": attention.skip_norm("layer_norm", 4)}
+    table |= {"SkipSimplifiedLayerNormalization": attention.skip_norm("rms_norm", 3)}
+    table |= {"FusedConv": attention.activated(to.conv, 3), "FusedGemm": attention.activated(to.gemm)}
+    table |= dict.fromkeys(["FusedMatMul", "TransposeMatMul"], attention.fused_matmul)
+    table |= dict.fromkeys(["QuantizeLinear", "DequantizeLinear"], quantised.linear_quantised)
+    table |= {"QLinearAdd": quantised.binary_quantised("add"), "QLinearMul": quantised.binary_quantised("mul")}
+    table |= {"QLinearConcat": quantised.concat_quantised, "QLinearConv": quantised.conv_quantised}
+    table |= dict.fromkeys(["QLinearAveragePool", "QLinearGlobalAveragePool"], quantised.pool_quantised)
+    table |= {"MatMulIntegerToFloat": quantised.matmul_dequantised(6, 3, 5)}
+    table |= {"DynamicQuantizeMatMul": quantised.matmul_dequantised(4, 2, 3)} | quantised.UNARY
+    return {(MICROSOFT, name): translation for name, translation in table.items()}
 
 
 TRANSLATIONS = _table()

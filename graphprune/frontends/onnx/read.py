@@ -24,6 +24,10 @@ _STATISTICS = {
     "DequantizeLinear": (1, 2),
     "QLinearConv": (1, 2, 4, 5, 6, 7),
     "QLinearMatMul": (1, 2, 4, 5, 6, 7),
+    "MatMulInteger": (2, 3),
+    "ConvInteger": (2, 3),
+    "MatMulIntegerToFloat": (2, 3, 4, 5),
+    "DynamicQuantizeMatMul": (2, 3),
 }
 """Inputs that hold statistics or scales: they are sliced along, and are no parameters to count."""
 
@@ -118,11 +122,16 @@ class Reader:
     def _append(self, call: Call, operation: str, operands: tuple[Value | None, ...], attrs: dict[str, Any]) -> None:
         node = call.node
         outputs = tuple(self.value(out.name) if out.name else Value("", (), "undefined") for out in node.outputs)
-        for value in operands:
+        for value in (*operands, *(item for own in call.emitted for item in own.inputs)):
             if value is not None:
                 value.uses += 1
         label = f"{node.name}: {call.name}" if node.name else f"{call.name} that gives {outputs[0].name}"
         self.graph.nodes.extend(call.emitted)
+        if not operation:  # what was emitted gives the outputs
+            for value, given in zip(outputs, operands, strict=False):
+                if given is not None and value.name:
+                    self.graph.nodes.append(Node(value.name, "identity", (given,), (value,), {}, label, True, node))
+            return
         self.graph.nodes.append(Node(outputs[0].name, operation, operands, outputs, attrs, label, True, node))
 
 

@@ -280,6 +280,27 @@ def _hidden(edit: Edit) -> None:
     edit.set_attr("hidden_size", int(edit.shape(2)[2]))
 
 
+def _heads(edit: Edit) -> None:
+    """Counts of heads, and what follows from their width, as the labels predict them."""
+    split = [node.outputs[0].name for node in edit.before if node.attrs.get("heads")]
+    sizes = [edit.want[name][2] for name in split]
+    if not sizes:
+        return
+    names = [name for name in ("num_heads", "q_num_heads") if edit.attr(name)]
+    shared = "kv_num_heads"
+    for name in names:
+        edit.set_attr(name, sizes[0])
+    if edit.attr(shared):
+        edit.set_attr(shared, sizes[1])
+    if edit.attr("qkv_hidden_sizes"):
+        edit.set_attr("qkv_hidden_sizes", [int(np.prod(edit.want[name][2:])) for name in split])
+    attention = next((node for node in edit.before if node.op == "attention"), None)
+    if attention is not None and not edit.attr("scale"):
+        was, now = attention.inputs[0], edit.want[attention.inputs[0].name if attention.inputs[0] else ""]
+        if was is not None and was.shape[-1] != now[-1]:  # the default depends on the width
+            edit.set_attr("scale", float(attention.attrs["scale"]))
+
+
 FIXES: dict[str, Callable[[Edit], None]] = {
     "Reshape": _reshape,
     "Expand": _expand,
@@ -296,6 +317,8 @@ FIXES: dict[str, Callable[[Edit], None]] = {
     "LSTM": _hidden,
     "GRU": _hidden,
     "RNN": _hidden,
+    "FusedConv": _groups("group"),
+    **dict.fromkeys("Attention MultiHeadAttention GroupQueryAttention RotaryEmbedding".split(), _heads),
 }
 """Operator -> what a plan changes of it. Operators whose sizes follow from their inputs have no line."""
 

@@ -23,7 +23,15 @@ SMALL = 4096
 _SPREADING = {"ConstantOfShape", "Expand", "Tile"}
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _SIZES = {"Shape", "Size"}
-_QUANTISED = {"DequantizeLinear", "QuantizeLinear", "QL", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"}
+_QUANTISED = {
+    "DequantizeLinear",
+    "QuantizeLinear",
+    "QL",
+    "MatMulInteger",
+    "ConvInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+}
 
 
 @dataclass

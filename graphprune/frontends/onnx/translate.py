@@ -233,25 +233,3 @@ def fill(call: Call) -> Translated:
 
 def made(call: Call) -> Translated:
     return "constant", (), {}
-
-
-# ---- quantisation ----------------------------------------------------------------------------------------
-
-
-def quantize(call: Call) -> Translated:
-    """x / scale + zero point, or back: one scale for all, or one per position of `axis`, which is tied with it.
-
-    Zero is always represented exactly (as the zero point), so what is zero stays zero.
-    """
-    scale, shape = call.tensor(1), call.x.shape
-    if int(call.attr("block_size", 0)):
-        raise Unsupported("is quantised in blocks", "dequantise the weights first")
-    if not scale.shape or scale.shape == (1,):
-        return "identity", (call.x,), {}
-    axis = axis_of(shape, call.attr("axis", 1))
-    spread = tuple(shape[axis] if other == axis else 1 for other in range(len(shape)))
-    result = call.x
-    parameters = [value for value in (scale, call.get(2)) if value is not None]
-    for value in parameters[:-1]:
-        result = call.emit("mul", (result, call.emit("reshape", (value,), {}, spread)), {}, shape)
-    return "mul", (result, call.emit("reshape", (parameters[-1],), {}, spread)), {}
