@@ -86,6 +86,7 @@ OPS: dict[str, Rule] = {
     "transform": reduce.transform,
     "softmax": reduce.along,
     "cumsum": reduce.along,
+    "rotary": reduce.along,
     "sort": reduce.along,
     "topk": reduce.along,
     "argmax": reduce.along,

@@ -44,7 +44,7 @@ def _whole(node: Node) -> RmsNorm | None:
 
 
 def _written_out(mean: Node, makers: dict[Value, Node], readers: dict[Value, list[Node]]) -> RmsNorm | None:
-    """x * rsqrt(mean(x * x) + eps) * scale, with casts anywhere."""
+    """x * rsqrt(mean(x * x) + eps) * scale, or x / sqrt(...) * scale, with casts anywhere."""
     if mean.op != "mean" or not mean.attrs.get("keepdims") or mean.inputs[0] is None:
         return None
     if mean.attrs.get("axes") != [len(mean.inputs[0].shape) - 1]:
@@ -54,10 +54,15 @@ def _written_out(mean: Node, makers: dict[Value, Node], readers: dict[Value, lis
     if x is None or added is None or added.op != "add" or not added.attrs.get("scalar"):
         return None
     root = _only_reader(added.outputs[0], readers)
-    if root is None or root.op != "rsqrt":
+    if root is None or root.op not in ("rsqrt", "sqrt"):
         return None
     normed = _only_reader(root.outputs[0], readers)
-    if normed is None or normed.op != "mul" or x not in [_plain(value, makers) for value in normed.inputs]:
+    if root.op == "sqrt" and normed is not None and _inverts(normed):
+        normed = _only_reader(normed.outputs[0], readers)
+        joins = "mul"
+    else:
+        joins = "mul" if root.op == "rsqrt" else "div"
+    if normed is None or normed.op != joins or x not in [_plain(value, makers) for value in normed.inputs]:
         return None
     scaled = _only_reader(normed.outputs[0], readers)
     if scaled is None or scaled.op != "mul" or len(scaled.inputs) != 2:
@@ -66,6 +71,11 @@ def _written_out(mean: Node, makers: dict[Value, Node], readers: dict[Value, lis
         for scale, offset in _stored(value, makers):
             return RmsNorm(mean, scale, offset, added)
     return None
+
+
+def _inverts(node: Node) -> bool:
+    """1 / x."""
+    return node.op == "reciprocal" or node.op == "scalar_rdiv" and node.attrs.get("value") == 1
 
 
 def _squared(value: Value, makers: dict[Value, Node]) -> Value | None:

@@ -109,6 +109,7 @@ FUSED_SHAPES: dict[tuple[str, str], Sizes] = {
     **dict.fromkeys(_of(*"Gelu BiasGelu FastGelu QuickGelu BiasAdd RotaryEmbedding".split()), _same),
     **dict.fromkeys(_of(*"QuantizeLinear DequantizeLinear QLinearLeakyRelu QLinearSigmoid".split()), _same),
     ("", "SimplifiedLayerNormalization"): _skip,
+    ("", "GroupNormalization"): _same,
     **dict.fromkeys(_of("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _skip),
     **dict.fromkeys(_of("EmbedLayerNormalization"), _embed),
     **dict.fromkeys(_of("Attention"), _attention),
@@ -121,3 +122,7 @@ FUSED_SHAPES: dict[tuple[str, str], Sizes] = {
     **dict.fromkeys(_of("QLinearGlobalAveragePool"), _global_pool),
 }
 """Operator -> the sizes of its outputs, from those of its inputs (None where one is left out)."""
+
+
+RESULT_TYPE = {"QuantizeLinear": 2, "DequantizeLinear": 1, "EmbedLayerNormalization": 2, "MatMulIntegerToFloat": 2}
+"""Operator -> the input whose element type its outputs have, where that is not the first."""

@@ -4,6 +4,9 @@ A translation takes a `Call` (tensors already replaced by values) and returns (o
 """
 
 from . import translate as to
+from . import translate_attention as attention
+from . import translate_quantised as quantised
+from . import translate_recurrent as recurrent
 from . import translate_views as views
 from .fused import MICROSOFT
 from .translate import Translation
@@ -47,7 +50,8 @@ def _table() -> dict[tuple[str, str], Translation]:
     table |= dict.fromkeys("Reshape Flatten Squeeze Unsqueeze".split(), views.reshape)
     table |= {"Transpose": views.transpose, "Concat": views.concat, "Split": views.split, "Slice": views.slice_}
     table |= {"Gather": views.gather, "Expand": views.expand, "Tile": views.tile, "Pad": views.pad}
-    table |= dict.fromkeys("GatherElements GatherND ScatterElements ScatterND Scatter".split(), views.picked)
+    table |= dict.fromkeys("GatherElements ScatterElements Scatter".split(), views.picked)
+    table |= {"GatherND": views.gather_nd, "ScatterND": views.scatter_nd}
     table |= {"DepthToSpace": views.depth_to_space, "SpaceToDepth": views.space_to_depth}
     table |= {"ConstantOfShape": to.fill}
     table |= dict.fromkeys("Range EyeLike RandomNormal RandomUniform".split(), to.made)

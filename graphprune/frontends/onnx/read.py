@@ -48,11 +48,18 @@ def prepare(model: ir.Model) -> ir.Model:
         if value.is_graph_output() or any(use.node.graph is not copy.graph for use in uses):
             continue
         for number, use in enumerate(uses[1:], 1):
-            twin = ir.Value(name=f"{value.name}/{number}", type=value.type, shape=value.shape, const_value=tensor)
+            twin = ir.Value(
+                name=f"{value.name}/{number}", type=value.type, shape=value.shape, const_value=_copied(tensor)
+            )
             twin.meta["copy"] = value.name
             copy.graph.register_initializer(twin)
             use.node.replace_input_with(use.idx, twin)
     return copy
+
+
+def _copied(tensor: Any) -> "ir.Tensor[Any]":
+    """A tensor of its own name: the one of a ModelProto writes its name into the proto."""
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype)
 
 
 def stored(model: ir.Model) -> dict[ir.Value, Any]:
@@ -79,7 +86,7 @@ class Reader:
         if name not in self.values:
             kind = "computed"
             if name in self.tensors and name not in self.trace.plain:
-                kind = "buffer" if name in self.statistics else "parameter"
+                kind = "buffer" if name in self.statistics or self.trace.dtypes[name] == "bool" else "parameter"
             shape, dtype = self.trace.shapes.get(name, ()), self.trace.dtypes.get(name, "undefined")
             self.values[name] = Value(name, shape, dtype, kind)
             if kind != "computed":
@@ -129,7 +136,7 @@ class Reader:
         self.graph.nodes.extend(call.emitted)
         if not operation:  # what was emitted gives the outputs
             for value, given in zip(outputs, operands, strict=False):
-                if given is not None and value.name:
+                if given is not None and value.name in self.trace.shapes:
                     self.graph.nodes.append(Node(value.name, "identity", (given,), (value,), {}, label, True, node))
             return
         self.graph.nodes.append(Node(outputs[0].name, operation, operands, outputs, attrs, label, True, node))
@@ -210,7 +217,7 @@ def _scales(model: ir.Model) -> dict[str, tuple[str, str, int]]:
 def _numpy(name: str, tensors: Mapping[str, Any], scales: Mapping[str, tuple[str, str, int]]) -> NDArray[Any]:
     """A stored tensor as numbers that scores can be made of; quantised ones in real numbers."""
     numbers = np.asarray(tensors[name].numpy())
-    if numbers.dtype.kind == "V" or numbers.dtype.itemsize <= 2 and numbers.dtype.kind not in "iub":
+    if numbers.dtype.kind in "iubV" or numbers.dtype.itemsize <= 2:
         numbers = numbers.astype(np.float32)
     if name in scales and scales[name][0] in tensors:
         scale_name, zero_name, axis = scales[name]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx.reference.ops import load_op
 
 from ...graph import Shape
-from .fused import FUSED_SHAPES
+from .fused import FUSED_SHAPES, RESULT_TYPE
 
 SMALL = 4096
 """Tensors of at most this many elements may be sizes, positions or other numbers that a program computes with."""
@@ -50,6 +50,7 @@ class Trace:
     plain: set[str] = field(default_factory=set)
     problems: dict[str, str] = field(default_factory=dict)
     opsets: list[Any] = field(default_factory=list)
+    symbols: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def start(cls, model: ir.Model, sizes: Mapping[str, Shape]) -> "Trace":
@@ -59,6 +60,8 @@ class Trace:
         for value in model.graph.inputs:
             if value.name not in model.graph.initializers:
                 trace._type(_name(value), value.dtype, sizes[_name(value)])
+                pairs = zip(value.shape or (), sizes[_name(value)], strict=False)
+                trace.symbols.update((str(dim.value), size) for dim, size in pairs if not isinstance(dim, int))
         for value in model.graph.initializers.values():
             trace.store(value, value.const_value)
         return trace
@@ -87,7 +90,8 @@ class Trace:
         try:
             self._infer(node)
         except Exception as error:  # the checkers of other people's operators raise anything
-            self.problems[_name(node.outputs[0])] = _brief(error)
+            if not self._all_declared(node):
+                self.problems[_name(node.outputs[0])] = _brief(error)
             return
         self._evaluate(node)
 
@@ -97,9 +101,9 @@ class Trace:
         shapes = FUSED_SHAPES.get((node.domain, node.op_type))
         if shapes is not None:
             given = [None if value is None else self.shapes[_name(value)] for value in node.inputs]
-            dtype = ir.DataType[self.dtypes[_name(node.inputs[0])].upper()] if node.inputs[0] is not None else None
+            first = self.dtypes.get(_name(node.inputs[RESULT_TYPE.get(node.op_type, 0)]), "undefined")
             for value, shape in zip(node.outputs, shapes(node, given), strict=False):
-                self._type(_name(value), value.dtype or dtype, shape)
+                self._type(_name(value), value.dtype or _DTYPES[first], shape)
             return
         version = self.model.opset_imports.get(node.domain, 1)
         schema = onnx.defs.get_schema(node.op_type, version, "" if node.domain in STANDARD else node.domain)
@@ -109,6 +113,25 @@ class Trace:
         )
         for name, proto in found.items():
             self._note(name, proto)
+        self._all_declared(node)
+
+    def _all_declared(self, node: ir.Node) -> bool:
+        """Take over sizes that the model itself states, of outputs that are not known; True where all are then."""
+        branches = [attr.as_graph() for attr in _attrs(node) if attr.name in ("then_branch", "else_branch")]
+        for place, value in enumerate(node.outputs):
+            stated = [self._declared(item) for item in (value, *(body.outputs[place] for body in branches))]
+            found = next((item for item in stated if item is not None), None)
+            if value.name and value.name not in self.shapes and found is not None:
+                self._type(_name(value), *found)
+        return all(value.name in self.shapes for value in node.outputs if value.name)
+
+    def _declared(self, value: ir.Value) -> tuple[Any, Shape] | None:
+        """The element type and the size that the model states of a value, where they are certain for these inputs."""
+        if value.shape is None or value.dtype is None:
+            return None
+        sizes = [dim if isinstance(dim, int) else self.symbols.get(str(dim.value)) for dim in value.shape]
+        known = tuple(size for size in sizes if size is not None)
+        return (value.dtype, known) if len(known) == len(sizes) else None
 
     def _note(self, name: str, proto: Any) -> None:
         """Take over a type as far as it is known in full."""
@@ -179,6 +202,8 @@ def dtype_name(dtype: ir.DataType) -> str:
 
 def holds_channels(value: ir.Value, dtype: str) -> bool:
     """Whether a stored tensor may hold channels: real numbers, or whole ones that stand for them."""
+    if dtype == "bool":  # a mask along channels
+        return any(use.node.op_type == "Where" for use in value.uses())
     return "float" in dtype or any(_QUANTISED & {use.node.op_type, use.node.op_type[:2]} for use in value.uses())
 
 

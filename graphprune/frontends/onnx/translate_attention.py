@@ -63,7 +63,7 @@ def fused_attention(call: Call) -> Translated:
     if bias is not None:
         packed = call.emit("add", (packed, bias), {}, packed.shape)
     if call.attr("do_rotary", 0):
-        packed = call.emit("transform", (packed,), {"axes": [2], "name": "rotary embedding"}, packed.shape)
+        raise Unsupported("Attention with rotary embedding inside", "use RotaryEmbedding before it")
     shapes = [(*x.shape[:2], size) for size in sizes]
     call.emit("split", (packed,), {"axis": 2, "sizes": sizes}, *shapes)
     q, k, v = (_split_heads(call, value, heads) for value in call.emitted[-1].outputs)
@@ -102,8 +102,7 @@ def grouped_query_attention(call: Call) -> Translated:
 
 def _turned(call: Call, value: Value) -> Value:
     """Rotary embedding over the last axis, whose positions belong together."""
-    axes = [len(value.shape) - 1]
-    return call.emit("transform", (value,), {"axes": axes, "name": "rotary embedding"}, value.shape)
+    return call.emit("rotary", (value,), {"axis": len(value.shape) - 1}, value.shape)
 
 
 def rotary(heads: str, tables: int) -> Translation:
@@ -138,7 +137,7 @@ def skip_norm(norm: str, bias_place: int) -> Translation:
 def _normed(call: Call, norm: str, x: Value, scale: int, shift: int) -> Value:
     attrs = {"dims": 1}
     if norm == "rms_norm":
-        eps = float(call.attr("epsilon", 1e-5))
+        eps = float(call.attr("epsilon", 1e-12))
         return call.emit(norm, (x, call.get(scale)), attrs | {"eps": eps}, x.shape)  # type: ignore[dict-item]
     return call.emit(norm, (x, call.get(scale), call.get(shift)), attrs, x.shape)
 

@@ -11,10 +11,24 @@ from .translate import Translation, broadcast, unary
 
 def linear_quantised(call: Call) -> Translated:
     """QuantizeLinear, DequantizeLinear: x, scale, zero point; one for all, or one per position of `axis`."""
-    if int(call.attr("block_size", 0)):
-        raise Unsupported("is quantised in blocks", "dequantise the weights first")
     axis = call.attr("axis", 1)
+    if int(call.attr("block_size", 0)):
+        return "", (_in_blocks(call, axis_of(call.x.shape, axis), int(call.attr("block_size"))),), {}
     return "", (scaled(call, call.x, (1, 2), axis),), {}
+
+
+def _in_blocks(call: Call, axis: int, size: int) -> Value:
+    """One scale per block of positions of an axis: a block is dropped as a whole."""
+    shape = call.x.shape
+    if shape[axis] % size:
+        raise Unsupported(f"is quantised in blocks of {size}, which {shape[axis]} positions do not fill")
+    split = (*shape[:axis], shape[axis] // size, size, *shape[axis + 1 :])
+    result = call.emit("reshape", (call.x,), {}, split)
+    for value in (call.tensor(1), call.get(2)):
+        if value is not None:
+            rows = call.emit("reshape", (value,), {}, (*split[: axis + 1], 1, *split[axis + 2 :]))
+            result = call.emit("mul", (result, rows), {}, split)
+    return call.emit("reshape", (result,), {}, shape)
 
 
 def scaled(call: Call, x: Value, places: tuple[int, ...], axis: int) -> Value:

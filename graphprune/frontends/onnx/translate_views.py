@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ...graph import Value
 from .calls import Call, Translated, Unsupported, axis_of
 
 
@@ -75,6 +76,29 @@ def picked(call: Call) -> Translated:
     raise Unsupported("is indexed, or written, position by position", "index whole axes")
 
 
+def gather_nd(call: Call) -> Translated:
+    """x[..., index rows, ...]: after `batch_dims` axes come those that are indexed, the rest stays whole."""
+    place, _ = _places(call, call.tensor(1))
+    return "pick", (call.x, call.tensor(1)), {"place": place, "ragged": False}
+
+
+def scatter_nd(call: Call) -> Translated:
+    """A copy of x with rows written, or added, at positions."""
+    if call.attr("reduction", "none") not in ("none", "add"):
+        raise Unsupported(f"ScatterND that takes the {call.attr('reduction')}")
+    place, rank = _places(call, call.tensor(1))
+    return "put", (call.x, call.tensor(2), call.tensor(1)), {"place": place, "rank": rank, "zero": False}
+
+
+def _places(call: Call, index: Value) -> tuple[dict[int, int], int]:
+    """Where the axes lie that are taken whole, and the rank of what is taken."""
+    batch, named = int(call.attr("batch_dims", 0)), index.shape[-1]
+    kept = {axis: axis for axis in range(batch)}
+    shift = len(index.shape) - 1 - batch - named
+    kept |= {axis: axis + shift for axis in range(batch + named, len(call.x.shape))}
+    return kept, len(call.x.shape) + shift
+
+
 def expand(call: Call) -> Translated:
     return "expand", (call.x,), {}
 
@@ -105,23 +129,18 @@ def pad(call: Call) -> Translated:
 
 
 def depth_to_space(call: Call) -> Translated:
-    """Channels become places: (r, r, C) of them by the mode DCR, (C, r, r) by CRD."""
-    batch, channels, height, width = call.x.shape
-    r = int(call.attr("blocksize"))
-    if call.attr("mode", "DCR") == "CRD":
-        return "pixel_shuffle", (call.x,), {"factor": r}
-    split_shape = (batch, r, r, channels // (r * r), height, width)
-    parts = call.emit("reshape", (call.x,), {}, split_shape)
-    order = [0, 3, 4, 1, 5, 2]
-    moved = call.emit("permute", (parts,), {"order": order}, tuple(split_shape[axis] for axis in order))
-    return "reshape", (moved,), {}
+    """Channels become places: (r, r, C) of them by the mode DCR, which is (C, r, r) in another order."""
+    r, shape = int(call.attr("blocksize")), call.x.shape
+    x = call.x
+    if call.attr("mode", "DCR") == "DCR":
+        order = np.arange(shape[1]).reshape(r * r, -1).T.ravel()
+        x = call.emit("index", (x,), {"axis": 1, "rank": 1, "positions": order}, shape)
+    return "pixel_shuffle", (x,), {"factor": r}
 
 
 def space_to_depth(call: Call) -> Translated:
-    batch, channels, height, width = call.x.shape
+    """Places become channels, (r, r, C) of them."""
     r = int(call.attr("blocksize"))
-    split_shape = (batch, channels, height // r, r, width // r, r)
-    parts = call.emit("reshape", (call.x,), {}, split_shape)
-    order = [0, 3, 5, 1, 2, 4]
-    moved = call.emit("permute", (parts,), {"order": order}, tuple(split_shape[axis] for axis in order))
-    return "reshape", (moved,), {}
+    x = call.emit("pixel_unshuffle", (call.x,), {"factor": r}, call.shapes[0])
+    order = np.arange(call.shapes[0][1]).reshape(-1, r * r).T.ravel()
+    return "index", (x,), {"axis": 1, "rank": 1, "positions": order}
