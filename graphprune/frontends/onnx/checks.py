@@ -4,7 +4,6 @@ Later stages may rely on this: names are unique, what is read exists, nodes can 
 number of operands are those of the operator, tensors have as many bytes as their sizes say.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,26 +12,15 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from ...errors import FileFormatError, UnsupportedModelError
+from .tensors import check_tensor, check_type
 
 _OLDEST, _NEWEST = 7, onnx.defs.onnx_opset_version()
 _OLDEST_FORMAT, _NEWEST_FORMAT = 3, int(onnx.IR_VERSION)
 _DEPTH = 30
 """Graphs inside of graphs; files of protobuf cannot nest much deeper."""
-
-_MOST = 2**40
-"""Numbers in one tensor: more than any machine holds, and products of such sizes still fit into 64 bits."""
-
-_FIELDS = {
-    "float_data": {TensorProto.FLOAT: 1, TensorProto.COMPLEX64: 2},
-    "double_data": {TensorProto.DOUBLE: 1, TensorProto.COMPLEX128: 2},
-    "int64_data": {TensorProto.INT64: 1},
-    "uint64_data": {TensorProto.UINT64: 1, TensorProto.UINT32: 1},
-    "string_data": {TensorProto.STRING: 1},
-}
-"""Field of a TensorProto -> element types that may lie in it, and entries per number. int32_data has all others."""
 
 _SCHEMA_ATTR = {int(kind): kind.name for kind in ir.AttributeType}
 _BODIES = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
@@ -84,7 +72,9 @@ def _versions(model: ModelProto) -> dict[str, int]:
     if not model.HasField("graph"):
         raise FileFormatError("the model has no graph: export it again")
     if not _OLDEST_FORMAT <= model.ir_version <= _NEWEST_FORMAT:
-        how = "upgrade the onnx package" if model.ir_version > _NEWEST_FORMAT else "export it again with a newer exporter"
+        how = (
+            "upgrade the onnx package" if model.ir_version > _NEWEST_FORMAT else "export it again with a newer exporter"
+        )
         raise UnsupportedModelError(
             f"the model is of IR version {model.ir_version}; {_OLDEST_FORMAT} to {_NEWEST_FORMAT} are read: {how}"
         )
@@ -153,7 +143,9 @@ class _Checker:
             raise UnsupportedModelError(f"{where} lies more than {_DEPTH} graphs deep: flatten the control flow")
         if graph.sparse_initializer:
             name = graph.sparse_initializer[0].values.name
-            raise UnsupportedModelError(f"sparse initializer {name!r} of {where} is not handled: store it as a dense one")
+            raise UnsupportedModelError(
+                f"sparse initializer {name!r} of {where} is not handled: store it as a dense one"
+            )
         inputs = _once((info.name for info in graph.input), f"{where} has", "input")
         stored = _once((tensor.name for tensor in graph.initializer), f"{where} has", "initializer")
         if "" in inputs | stored:
@@ -161,7 +153,7 @@ class _Checker:
         for tensor in graph.initializer:
             check_tensor(tensor, f"initializer {tensor.name!r}")
         for info in (*graph.input, *graph.output, *graph.value_info):
-            _check_type(info.type, f"value {info.name!r} of {where}")
+            check_type(info.type, f"value {info.name!r} of {where}")
         for info in graph.input:
             if depth == 0 and info.name not in stored and info.type.WhichOneof("value") is None:
                 raise FileFormatError(f"input {info.name!r} of {where} has no type: export the model again")
@@ -169,7 +161,9 @@ class _Checker:
         free = self.nodes(graph.node, inputs | stored, outputs, where, depth)
         if free and depth == 0:
             name, reader = next(iter(free.items()))
-            raise FileFormatError(f"{reader} reads {name!r}, but no input, initializer or node of {where} has that name")
+            raise FileFormatError(
+                f"{reader} reads {name!r}, but no input, initializer or node of {where} has that name"
+            )
         return free
 
     def nodes(
@@ -207,7 +201,9 @@ class _Checker:
         if not node.op_type:
             raise FileFormatError(f"{who} has no operator")
         if domain not in self.opsets:
-            raise FileFormatError(f"{who} is of domain {domain!r}, which the model does not import: add it to opset_import")
+            raise FileFormatError(
+                f"{who} is of domain {domain!r}, which the model does not import: add it to opset_import"
+            )
         _once((attr.name for attr in node.attribute), f"{who} has", "attribute")
         free: dict[str, str] = {}
         for attr in node.attribute:
@@ -311,74 +307,3 @@ def _check_call(node: NodeProto, schema: Any, who: str) -> None:
     for name, formal in schema.attributes.items():
         if formal.required and name not in given:
             raise FileFormatError(f"{who} lacks its attribute {name!r}: export the model again")
-
-
-# ---- tensors and types ------------------------------------------------------------------------------------
-
-
-def check_tensor(tensor: TensorProto, what: str) -> None:
-    """The sizes of a stored tensor are sane, and its data has that many numbers."""
-    if tensor.data_type not in _DTYPES or tensor.data_type == TensorProto.UNDEFINED:
-        raise UnsupportedModelError(f"{what} is of unknown element type {tensor.data_type}: upgrade the onnx package")
-    dtype = ir.DataType(tensor.data_type)
-    if tensor.HasField("segment"):
-        raise UnsupportedModelError(f"{what} is cut into segments, which is not handled: store it in one piece")
-    if any(size < 0 for size in tensor.dims) or math.prod(size for size in tensor.dims if size) > _MOST:
-        raise FileFormatError(f"{what} has sizes {list(tensor.dims)}, which no tensor can have: export the model again")
-    count = math.prod(tensor.dims)
-    if tensor.data_location == TensorProto.EXTERNAL:
-        _check_place(tensor, what)
-        return
-    if tensor.HasField("raw_data"):
-        if dtype == ir.DataType.STRING:
-            raise FileFormatError(f"{what} holds strings as raw bytes, which has no meaning: export the model again")
-        found, needed, unit = len(tensor.raw_data), math.ceil(count * dtype.bitwidth / 8), "bytes"
-    else:
-        name, factor = _field_of(tensor)
-        found, unit = len(getattr(tensor, name)), "numbers"
-        needed = math.ceil(count * dtype.bitwidth / 8) if name == "int32_data" and dtype.bitwidth in (2, 4) else count * factor
-    if found != needed:
-        raise FileFormatError(
-            f"{what} of sizes {list(tensor.dims)} and type {dtype.name} needs {needed} {unit}, but has {found}: "
-            "the file is damaged, export the model again"
-        )
-
-
-def _field_of(tensor: TensorProto) -> tuple[str, int]:
-    for name, kinds in _FIELDS.items():
-        if tensor.data_type in kinds:
-            return name, kinds[tensor.data_type]
-    return "int32_data", 1
-
-
-def _check_place(tensor: TensorProto, what: str) -> None:
-    """Where a file is said to hold the data; the file itself is looked at later."""
-    place = {entry.key: entry.value for entry in tensor.external_data}
-    if not place.get("location"):
-        raise FileFormatError(f"{what} has its data in a file that is not named: save the model again")
-    for key in ("offset", "length"):
-        if key in place and not (place[key].isascii() and place[key].isdigit() and int(place[key]) < 2**62):
-            raise FileFormatError(f"{what} has its data at {key} {place[key]!r}, which is no number: save the model again")
-
-
-_DTYPES = set(TensorProto.DataType.values())
-
-
-def _check_type(proto: Any, what: str) -> None:
-    kind = proto.WhichOneof("value")
-    if kind in ("sequence_type", "optional_type"):
-        inner = getattr(proto, kind)
-        if inner.elem_type.WhichOneof("value") is None:
-            raise FileFormatError(f"{what} is a {kind.removesuffix('_type')} of nothing: export the model again")
-        _check_type(inner.elem_type, what)
-    elif kind in ("map_type", "opaque_type"):
-        raise UnsupportedModelError(
-            f"{what} is a {kind.removesuffix('_type')}, which is not handled: export the model without it (ZipMap)"
-        )
-    elif kind is not None:
-        tensor = getattr(proto, kind)
-        if tensor.elem_type not in _DTYPES:
-            raise UnsupportedModelError(f"{what} is of unknown element type {tensor.elem_type}: upgrade the onnx package")
-        sizes = [dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value")]
-        if any(size < -1 for size in sizes) or math.prod(size for size in sizes if size > 0) > _MOST:
-            raise FileFormatError(f"{what} has sizes {sizes}, which no tensor can have: export the model again")

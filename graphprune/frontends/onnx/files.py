@@ -1,29 +1,21 @@
 """The border of the ONNX frontend: what users give becomes a checked `onnx_ir.Model`, and the same kind goes back."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError, Error
+from google.protobuf.message import DecodeError
 
 from ...errors import FileFormatError, UnsupportedModelError
-from ...files import atomic_path
-from .checks import check, graphs_of
-from .stored import Folder, stored_tensor
+from .checks import check
+from .messages import DECLARED, all_graphs, innermost, stub, to_proto, weight
+from .saving import LIMIT, save
+from .stored import ORIGIN, Folder, Origin, stored_tensor
+from .tensors import check_tensor
 
-LIMIT = 2_000_000_000
-"""Bytes of weights that fit into one protobuf message of 2 GiB, with room for the program."""
-
-_SMALL = 1024
-"""Tensors of fewer bytes stay in the model's file."""
-
-_ORIGIN = "graphprune.origin"
-_DECLARED = "graphprune.declared"
+__all__ = ["give_back", "is_path", "is_surgeon", "parse", "read", "save"]
 
 _KINDS = {
     (0, b"PK\x03\x04"): "a zip archive, such as a torch checkpoint; export it to ONNX first",
@@ -41,14 +33,6 @@ _KINDS = {
 """First bytes of other files that are met under the name of a model: (place, bytes) -> what it is and what to do."""
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a model was read from: its own file (None for models in memory), and the files that hold its weights."""
-
-    path: Path | None
-    files: frozenset[Path]
-
-
 def read(origin: Any) -> ir.Model:
     """A checked model, from a path, an `onnx.ModelProto`, an `onnx_ir.Model` or an `onnx_graphsurgeon.Graph`.
 
@@ -58,7 +42,8 @@ def read(origin: Any) -> ir.Model:
     import onnx
     from graphprune.frontends.onnx.files import read
 
-    proto = onnx.parser.parse_model("<ir_version: 8, opset_import: ['': 17]> f (float[1] x) => (float[1] y) { y = Relu(x) }")
+    text = "<ir_version: 8, opset_import: ['': 17]> f (float[1] x) => (float[1] y) { y = Relu(x) }"
+    proto = onnx.parser.parse_model(text)
     print([node.op_type for node in read(proto).graph])  # ['Relu']
     ```
     """
@@ -72,16 +57,19 @@ def read(origin: Any) -> ir.Model:
     if is_surgeon(origin):
         return _from_proto(_from_surgeon(origin), None)
     raise UnsupportedModelError(
-        f"a model of type {type(origin).__name__} is no ONNX model: pass a path to an .onnx file, an onnx.ModelProto, an "
-        "onnx_ir.Model or an onnx_graphsurgeon.Graph"
+        f"a model of type {type(origin).__name__} is no ONNX model: pass a path to an .onnx file, an "
+        "onnx.ModelProto, an onnx_ir.Model or an onnx_graphsurgeon.Graph"
     )
 
 
 def give_back(model: ir.Model, origin: Any) -> Any:
-    """The model as the kind of thing that `origin` is; for a path an `onnx.ModelProto`, or an `onnx_ir.Model` above 2 GB."""
-    if isinstance(origin, ir.Model) or (is_path(origin) and _weight(model) > LIMIT):
+    """The model as the kind of thing that `origin` is.
+
+    For a path that is an `onnx.ModelProto` with all weights inside, or an `onnx_ir.Model` where they are above 2 GB.
+    """
+    if isinstance(origin, ir.Model) or (is_path(origin) and weight(model) > LIMIT):
         return model
-    proto = _to_proto(model)
+    proto = to_proto(model)
     return _to_surgeon(proto) if is_surgeon(origin) else proto
 
 
@@ -93,7 +81,8 @@ def is_path(origin: Any) -> bool:
 def is_surgeon(origin: Any) -> bool:
     """Whether a model is a Graph of onnx_graphsurgeon, which is not imported for this."""
     return any(
-        kind.__qualname__ == "Graph" and kind.__module__.startswith("onnx_graphsurgeon") for kind in type(origin).__mro__
+        kind.__qualname__ == "Graph" and kind.__module__.startswith("onnx_graphsurgeon")
+        for kind in type(origin).__mro__
     )
 
 
@@ -105,9 +94,10 @@ def parse(path: Path) -> onnx.ModelProto:
             raise FileFormatError(f"{path} {what}: pass the path to an .onnx file")
         size = path.stat().st_size
         if size >= 2**31:
+            hint = f"it looks like {kind}" if (kind := _looks_like(path)) else "keep the weights in a file beside it"
             raise FileFormatError(
-                f"{path} has {size / 2**30:.1f} GiB, and protobuf holds at most 2: {_looks_like(path) or 'save the model'}"
-                " with its weights in a file beside it (onnx.save(..., save_as_external_data=True))"
+                f"{path} has {size / 2**30:.1f} GiB, and a model in one file (protobuf) holds at most 2: {hint} "
+                "(onnx.save(model, path, save_as_external_data=True))"
             )
         data = path.read_bytes()
     except (OSError, ValueError) as error:
@@ -115,7 +105,8 @@ def parse(path: Path) -> onnx.ModelProto:
             raise
         raise FileFormatError(f"{path} cannot be read: {error}") from error
     try:
-        proto = onnx.ModelProto.FromString(data)
+        proto = onnx.ModelProto()
+        proto.ParseFromString(data)
         if proto.HasField("graph"):
             return proto
         problem = "it has no graph"
@@ -139,11 +130,12 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # the library raises whatever its parts raise
-        raise UnsupportedModelError(f"the model has a part that cannot be read: {_innermost(error)}") from error
-    model.graph.meta[_DECLARED] = frozenset(info.name for info in proto.graph.value_info)
+        raise UnsupportedModelError(f"the model has a part that cannot be read: {innermost(error)}") from error
+    model.graph.meta[DECLARED] = frozenset(info.name for info in proto.graph.value_info)
     if not ordered:
-        for body in (model.graph, *model.functions.values()):
-            body.sort()
+        model.graph.sort()
+        for function in model.functions.values():
+            function.sort()
     return _completed(model, path)
 
 
@@ -154,11 +146,13 @@ def _from_ir(origin: ir.Model) -> ir.Model:
         for value in graph.initializers.values():
             if value.const_value is None:
                 raise FileFormatError(f"initializer {value.name!r} has no numbers: set its const_value")
-            stubs[value] = _stub(value, "", 0)
+            if isinstance(value.const_value, ir.serde.TensorProtoTensor):
+                check_tensor(value.const_value.raw, f"initializer {value.name!r}")
+            stubs[value] = stub(value, "elsewhere", 0)
     try:
-        proto = _to_proto(origin, stubs)
+        proto = to_proto(origin, stubs)
     except Exception as error:  # the library raises whatever its parts raise
-        raise FileFormatError(f"the model cannot be written: {_innermost(error)}") from error
+        raise FileFormatError(f"the model cannot be written: {innermost(error)}") from error
     if not check(proto):
         raise FileFormatError("nodes of the model come before what they read: call model.graph.sort() first")
     return _completed(origin.clone(), None)
@@ -192,97 +186,12 @@ def _completed(model: ir.Model, path: Path | None) -> ir.Model:
                     node.attributes[attr.name] = ir.AttrTensor(attr.name, lazy(attr.value), attr.doc_string)
                 elif attr.type == ir.AttributeType.TENSORS and attr.value:
                     node.attributes[attr.name] = ir.AttrTensors(attr.name, list(map(lazy, attr.value)), attr.doc_string)
-    for body in (model.graph, *model.functions.values()):
-        if "ai.onnx" in body.opset_imports:
-            body.opset_imports[""] = body.opset_imports.pop("ai.onnx")
+    for imports in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
+        if "ai.onnx" in imports:
+            imports[""] = imports.pop("ai.onnx")
     files = frozenset(file.path for folder in folders.values() for file in folder.files.values())
-    model.graph.meta[_ORIGIN] = Origin(None if path is None else path.resolve(), files)
+    model.graph.meta[ORIGIN] = Origin(None if path is None else path.resolve(), files)
     return model
-
-
-def all_graphs(model: ir.Model) -> Iterator[ir.Graph]:
-    """The main graph, the bodies of functions, and all graphs in their nodes."""
-    for body in (model.graph, *(function.graph for function in model.functions.values())):
-        yield body
-        yield from body.subgraphs()
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().split("\n")[0][:300] or type(error).__name__
-
-
-# ---- back -------------------------------------------------------------------------------------------------
-
-
-def _weight(model: ir.Model) -> int:
-    """Bytes of the stored tensors of a model."""
-    total = 0
-    for graph in all_graphs(model):
-        total += sum(v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None)
-        for node in graph:
-            total += sum(a.value.nbytes for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR and a.value)
-    return total
-
-
-def _to_proto(model: ir.Model, instead: Mapping[ir.Value, Any] | None = None) -> onnx.ModelProto:
-    """The message of a model; `instead` are tensors to write for some initializers."""
-    tensors = dict(instead or {})
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = tensors.get(value, value.const_value)
-            if tensor is not None and tensor.name != value.name:  # writing would rename the tensor, which may be shared
-                tensors[value] = _renamed(tensor, value.name)
-    with _holding(tensors):
-        proto = ir.to_proto(model)
-    declared = model.graph.meta.get(_DECLARED, frozenset())
-    for place, graph in enumerate(graphs_of(proto)):
-        _tidy(graph, declared if place == 0 else frozenset())
-    return proto
-
-
-def _renamed(tensor: Any, name: str | None) -> Any:
-    if isinstance(tensor, ir.StringTensor):
-        return ir.StringTensor(tensor.string_data(), shape=tensor.shape, name=name, doc_string=tensor.doc_string)
-    return ir.LazyTensor(
-        lambda: tensor,
-        tensor.dtype,
-        tensor.shape,
-        name=name,
-        doc_string=tensor.doc_string,
-        metadata_props=dict(tensor.metadata_props),
-    )
-
-
-@contextmanager
-def _holding(tensors: Mapping[ir.Value, Any]) -> Iterator[None]:
-    """Initializers hold other tensors for a while."""
-    before = {value: value.const_value for value in tensors}
-    try:
-        for value, tensor in tensors.items():
-            value.const_value = tensor
-        yield
-    finally:
-        for value, tensor in before.items():
-            value.const_value = tensor
-
-
-def _tidy(graph: onnx.GraphProto, declared: frozenset[str]) -> None:
-    """Undo what the library adds: types of initializers that had none written, metadata of tensors written twice."""
-    stored = {tensor.name for tensor in graph.initializer} - declared
-    kept = [info for info in graph.value_info if info.name not in stored or info.doc_string or info.metadata_props]
-    if len(kept) < len(graph.value_info):
-        fresh = onnx.GraphProto(value_info=kept)
-        graph.ClearField("value_info")
-        graph.value_info.MergeFrom(fresh.value_info)
-    tensors = [*graph.initializer, *(attr.t for node in graph.node for attr in node.attribute if attr.HasField("t"))]
-    for tensor in tensors:
-        if len(tensor.metadata_props) > 1:
-            once = {entry.key: entry.value for entry in tensor.metadata_props}
-            tensor.ClearField("metadata_props")
-            for key, value in once.items():
-                tensor.metadata_props.add(key=key, value=value)
 
 
 def _from_surgeon(graph: Any) -> onnx.ModelProto:
@@ -291,12 +200,15 @@ def _from_surgeon(graph: Any) -> onnx.ModelProto:
     try:
         narrow = [t.name for t in graph.tensors().values() if getattr(t.dtype, "name", "") == "float8_e4m3fnuz"]
         if narrow:
-            raise UnsupportedModelError(f"onnx_graphsurgeon writes tensor {narrow[0]!r} in another float8: pass the proto")
-        return onnx_graphsurgeon.export_onnx(graph)
+            raise UnsupportedModelError(
+                f"onnx_graphsurgeon writes tensor {narrow[0]!r} in another float8: pass the proto"
+            )
+        proto: onnx.ModelProto = onnx_graphsurgeon.export_onnx(graph)
+        return proto
     except UnsupportedModelError:
         raise
     except Exception as error:  # the library raises whatever its parts raise
-        raise UnsupportedModelError(f"onnx_graphsurgeon cannot export the graph: {_innermost(error)}") from error
+        raise UnsupportedModelError(f"onnx_graphsurgeon cannot export the graph: {innermost(error)}") from error
 
 
 def _to_surgeon(proto: onnx.ModelProto) -> Any:
@@ -306,87 +218,5 @@ def _to_surgeon(proto: onnx.ModelProto) -> Any:
         return onnx_graphsurgeon.import_onnx(proto)
     except Exception as error:  # the library raises whatever its parts raise
         raise UnsupportedModelError(
-            f"onnx_graphsurgeon cannot hold the model ({_innermost(error)}): pass the onnx.ModelProto instead"
+            f"onnx_graphsurgeon cannot hold the model ({innermost(error)}): pass the onnx.ModelProto instead"
         ) from error
-
-
-# ---- to files ---------------------------------------------------------------------------------------------
-
-
-def save(model: onnx.ModelProto | ir.Model, path: "str | os.PathLike[str]") -> None:
-    """Write a model to a file, whole or not at all.
-
-    Weights go into one file beside it, `<name>.onnx.data`, where they are above 2 GB or lay in such files before; they
-    are written one at a time, so that lazy ones need no more memory than the largest of them.
-
-    ```python
-    save(read("model.onnx"), "copy.onnx")
-    ```
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise FileFormatError(f"{path} is a folder: name the file to write, such as {path / 'model.onnx'}")
-    if isinstance(model, onnx.ModelProto):
-        try:
-            data = model.SerializeToString()
-        except (Error, ValueError):  # above 2 GB
-            model = read(model)
-        else:
-            _write(data, path)
-            return
-    origin = model.graph.meta.get(_ORIGIN, Origin(None, frozenset()))
-    if origin.files or _weight(model) > LIMIT:
-        _save_apart(model, path, origin)
-    else:
-        _write(_to_proto(model).SerializeToString(), path)
-
-
-def _write(data: bytes, path: Path) -> None:
-    with atomic_path(path) as tmp:
-        tmp.write_bytes(data)
-
-
-def _save_apart(model: ir.Model, path: Path, origin: Origin) -> None:
-    """Both files are written under other names, and moved when both are whole."""
-    beside = path.with_name(f"{path.name}.data")
-    for target in (path, beside):
-        if target.is_dir():
-            raise FileFormatError(f"{target} is a folder: choose another name for the model")
-        if target.resolve() in origin.files and path.resolve() != origin.path:
-            raise FileFormatError(f"{target} holds weights of the model that is being read: choose another name")
-    with atomic_path(beside) as data, atomic_path(path) as program:
-        stubs = _write_tensors(model, data, beside.name)
-        program.write_bytes(_to_proto(model, stubs).SerializeToString())
-
-
-def _write_tensors(model: ir.Model, file: Path, location: str) -> dict[ir.Value, ir.ExternalTensor]:
-    """Write large initializers one by one; what stands in for them in the model's file."""
-    stubs = {}
-    with open(file, "wb") as out:
-        for graph in model.graphs():
-            for value in graph.initializers.values():
-                tensor = value.const_value
-                if tensor is None or tensor.nbytes < _SMALL or tensor.dtype == ir.DataType.STRING:
-                    continue
-                out.seek(-out.tell() % 64, os.SEEK_CUR)  # runtimes map the file and read numbers in place
-                offset = out.tell()
-                tensor.tofile(out)
-                if out.tell() - offset != tensor.nbytes:
-                    raise FileFormatError(f"tensor {value.name!r} gave {out.tell() - offset} bytes, not {tensor.nbytes}")
-                stubs[value] = _stub(value, location, offset)
-    return stubs
-
-
-def _stub(value: ir.Value, location: str, offset: int) -> ir.ExternalTensor:
-    tensor = value.const_value
-    assert tensor is not None
-    return ir.ExternalTensor(
-        location,
-        offset,
-        tensor.nbytes,
-        tensor.dtype,
-        shape=ir.Shape(tensor.shape),
-        name=value.name or "",
-        doc_string=tensor.doc_string,
-        metadata_props=dict(tensor.metadata_props),
-    )

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from ...errors import FileFormatError
 
+ORIGIN = "graphprune.origin"
+"""Key of a graph's `meta`: the Origin of a model."""
+
 _MOVE_IN = "put the file itself (no link) into the folder of the model"
 
 
@@ -40,7 +43,7 @@ class DataFile:
                 file.seek(offset)
                 done = 0
                 while same and done < length:
-                    count = file.readinto(memoryview(buffer)[done:])
+                    count = file.readinto(buffer.data[done:])
                     same, done = bool(count), done + (count or 0)
         except OSError as error:
             raise FileFormatError(f"weights in {self.path} cannot be read: {error.strerror or error}") from error
@@ -112,3 +115,11 @@ def stored_tensor(tensor: ir.ExternalTensor, folder: Folder) -> ir.LazyTensor:
     return ir.LazyTensor(
         load, dtype, shape, name=name, doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props)
     )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model was read from: its own file (None for models in memory), and the files that hold its weights."""
+
+    path: Path | None
+    files: frozenset[Path]
