@@ -19,6 +19,9 @@ from .kernels import Signature, dtype_named, signature
 from .wide import EXPANSIONS
 
 DOUBLE = ir.DataType.DOUBLE
+EXACT = "graphprune.exact"
+"""The key of a tensor's `meta` under which its numbers lie in float64, where those of its dtype are rounded."""
+
 NARROW = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _DTYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype", "softmax_precision", "precision")
 _FLOAT_BY_DEFAULT = {
@@ -298,7 +301,8 @@ def _wide_tensor(tensor: Any) -> ir.LazyTensor:
     """A tensor that is converted when it is read."""
 
     def convert() -> ir.TensorProtocol:
-        return ir.Tensor(np.asarray(tensor.numpy(), dtype=np.float64), name=tensor.name)
+        exact = tensor.meta.get(EXACT) if hasattr(tensor, "meta") else None
+        return ir.Tensor(np.asarray(tensor.numpy() if exact is None else exact, dtype=np.float64), name=tensor.name)
 
     return ir.LazyTensor(convert, DOUBLE, tensor.shape, name=tensor.name)
 
