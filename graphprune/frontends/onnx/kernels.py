@@ -56,6 +56,11 @@ class Signature:
         self.outputs = [(one.name, one.typeStr) for one in schema.outputs]
         self.allowed = {one.type_param_str: frozenset(one.allowed_type_strs) for one in schema.type_constraints}
 
+    def kind(self, name: str) -> str:
+        """What a type (variable) stands for: "tensor", "seq", "optional", or "any" of several."""
+        kinds = {text.partition("(")[0] for text in self.allowed.get(name, (name,))}
+        return kinds.pop() if len(kinds) == 1 else "tensor" if "tensor" in kinds else "any"
+
     @staticmethod
     def formal(formals: list[tuple[str, str]], position: int) -> tuple[str, str]:
         """The formal parameter at a position; the last one repeats."""

@@ -45,7 +45,8 @@ _SCALES = {
 def masked(model: ir.Model, plan: Plan, analysis: Analysis | None = None) -> ir.Model:
     """A copy of a prepared model with what a plan drops set to zero, its inexact operators on living positions.
 
-    `analysis` is that of the model for the sizes at which it will run; plans that are exact and repair nothing need none.
+    `analysis` is that of the model for the sizes at which it will run; plans that are exact and repair nothing need
+    none.
     """
     copy = model.clone()
     zeros = dict(_zeros(copy))
@@ -131,14 +132,17 @@ def _scales(model: ir.Model) -> Iterator[str]:
 
 
 def _grow_eps(copy: ir.Model, plan: Plan, analysis: Analysis) -> None:
-    """The eps of repaired norms that are written out, rounded as the slim model has it."""
+    """The eps of repaired norms, rounded as the slim model has it."""
     nodes = {node.outputs[0].name: node for node in copy.graph}
     tensors = stored(copy)
     for canonical in analysis.graph.nodes:
         grown = grown_eps(canonical, plan)
-        if grown is None or eps_key(canonical) == "eps":
+        if grown is None:
             continue
         node, share = nodes[canonical.call.outputs[0].name], plan.repairs[canonical.attrs["grows"]][0]
+        if eps_key(canonical) == "eps":
+            node.attributes["epsilon"] = ir.AttrFloat32("epsilon", float(np.float32(grown)) / share)
+            continue
         for place, value in enumerate(node.inputs):
             tensor = tensors.get(value) if value is not None else None
             if tensor is None or tensor.size != 1:
@@ -291,7 +295,7 @@ class Places(NamedTuple):
             columns = np.maximum(np.cumsum(self.kept, axis=1) - 1, 0)
             index = np.broadcast_to(_along(columns, self.axes, len(self.shape)), self.shape)
             made.append(work.node("GatherElements", [made[0].outputs[0], work.constant(index)], axis=self.axes[1]))
-        kind = ir.DataType[dtype.upper()].numpy()
+        kind = dtype_named(dtype).numpy()
         mask = work.constant(_along(self.kept, self.axes, len(self.shape)).astype(kind))
         made.append(work.node("Mul", [made[-1].outputs[0], mask]))
         assert isinstance(node.graph, ir.Graph)

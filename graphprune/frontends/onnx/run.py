@@ -62,7 +62,11 @@ class Runner:
         try:
             found = self._session.run([*self.outputs, *self.exposed], given)
         except Exception as error:
-            raise VerifyError(f"ONNX Runtime cannot run this model, so it cannot be verified: {error}") from error
+            sizes = {name: array.shape for name, array in given.items()}
+            raise VerifyError(
+                f"ONNX Runtime cannot run this model with inputs of sizes {sizes}, so it cannot be verified: {error}. "
+                "Pass example_inputs of sizes that it takes, or verify=False."
+            ) from error
         return [array if isinstance(array, np.ndarray) else np.asarray(array) for array in found]
 
 
@@ -133,7 +137,7 @@ def _session(model: ir.Model, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     names, values = [], []
     for value in model.graph.initializers.values():
@@ -153,7 +157,10 @@ def _session(model: ir.Model, threads: int) -> onnxruntime.InferenceSession:
         text = ir.to_proto(model).SerializeToString()
         session = onnxruntime.InferenceSession(text, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise VerifyError(f"ONNX Runtime cannot load this model, so it cannot be verified: {error}") from error
+        raise VerifyError(
+            f"ONNX Runtime cannot load this model, so it cannot be verified: {error}. "
+            "Pass verify=False."
+        ) from error
     return session
 
 

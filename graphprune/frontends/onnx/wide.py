@@ -170,6 +170,15 @@ def local_response_norm(b: Builder) -> ir.Value:
     return b("Div", x, b("Pow", inside, b.const(b.attr("beta", 0.75))))
 
 
+def rms_norm(b: Builder) -> ir.Value:
+    """x over the root of the mean of its squares, scaled."""
+    x, axis = b.input(0), b.attr("axis", -1)
+    rank = len(b.shape(x)) if axis >= 0 else 0
+    squares = b.reduce("ReduceMean", b("Mul", x, x), range(axis - rank, 0))
+    root = b("Sqrt", b("Add", squares, b.const(b.attr("epsilon", 1e-5))))
+    return b("Mul", b("Div", x, root), b.input(1))
+
+
 def mean_variance_norm(b: Builder) -> ir.Value:
     """x with mean 0 and deviation 1 over some axes."""
     x, axes = b.input(0), b.attr("axes") or [0, 2, 3]
@@ -207,6 +216,7 @@ _STANDARD: dict[str, Expansion] = {
     "PRelu": prelu,
     "QuantizeLinear": wide_quantised.quantize,
     "RNN": wide_recurrent.rnn,
+    "RMSNormalization": rms_norm,
     "Resize": wide_windows.resize,
     "Selu": selu,
     "Sinh": hyperbolic,

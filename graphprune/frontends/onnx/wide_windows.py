@@ -205,8 +205,8 @@ def resize(b: Builder) -> ir.Value:
     """Resize and Upsample, axis by axis: each is linear, with the coefficients that ONNX Runtime uses."""
     x = b.input(0)
     shape, out = b.shape(x), b.shape(b.node.outputs[0])
-    if b.attr("coordinate_transformation_mode") == "tf_crop_and_resize" or b.attr("axes") is not None:
-        raise CannotExpand("a region of interest, or some axes")
+    if b.attr("coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise CannotExpand("a region of interest")
     if b.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise CannotExpand("sizes that follow from others")
     scales = _scales(b, len(shape))
@@ -227,7 +227,10 @@ def _scales(b: Builder, rank: int) -> list[float] | None:
     if b.inputs[3] is not None and place == 2:
         return None
     numbers = b.number(b.inputs[place])
-    return [float(number) for number in numbers] if numbers.size == rank else None
+    axes = b.attr("axes")
+    axes = range(rank) if axes is None else [axis % rank for axis in axes]
+    given = dict(zip(axes, numbers.tolist(), strict=False))
+    return [given.get(axis, 1.0) for axis in range(rank)] if numbers.size else None
 
 
 def _resized(
@@ -236,7 +239,7 @@ def _resized(
     attributes = tuple(
         (name, item.value if not isinstance(item.value, (list, tuple)) else tuple(item.value))
         for name, item in b.node.attributes.items()
-        if name != "scales"
+        if name not in ("scales", "axes")
     )
     scale = None if scales is None else scales[axis]
     matrix = _coefficients(b.node.op_type, b.opset, attributes, shape[axis], out[axis], scale)

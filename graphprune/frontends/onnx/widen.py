@@ -1,7 +1,7 @@
 """A model in float64: the same operators where ONNX Runtime has them in float64, their definition where it has not.
 
-Every float tensor becomes float64. An operator without a kernel for that is written as others: by its function body
-in the ONNX standard, or by an expansion of ours (`EXPANSIONS`). What is left runs in its own precision between casts,
+Every float tensor becomes float64. An operator without a kernel for that is written as others: by an expansion of ours
+(`EXPANSIONS`), or by its function body in the ONNX standard. What is left runs in its own precision between casts,
 and is remembered, so that a comparison allows for its rounding.
 """
 
@@ -98,11 +98,21 @@ def prepare(
     for node in copy.graph.all_nodes():
         node.domain = "" if node.domain == "ai.onnx" else node.domain
     passes.ShapeInferencePass(check_type=False, strict_mode=False)(copy)
+    for node in copy.graph.all_nodes():
+        _mark_sequences(node, signature(node.domain, node.op_type, copy.opset_imports.get(node.domain, 1)))
     for node in copy.graph:
         for value in node.outputs:
             if str(value.name) in observed:
                 value.shape = ir.Shape(observed[str(value.name)])
     return copy
+
+
+def _mark_sequences(node: ir.Node, known: Signature | None) -> None:
+    """Shape inference writes down what is in a sequence as if it were a tensor."""
+    for position, value in enumerate(node.outputs):
+        kind = known.kind(known.formal(known.outputs, position)[1]) if known else "tensor"
+        if isinstance(value.type, ir.TensorType) and kind != "tensor":
+            value.type = ir.SequenceType(value.type) if kind == "seq" else None
 
 
 @dataclass
@@ -170,7 +180,7 @@ class _Widening:
 
     def _expanded(self, node: ir.Node, known: Signature) -> list[ir.Node]:
         """What an expansion makes of a node; empty where there is none."""
-        for expansion in (_function_body, EXPANSIONS.get((node.domain, node.op_type))):
+        for expansion in (EXPANSIONS.get((node.domain, node.op_type)), _function_body):
             if expansion is None:
                 continue
             builder = Builder(node, self.opset)
@@ -196,12 +206,13 @@ class _Widening:
         bound = {}
         for position, value in enumerate(node.inputs):
             _, name = known.formal(known.inputs, position)
-            if value is not None and value.dtype is not None and dtype_named(name) is None:
-                bound[name] = value.dtype
+            dtype = _tensor_dtype(value)
+            if dtype is not None and dtype_named(name) is None:
+                bound[name] = dtype
         for position, value in enumerate(node.outputs):
             _, name = known.formal(known.outputs, position)
             if dtype_named(name) is None and name not in bound:
-                dtype = _declared(node) or value.dtype
+                dtype = _declared(node) or _tensor_dtype(value)
                 if dtype is not None:
                     bound[name] = DOUBLE if dtype in NARROW else dtype
         return bound
@@ -209,7 +220,7 @@ class _Widening:
     def _touches_floats(self, node: ir.Node, known: Signature) -> bool:
         concrete = [known.formal(known.outputs, position)[1] for position in range(len(node.outputs))]
         return any(dtype_named(name) in NARROW for name in concrete) or any(
-            value is not None and value.dtype == DOUBLE for value in node.inputs
+            _tensor_dtype(value) == DOUBLE for value in node.inputs
         )
 
     def _fits(self, node: ir.Node, known: Signature, bound: Mapping[str, ir.DataType]) -> bool:
@@ -246,7 +257,7 @@ class _Widening:
         before, after = Builder(node, self.opset), Builder(node, self.opset)
         lost = ir.DataType.DOUBLE
         for position, value in enumerate(node.inputs):
-            if value is None or value.dtype != DOUBLE:
+            if value is None or _tensor_dtype(value) != DOUBLE:
                 continue
             name = known.formal(known.inputs, position)[1] if known else ""
             wanted = dtype_named(name) or bound.get(name) or (DOUBLE if known else self.narrow.get(value, DOUBLE))
@@ -257,8 +268,10 @@ class _Widening:
                 lost = lost if value in self.exact else min(lost, wanted, key=lambda dtype: dtype.bitwidth)
         for position, value in enumerate(node.outputs):
             name = known.formal(known.outputs, position)[1] if known else ""
-            given = dtype_named(name) or bound.get(name) or value.dtype
-            if given in NARROW and value.dtype in (*NARROW, DOUBLE, None):
+            given = dtype_named(name) or bound.get(name) or _tensor_dtype(value)
+            if not isinstance(value.type, (ir.TensorType, type(None))):
+                self._widen_value(value)
+            elif given in NARROW and value.dtype in (*NARROW, DOUBLE, None):
                 wide = after.cast(value, DOUBLE)
                 wide.name, value.name = value.name, after.fresh_name()
                 wide.type, wide.shape = ir.TensorType(DOUBLE), value.shape
@@ -287,6 +300,12 @@ class _Widening:
             self.narrow[value] = value.dtype
         if value.type is not None:
             value.type = _wide_type(value.type)
+
+
+def _tensor_dtype(value: ir.Value | None) -> ir.DataType | None:
+    """The dtype of a tensor; None for sequences, and where it is not known."""
+    plain = value is not None and isinstance(value.type, ir.TensorType)
+    return value.dtype if plain and value is not None else None
 
 
 def _wide_type(kind: Any) -> Any:
