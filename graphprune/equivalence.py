@@ -3,6 +3,7 @@
 It knows nothing of rules or labels: it runs both programs on random inputs and compares.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,27 +16,39 @@ from .errors import VerifyError
 if TYPE_CHECKING:
     from .plan import Plan
 
-TOLERANCE = 1e-9
-"""Largest error allowed, relative to the largest output, in float64. Right programs show some 1e-16."""
 
-ROUNDING = 1e-16
+@dataclass(frozen=True)
+class Precision:
+    """In what a program runs: the largest error allowed, relative to the largest output, and the least that shows.
+
+    Right programs show some 1e-16 in float64. Where operators run in less, `name` says which and `tolerance` is larger.
+    """
+
+    name: str = "float64"
+    tolerance: float = 1e-9
+    rounding: float = 1e-16
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was seen: the largest error relative to the largest output, and how far inputs move the outputs."""
+    """What was seen: the largest error relative to the largest output, and how far inputs move the outputs.
+
+    `precision` says in what both programs ran, and what error that allows.
+    """
 
     error: float
     runs: int
     sensitivity: float
+    precision: Precision = Precision()
 
     @property
     def says_little(self) -> bool:
         """True where inputs hardly move the outputs, so that equal outputs prove nothing."""
-        return self.sensitivity <= 100 * max(self.error, ROUNDING)
+        return self.sensitivity <= 100 * max(self.error, self.precision.rounding)
 
     def __str__(self) -> str:
-        return f"pruned equals masked: error {self.error:.1e} (allowed {TOLERANCE:.0e}) in float64, {self.runs} runs"
+        seen = f"error {self.error:.1e} (allowed {self.precision.tolerance:.0e}) in {self.precision.name}"
+        return f"pruned equals masked: {seen}, {self.runs} runs"
 
 
 def compare(
@@ -46,27 +59,46 @@ def compare(
         raise VerifyError("the plan drops nothing, so there is nothing to verify")
     runs = 3 if thorough else 1
     error, sensitivity = 0.0, 0.0
+    first = frontend.inputs_of(original, plan, example_inputs, 0)
+    pruned, masked = _runner(frontend, slim, first, None), _runner(frontend, original, first, plan)
+    precision = _precision(pruned, masked)
     for seed in range(runs):
-        inputs = frontend.inputs_of(original, plan, example_inputs, seed)
-        found = frontend.outputs(slim, inputs)
+        inputs = first if seed == 0 else frontend.inputs_of(original, plan, example_inputs, seed)
+        found = pruned(inputs)
         if seed == 0:
-            other = frontend.outputs(slim, frontend.inputs_of(original, plan, example_inputs, runs))
-            sensitivity = _moved(found, other)
-        error = max(error, _largest_error(frontend.outputs(original, inputs, plan), found))
+            sensitivity = _moved(found, pruned(frontend.inputs_of(original, plan, example_inputs, runs)))
+        error = max(error, _largest_error(masked(inputs), found))
         # an error is small where it is small beside the outputs and beside what inputs do to them
-        allowed = min(TOLERANCE, max(sensitivity / 100, 100 * ROUNDING))
+        allowed = min(precision.tolerance, max(sensitivity / 100, 100 * precision.rounding))
         if not error <= allowed:
             raise VerifyError(
                 f"the pruned program differs from the masked original by {error:.2e} of the largest output "
-                f"({allowed:.0e} allowed); first at {frontend.first_difference(original, slim, plan, inputs)}"
+                f"({allowed:.0e} allowed in {precision.name}); first at "
+                f"{frontend.first_difference(original, slim, plan, inputs)}"
             )
-    result = Verification(error, runs, sensitivity)
+    result = Verification(error, runs, sensitivity, precision)
     if strict and result.says_little:
         raise VerifyError(
             f"inputs move the outputs by {sensitivity:.1e} only, so equal outputs prove nothing. Give example_inputs "
             "that matter, or initialise layers that are zero."
         )
     return result
+
+
+Run = Callable[[Any], list[NDArray[Any]]]
+
+
+def _runner(frontend: ModuleType, model: Any, inputs: Any, plan: "Plan | None") -> Run:
+    """How a program is run, many times: frontends that prepare something for that have a `runner` of their own."""
+    if hasattr(frontend, "runner"):
+        run: Run = frontend.runner(model, inputs, plan)
+        return run
+    return lambda given: list(frontend.outputs(model, given, plan))
+
+
+def _precision(*runs: Run) -> Precision:
+    """The coarser of those in which programs run."""
+    return max((getattr(run, "precision", Precision()) for run in runs), key=lambda one: one.tolerance)
 
 
 def _moved(first: list[NDArray[Any]], second: list[NDArray[Any]]) -> float:

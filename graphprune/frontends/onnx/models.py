@@ -13,10 +13,13 @@ from ...plan import Plan
 from ...policy import DEFAULT, Policy
 from ...shapes import Mismatch, living, mismatches
 from . import files
+from .checking import first_difference, inputs_of, outputs, runner
 from .inputs import HOW, candidates, describe, normalise, sizes_of
 from .read import analyse, prepare, read, shapes_of
 from .slim import slim_model
 from .tracing import Trace, trace
+
+__all__ = ["analyze", "apply", "first_difference", "inputs_of", "note_of", "outputs", "plan_of", "runner"]
 
 PLAN = "graphprune.plan"
 """The key of a slim model's metadata under which the plan that made it travels."""
