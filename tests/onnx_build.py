@@ -51,6 +51,9 @@ def net(inputs: str, body: str, *, opset: int = 17, out: str = "y", functions: s
     imports = [item for item in model.opset_import if item.domain in used or not item.domain]
     del model.opset_import[:]
     model.opset_import.extend(imports)
+    for node in _every_node((*model.graph.node, *(node for function in model.functions for node in function.node))):
+        if not node.domain:
+            node.ClearField("domain")  # the parser writes it down where it is empty
     for node in model.graph.node:
         node.name = node.output[0]
     model.graph.initializer.extend(tensor(name, value) for name, value in weights.items())
