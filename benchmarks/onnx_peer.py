@@ -108,12 +108,13 @@ def _matched(old: NDArray[Any], new: NDArray[Any]) -> dict[int, NDArray[np.int64
         return None
     kept = {axis: np.arange(size) for axis, size in enumerate(old.shape)}
     shrunk = [axis for axis in kept if old.shape[axis] != new.shape[axis]]
+    numbers = np.sort(old, axis=None)
+    order = np.argsort(old, axis=None)
+    places = np.unravel_index(order[np.searchsorted(numbers, new.ravel()).clip(max=old.size - 1)], old.shape)
     for axis in shrunk:
-        # a row of the result has its numbers in one row of the original
-        rows = np.moveaxis(old, axis, 0).reshape(old.shape[axis], -1)
-        wanted = np.moveaxis(new, axis, 0).reshape(new.shape[axis], -1)
-        best = [int(np.argmax([np.isin(row, candidate).sum() for candidate in rows])) for row in wanted]
-        kept[axis] = np.array(best, dtype=np.int64)
+        # every number of a row of the result votes for the row of the original that it stands in
+        votes = np.moveaxis(places[axis].reshape(new.shape), axis, 0).reshape(new.shape[axis], -1)
+        kept[axis] = np.array([np.bincount(row).argmax() for row in votes], dtype=np.int64)
     same = np.array_equal(old[np.ix_(*kept.values())], new)
     return {axis: kept[axis] for axis in shrunk} if same else None
 
