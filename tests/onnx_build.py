@@ -21,7 +21,7 @@ class Pattern:
 
     `locked`: what the explanation of the analysis must say; `untouched`: names of nodes that stay byte for byte (a node
     is named after its first output); `sizes`: two sizes for a dynamic axis; `highest`: integers of inputs are below it;
-    `given`: the first run's inputs are given as example inputs; `inexact`: dropping is not masking here.
+    `inexact`: dropping is not masking here; `refused`: there is nothing that may go.
     """
 
     model: onnx.ModelProto
@@ -29,10 +29,9 @@ class Pattern:
     untouched: tuple[str, ...] = ()
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     highest: int = 2
-    given: bool = False
     inexact: bool = False
+    refused: bool = False
     sparsity: float = 0.4
-    fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def but(self, **changes: Any) -> "Pattern":
         """The same with some expectations changed."""

@@ -18,6 +18,8 @@ def masked(model: onnx.ModelProto, plan: graphprune.Plan) -> onnx.ModelProto:
     places = stored(result)
     zeros = zero_points(result)
     for name, axes in plan.kept.items():
+        if name not in places and name.rpartition("/")[0] in places:
+            continue  # a copy that the slim model merged again, because it keeps the same positions
         tensor = places[name]
         array = numpy_helper.to_array(tensor).copy()
         if tensor.data_type in FLOATS:
@@ -35,13 +37,13 @@ def masked(model: onnx.ModelProto, plan: graphprune.Plan) -> onnx.ModelProto:
     return result
 
 
-def unshared(model: onnx.ModelProto, slim: onnx.ModelProto) -> onnx.ModelProto:
+def unshared(model: onnx.ModelProto, slim: onnx.ModelProto, plan: graphprune.Plan) -> onnx.ModelProto:
     """The original with a tensor of its own wherever the slim model has one: `b/1` is a copy of `b` for one reader."""
     result = copied(model)
     tensors, readers = stored(result), {node.output[0]: node for node in result.graph.node}
     for name, _tensor in stored(copied(slim)).items():
         source = name.rpartition("/")[0]
-        if name in tensors or source not in tensors:
+        if name in tensors or name not in plan.kept:
             continue
         copy = result.graph.initializer.add()
         copy.CopyFrom(tensors[source])

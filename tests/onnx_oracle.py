@@ -72,7 +72,7 @@ def judge(
         graphprune.verify(model, slim, plan, feeds[0])
     else:
         assert plan.exact, "dropping is not masking here, which was not asked for"
-        equal(masked(unshared(model, slim), plan), slim, feeds, REPAIRED if plan.repairs else TOLERANCE)
+        equal(masked(unshared(model, slim, plan), plan), slim, feeds, REPAIRED if plan.repairs else TOLERANCE)
 
 
 def equal(expected: onnx.ModelProto, slim: onnx.ModelProto, feeds: list[Feeds], tolerance: float = TOLERANCE) -> None:

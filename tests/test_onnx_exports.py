@@ -74,7 +74,7 @@ def test_small_exports(name, dynamo):
     if name == "squeezenet1_1" and not dynamo:  # small enough for the reference evaluator
         plan = graphprune.plan_of(slim)
         feed = {"x": torch.randn(1, 3, 64, 64).numpy()}
-        oracle.equal(masked(unshared(model, slim), plan), slim, [feed])
+        oracle.equal(masked(unshared(model, slim, plan), plan), slim, [feed])
 
 
 @pytest.mark.slow
