@@ -21,7 +21,7 @@ class Pattern:
 
     `locked`: what the explanation of the analysis must say; `untouched`: names of nodes that stay byte for byte (a node
     is named after its first output); `sizes`: two sizes for a dynamic axis; `highest`: integers of inputs are below it;
-    `given`: the first run's inputs are given as example inputs; `inexact`: dropping is not masking here.
+    `inexact`: dropping is not masking here; `refused`: there is nothing that may go.
     """
 
     model: onnx.ModelProto
@@ -29,10 +29,9 @@ class Pattern:
     untouched: tuple[str, ...] = ()
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     highest: int = 2
-    given: bool = False
     inexact: bool = False
+    refused: bool = False
     sparsity: float = 0.4
-    fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def but(self, **changes: Any) -> "Pattern":
         """The same with some expectations changed."""
@@ -51,6 +50,9 @@ def net(inputs: str, body: str, *, opset: int = 17, out: str = "y", functions: s
     imports = [item for item in model.opset_import if item.domain in used or not item.domain]
     del model.opset_import[:]
     model.opset_import.extend(imports)
+    for node in _every_node((*model.graph.node, *(node for function in model.functions for node in function.node))):
+        if not node.domain:
+            node.ClearField("domain")  # the parser writes it down where it is empty
     for node in model.graph.node:
         node.name = node.output[0]
     model.graph.initializer.extend(tensor(name, value) for name, value in weights.items())

@@ -97,7 +97,7 @@ NETWORKS = {
     "lstm_cell_state": lambda: net("float[T,N,6] x", "o, hl, h = LSTM<hidden_size=12>(x, w, r, b) t = Squeeze(h, a0) y = MatMul(t, w2)", a0=[0], **LSTM),
     "lstm_states_inside": lambda: net("float[T,2,6] x", f"o, h, c = LSTM<hidden_size=12>(x, w, r, b, , h0, c0) {STATES}", a0=[0], h0=(1, 2, 12), c0=(1, 2, 12), **LSTM),
     "lstm_states_zero": lambda: net("float[T,2,6] x", f"h0 = ConstantOfShape(s) o, h, c = LSTM<hidden_size=12>(x, w, r, b, , h0, h0) {STATES}", a0=[0], s=[1, 2, 12], **LSTM),
-    "lstm_states_outside": lambda: net("float[T,N,6] x, float[1,N,12] h0, float[1,N,12] c0", "o, h, c = LSTM<hidden_size=12>(x, w, r, b, , h0, c0) t = Squeeze(h, a0) u = MatMul(t, w3) v = Relu(u) y = MatMul(v, w2)", out="y, h, c", a0=[0], w=(1, 48, 6), r=(1, 48, 12), b=(1, 96), w3=(12, 24), w2=(24, 4)).but(sparsity=0.05, locked=("output of the program",)),
+    "lstm_states_outside": lambda: net("float[T,N,6] x, float[1,N,12] h0, float[1,N,12] c0", "o, h, c = LSTM<hidden_size=12>(x, w, r, b, , h0, c0) t = Squeeze(h, a0) u = MatMul(t, w3) v = Relu(u) y = MatMul(v, w2)", out="y, h, c", a0=[0], w=(1, 48, 6), r=(1, 48, 12), b=(1, 96), w3=(12, 24), w2=(24, 4)).but(sparsity=0.05, locked=("input",)),
     "lstm_peephole": lambda: net("float[T,N,6] x", f"o, h, c = LSTM<hidden_size=12>(x, w, r, b, , , , peep) {STATES}", a0=[0], peep=(1, 36), **LSTM),
     "lstm_lengths": lambda: net("float[T,3,6] x", f"o, h, c = LSTM<hidden_size=12>(x, w, r, b, lengths) {STATES}", a0=[0], lengths=np.array([3, 1, 2], dtype=np.int32), **LSTM).but(sizes={"T": (3, 5)}),
     "lstm_without_bias": lambda: net("float[T,N,6] x", f"o, h = LSTM<hidden_size=12>(x, w, r) {STATES}", a0=[0], w=(1, 48, 6), r=(1, 48, 12), w2=(12, 4)),

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
 import graphprune
-from onnx_wide import NARROW, OPERATIONS, plain_constant, widened
+from onnx_masked import BYTES, FLOATS, copied, masked, stored, unshared
+from onnx_wide import OPERATIONS, widened
 
 Feeds = dict[str, np.ndarray]
 
@@ -25,8 +26,6 @@ SINGLE = 1e-5
 """Where only ONNX Runtime knows the operations, in float32."""
 HALF = 2e-2
 LITTLE = 1e-6
-FLOATS = {*NARROW, TensorProto.DOUBLE}
-BYTES = {TensorProto.INT8, TensorProto.UINT8}
 
 
 def check(
@@ -73,7 +72,7 @@ def judge(
         graphprune.verify(model, slim, plan, feeds[0])
     else:
         assert plan.exact, "dropping is not masking here, which was not asked for"
-        equal(masked(model, plan), slim, feeds, REPAIRED if plan.repairs else TOLERANCE)
+        equal(masked(unshared(model, slim, plan), plan), slim, feeds, REPAIRED if plan.repairs else TOLERANCE)
 
 
 def equal(expected: onnx.ModelProto, slim: onnx.ModelProto, feeds: list[Feeds], tolerance: float = TOLERANCE) -> None:
@@ -128,101 +127,6 @@ def _evaluated_wrongly(node: onnx.NodeProto) -> bool:
     """Operations that the reference evaluator does differently from what their specification says."""
     lengths = node.op_type in ("LSTM", "GRU", "RNN") and len(node.input) > 4 and node.input[4]
     return bool(lengths) or node.op_type == "LRN"
-
-
-def masked(model: onnx.ModelProto, plan: graphprune.Plan) -> onnx.ModelProto:
-    """The original with every dropped position of every stored tensor set to what means zero there."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    places = stored(result)
-    zeros = zero_points(result)
-    for name, axes in plan.kept.items():
-        tensor = places[name]
-        array = numpy_helper.to_array(tensor).copy()
-        if tensor.data_type in FLOATS:
-            zero = np.zeros(array.shape, dtype=array.dtype)
-        elif name in zeros:
-            zero = np.broadcast_to(zeros[name], array.shape)
-        else:
-            continue  # an index looks dropped positions up, and finds zeros there; scales of zeros do not matter
-        if name in _scales(result):
-            continue
-        for axis, kept in axes.items():
-            dropped = _dropped(array.shape, axis, kept)
-            array[dropped] = zero[dropped]
-        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    return result
-
-
-def _dropped(shape: tuple[int, ...], axis: int, kept: np.ndarray) -> np.ndarray:
-    """True where positions of an axis go; `kept` has one row per block of axis 0, or is one row."""
-    rows = np.atleast_2d(kept)
-    gone = np.ones((len(rows), shape[axis]), dtype=bool)
-    for row, own in zip(gone, rows, strict=True):
-        row[own] = False
-    gone = np.repeat(gone, shape[0] // len(rows) if kept.ndim == 2 else 1, axis=0)
-    spread = [1] * len(shape)
-    spread[axis] = shape[axis]
-    if kept.ndim == 2:
-        spread[0] = shape[0]
-    return np.broadcast_to(gone.reshape(spread), shape)
-
-
-def stored(model: onnx.ModelProto) -> dict[str, TensorProto]:
-    """Initializers and what Constant nodes hold, by name; the tensors are those of the model, to be written into."""
-    found = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        constant = plain_constant(node)
-        if constant is None:
-            continue
-        if node.attribute[0].name != "value":
-            tensor = TensorProto()
-            tensor.CopyFrom(constant)
-            del node.attribute[:]
-            node.attribute.append(onnx.helper.make_attribute("value", tensor))
-        found[node.output[0]] = node.attribute[0].t
-    return found
-
-
-_QUANTISED = {  # operation: {input that holds integers: input that holds their zero point, or None}
-    "DequantizeLinear": {0: 2},
-    "QLinearConv": {0: 2, 3: 5, 8: None},
-    "QLinearMatMul": {0: 2, 3: 5},
-    "ConvInteger": {0: 2, 1: 3},
-    "MatMulInteger": {0: 2, 1: 3},
-}
-_SCALES = {"DequantizeLinear": (1,), "QuantizeLinear": (1,), "QLinearConv": (1, 4, 6), "QLinearMatMul": (1, 4, 6)}
-
-
-def zero_points(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """For stored integers that stand for real numbers: the integer that stands for zero, ready to be broadcast."""
-    tensors = stored(model)
-    found = {}
-    for node in model.graph.node:
-        for place, beside in _QUANTISED.get(node.op_type, {}).items():
-            name = node.input[place] if place < len(node.input) else ""
-            if name not in tensors:
-                continue
-            zero = node.input[beside] if beside is not None and beside < len(node.input) else ""
-            point = numpy_helper.to_array(tensors[zero]) if zero in tensors else np.zeros((), dtype=np.int8)
-            if point.ndim == 1 and point.size > 1:  # one per channel
-                spread = [1] * len(tensors[name].dims)
-                spread[_channel_axis(node, len(spread))] = point.size
-                point = point.reshape(spread)
-            found[name] = point.reshape(()) if point.size == 1 else point
-    return found
-
-
-def _channel_axis(node: onnx.NodeProto, rank: int) -> int:
-    if node.op_type == "DequantizeLinear":
-        axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
-        return axis % rank
-    return 0 if "Conv" in node.op_type else rank - 1
-
-
-def _scales(model: onnx.ModelProto) -> set[str]:
-    places = ((node, place) for node in model.graph.node for place in _SCALES.get(node.op_type, ()))
-    return {node.input[place] for node, place in places if place < len(node.input)}
 
 
 def valid(model: onnx.ModelProto) -> None:
@@ -287,7 +191,7 @@ def bytes_of(message) -> bytes:
 def elements(model: onnx.ModelProto) -> int:
     """Stored numbers that are no indices or shapes."""
     kinds = FLOATS | BYTES
-    return sum(int(np.prod(tensor.dims)) for tensor in stored(_copy(model)).values() if tensor.data_type in kinds)
+    return sum(int(np.prod(tensor.dims)) for tensor in stored(copied(model)).values() if tensor.data_type in kinds)
 
 
 def draw(
@@ -307,6 +211,12 @@ def draw(
             feed[value.name] = _numbers(generator, kind.elem_type, shape, highest)
         runs.append(feed)
     return runs
+
+
+def numbers(model: onnx.ModelProto, name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """A random input of a shape."""
+    kind = next(value.type.tensor_type.elem_type for value in model.graph.input if value.name == name)
+    return _numbers(np.random.default_rng(seed), kind, list(shape), 2)
 
 
 def difference(expected: list[np.ndarray], found: list[np.ndarray]) -> float:
@@ -355,7 +265,7 @@ def _is_float(array: np.ndarray) -> bool:
 
 def _coarseness(model: onnx.ModelProto) -> float:
     """How many times coarser than float32 the types of a model are."""
-    tensors = stored(_copy(model)).values()
+    tensors = stored(copied(model)).values()
     kinds = {tensor.data_type for tensor in tensors if tensor.data_type in FLOATS | BYTES}
     return 1.0 if kinds <= {TensorProto.FLOAT, TensorProto.DOUBLE} else HALF / SINGLE
 
@@ -377,9 +287,3 @@ def _domains(model: onnx.ModelProto) -> set[str]:
 
 def _opsets(model: onnx.ModelProto) -> dict[str, int]:
     return {item.domain: item.version for item in model.opset_import}
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    other = onnx.ModelProto()
-    other.CopyFrom(model)
-    return other

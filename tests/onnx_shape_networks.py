@@ -112,7 +112,7 @@ NETWORKS = {
     "depth_to_space_crd": lambda: through('m = DepthToSpace<blocksize=2, mode="CRD">(r)', wide=4),
     "space_to_depth": lambda: through("m = SpaceToDepth<blocksize=2>(r)", wide=64),
     "channel_shuffle": lambda: through(SHUFFLE, t1=[0, 2, 8, 8, 8], t2=[0, 16, 8, 8]),
-    "channel_shuffle_grouped": lambda: through(f"{SHUFFLE.replace('m =', 'k =')} m = Conv<group=4>(k, w3)", t1=[-1, 4, 4, 8, 8], t2=[-1, 16, 8, 8], w3=(16, 4, 1, 1)),
+    "channel_shuffle_grouped": lambda: through(f"{SHUFFLE.replace('m =', 'k =')} m = Conv<group=4>(k, w3)", t1=[-1, 4, 4, 8, 8], t2=[-1, 16, 8, 8], w3=(16, 4, 1, 1)).but(sparsity=0.15),
     "shuffle_units": lambda: through("h, k = Split<axis=1>(r, half) c = Conv(k, w3) d = Relu(c) n = Concat<axis=1>(h, d) s = Reshape(n, t1) p = Transpose<perm=[0,2,1,3,4]>(s) q = Reshape(p, t2) h2, k2 = Split<axis=1>(q, half) e = Conv(k2, w4) m = Concat<axis=1>(h2, e)", half=[8, 8], t1=[-1, 2, 8, 8, 8], t2=[-1, 16, 8, 8], w3=(8, 8, 1, 1), w4=(8, 8, 1, 1)),
     "transpose_nhwc": lambda: through("t = Transpose<perm=[0,2,3,1]>(r) q = MatMul(t, w3) s = Add(q, b3) m = Transpose<perm=[0,3,1,2]>(s)", wide=12, w3=(16, 12), b3=(12,)),
     "transpose_default": lambda: net("float[N,6] x", "a = MatMul(x, w1) r = Relu(a) t = Transpose(r) u = Transpose(t) y = MatMul(u, w2)", w1=(6, 16), w2=(16, 4)),
