@@ -45,6 +45,7 @@ def _model(model: Any) -> onnx.ModelProto:
     """A checked `onnx.ModelProto`, whatever was given."""
     try:
         if isinstance(model, (str, os.PathLike)):
+            os.stat(model)
             onnx.checker.check_model(os.fspath(model))
             return onnx.load(model)
         if not isinstance(model, onnx.ModelProto):

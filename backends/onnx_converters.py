@@ -1,8 +1,8 @@
 """ONNX operators that TVM's importer lacks, gets wrong, or turns into something slow.
 
-A converter is a function `(node) -> relax.Expr`. All shapes are static. `node.tvm()` is what TVM's importer makes of the
-node; converters that only mend attributes end in it. To add an operator, write a function and put it in `CONVERTERS`,
-under its name or, outside ONNX's own domain, under `domain.name`.
+A converter is a function `(node) -> relax.Expr`. All shapes are static. `node.tvm()` is what TVM's importer makes of
+the node; converters that only mend attributes end in it. To add an operator, write a function and put it in
+`CONVERTERS`, under its name or, outside the domain of ONNX itself, under `domain.name`.
 """
 
 import numpy as np
@@ -173,8 +173,14 @@ def _einsum(node: Node) -> relax.Expr:
     rows, columns = [a for a in left if a not in right], [a for a in right if a not in left]
     if not inner or any(a not in result for a in rows + columns):
         return node.builder.emit_te(topi.einsum, equation, *node.inputs)
-    sizes = {a: n for term, value in zip(operands, node.inputs, strict=True) for a, n in zip(term, shape_of(value), strict=True)}
-    count = {key: int(np.prod([sizes[a] for a in axes])) for key, axes in zip("rck", (rows, columns, inner), strict=True)}
+    sizes = {
+        a: n
+        for term, value in zip(operands, node.inputs, strict=True)
+        for a, n in zip(term, shape_of(value), strict=True)
+    }
+    count = {
+        key: int(np.prod([sizes[a] for a in axes])) for key, axes in zip("rck", (rows, columns, inner), strict=True)
+    }
     lead = [sizes[a] for a in batch]
 
     def arranged(value: relax.Expr, term: str, order: list[str], shape: list[int]) -> relax.Expr:

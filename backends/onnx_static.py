@@ -24,6 +24,8 @@ _LARGE = 4096
 # Computed anew by each call: folding would freeze them.
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 _ROUNDS = 20
+# The domain of functions that stand for operators while they are spelled out.
+_SPELLED = "graphprune.spelled"
 
 
 def make_static(model: onnx.ModelProto, shapes: Mapping[str, Shape], keeps: Keeps) -> onnx.ModelProto:
@@ -39,6 +41,7 @@ def make_static(model: onnx.ModelProto, shapes: Mapping[str, Shape], keeps: Keep
         known = infer_shapes(model)
         found = _fold_shapes(model.graph, known)
         model = _fold_constants(model)
+        found = _choose_branches(model.graph) or found
         model = _spell_out(model, keeps)
         if not found and len(model.graph.node) == before:
             break
@@ -47,22 +50,56 @@ def make_static(model: onnx.ModelProto, shapes: Mapping[str, Shape], keeps: Keep
 
 def _spell_out(model: onnx.ModelProto, keeps: Keeps) -> onnx.ModelProto:
     """Replace calls of the model's own functions and of operators that are defined by others."""
+    model = _copy(model)
     try:
-        # Local functions first: their bodies may call what is defined by others.
-        model = onnx.inliner.inline_local_functions(model) if model.functions else _copy(model)
         for _ in range(_ROUNDS):
+            # Local functions first: their bodies may call what is defined by others.
+            if model.functions:
+                model = onnx.inliner.inline_local_functions(model)
             opset = opset_of(model)
-            names = {key_of(node) for node in nodes_of(model.graph) if not keeps(node) and _has_body(node, opset)}
-            if not names:
+            strange = [node for node in nodes_of(model.graph) if not keeps(node) and _has_body(node, opset)]
+            if not strange:
                 break
-            model = onnx.inliner.inline_selected_functions(
-                infer_types(model), [("", name) for name in sorted(names)], inline_schema_functions=True
-            )
+            kinds = _types(infer_types(model).graph)
+            for number, node in enumerate(strange):
+                _define(model, node, kinds, f"{node.op_type}_{number}")
         return model
     except CompileError:
         raise
     except Exception as error:
         raise CompileError(f"the functions of the model could not be spelled out: {brief(error)}") from error
+
+
+def _define(model: onnx.ModelProto, node: onnx.NodeProto, kinds: Mapping[str, onnx.TypeProto], name: str) -> None:
+    """Turn a node into the call of a function of the model with the body that ONNX gives for it."""
+    opset = opset_of(model)
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    given = {attribute.name for attribute in node.attribute}
+    defaults = [attribute.default_value for attribute in schema.attributes.values()]
+    node.attribute.extend(value for value in defaults if value.name and value.name not in given)
+    if schema.has_context_dependent_function:
+        types = [kinds.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
+        version = max(v for v in schema.context_dependent_function_opset_versions if v <= opset)
+        body = schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), types)
+    else:
+        version = max(v for v in schema.function_opset_versions if v <= opset)
+        body = schema.get_function_with_opset_version(version)
+    function = onnx.FunctionProto()
+    function.ParseFromString(body if isinstance(body, bytes) else body.SerializeToString())
+    function.domain, function.name = _SPELLED, name
+    if _SPELLED not in {entry.domain for entry in model.opset_import}:
+        model.opset_import.append(helper.make_opsetid(_SPELLED, 1))
+    for entry in function.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = opset
+    node.domain, node.op_type = _SPELLED, name
+    model.functions.append(function)
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
+    """The types of all values that are known."""
+    weights = {t.name: helper.make_tensor_type_proto(t.data_type, t.dims) for t in graph.initializer}
+    return {**weights, **{value.name: value.type for value in [*graph.input, *graph.value_info, *graph.output]}}
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -172,10 +209,57 @@ def _fold_shapes(graph: onnx.GraphProto, known: Mapping[str, Shape]) -> bool:
     return found
 
 
+def _choose_branches(graph: onnx.GraphProto) -> bool:
+    """Put the branch that is taken in the place of an If whose condition is known; tells whether there was any."""
+    numbers = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    found = False
+    for index, node in enumerate(graph.node):
+        if node.op_type != "If" or node.domain not in ("", "ai.onnx") or node.input[0] not in numbers:
+            nodes.append(node)
+            continue
+        found = True
+        wanted = "then_branch" if numpy_helper.to_array(numbers[node.input[0]]).any() else "else_branch"
+        branch = next(attribute.g for attribute in node.attribute if attribute.name == wanted)
+        names = {name for inner in branch.node for name in inner.output if name}
+        names.update(tensor.name for tensor in branch.initializer)
+        renamed = {name: f"{node.output[0]}.{index}.{name}" for name in names}
+        for inner in branch.node:
+            _rename(inner, renamed)
+        for tensor in branch.initializer:
+            tensor.name = renamed[tensor.name]
+        nodes += branch.node
+        graph.initializer.extend(branch.initializer)
+        for result, source in zip(node.output, branch.output, strict=True):
+            nodes.append(helper.make_node("Identity", [renamed.get(source.name, source.name)], [result]))
+    kept = [_copy_node(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+    return found
+
+
+def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+    """Use other names for some values, in a node and in the graphs inside it."""
+    for inner in [node, *(n for a in node.attribute for g in [a.g, *a.graphs] for n in nodes_of(g))]:
+        inner.input[:] = [renamed.get(name, name) for name in inner.input]
+        inner.output[:] = [renamed.get(name, name) for name in inner.output]
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            for value in graph.output:
+                value.name = renamed.get(value.name, value.name)
+
+
+def _copy_node(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
 def _fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """Compute what depends on constants alone, drop what nobody reads, sort."""
     # Shapes were folded before: GraphSurgeon would overlook their bounds and drop casts that round.
-    options = {"fold_shapes": False, "should_exclude_node": lambda node: node.op in _RANDOM}
+    # Branches are chosen after: it would mix up the names of branches inside branches.
+    options = {"fold_shapes": False, "flatten_subgraphs": False, "should_exclude_node": lambda node: node.op in _RANDOM}
     try:
         with G_LOGGER.suppress():
             graph = gs.import_onnx(model).cleanup().toposort()
