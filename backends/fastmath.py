@@ -130,4 +130,35 @@ def _legalizer(name: str) -> Callable[[relax.BlockBuilder, relax.Call], relax.Ex
     return legalize
 
 
-LEGALIZE = {name: _legalizer(name) for name in FUNCTIONS}
+def _extreme(name: str, combine: Callable, start: float) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
+    """A maximum or minimum that starts from infinity: TVM's starts from the largest finite number."""
+    short = name.split(".")[-1]
+    reducer = te.comm_reducer(combine, lambda dtype: tirx.const(start, dtype), name=short)
+
+    def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        if dtype_of(call.args[0]) != "float32":
+            return tvm.ir.Op.get(name).get_attr("FLegalize")(builder, call)
+
+        def compute(data: te.Tensor) -> te.Tensor:
+            rank, keepdims = len(data.shape), bool(call.attrs.keepdims)
+            axes = range(rank) if call.attrs.axis is None else {int(axis) % rank for axis in call.attrs.axis}
+            sums = {axis: te.reduce_axis((0, data.shape[axis]), f"k{axis}") for axis in sorted(axes)}
+            left = [axis for axis in range(rank) if keepdims or axis not in sums]
+
+            def value(*index: tirx.Expr) -> tirx.Expr:
+                known = {**dict(zip(left, index, strict=True)), **sums}
+                return reducer(data(*(known[axis] for axis in range(rank))), axis=list(sums.values()))
+
+            shape = [1 if axis in sums else data.shape[axis] for axis in left]
+            return te.compute(shape, value, name=short)
+
+        return builder.call_te(compute, call.args[0], primfunc_name_hint=short)
+
+    return legalize
+
+
+LEGALIZE = {
+    **{name: _legalizer(name) for name in FUNCTIONS},
+    "relax.max": _extreme("relax.max", lambda x, y: tirx.max(x, y), -math.inf),
+    "relax.min": _extreme("relax.min", lambda x, y: tirx.min(x, y), math.inf),
+}

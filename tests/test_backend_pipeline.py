@@ -6,7 +6,7 @@ import tvm
 from torch import nn
 from tvm import relax, tirx
 
-from graphprune.backends.importer import import_program
+from graphprune.backends.import_torch import import_program
 from graphprune.backends.layout import merge, pack_constant, positions
 from graphprune.backends.pipeline import kernel_passes, llvm_target, optimize_passes, pipeline
 from graphprune.backends.schedules import apply_schedules, is_scheduled

@@ -1,0 +1,28 @@
+"""What every importer makes of a model: a Relax module with its signature."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .artifact import TensorSpec
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A Relax module and what the caller sees of it.
+
+    The main function of `module` takes the tensors `inputs` and returns the tensors `outputs`; `tree` is the structure
+    in which the model returns them: numbers stand for outputs, None for None. `tools` names the versions of what
+    made the module.
+    """
+
+    module: Any
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    tree: Any
+    tools: dict[str, str] = field(default_factory=dict)
+
+
+def brief(error: BaseException) -> str:
+    """The last line of a message that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else type(error).__name__
