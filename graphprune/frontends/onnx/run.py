@@ -158,8 +158,7 @@ def _session(model: ir.Model, threads: int) -> onnxruntime.InferenceSession:
         session = onnxruntime.InferenceSession(text, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise VerifyError(
-            f"ONNX Runtime cannot load this model, so it cannot be verified: {error}. "
-            "Pass verify=False."
+            f"ONNX Runtime cannot load this model, so it cannot be verified: {error}. Pass verify=False."
         ) from error
     return session
 
