@@ -19,7 +19,7 @@ from ...plan import Plan
 from ...shapes import Alive, attributes_of, eps_key, grown_eps, living
 from .read import stored
 from .slicing import slim_array
-from .tracing import set_constant
+from .tracing import dtype_named, set_constant
 from .widen import EXACT
 
 _ZERO_POINTS = {

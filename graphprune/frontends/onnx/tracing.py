@@ -195,6 +195,11 @@ def trace(model: ir.Model, sizes: Mapping[str, Shape]) -> Trace:
     return result
 
 
+def dtype_named(name: str) -> ir.DataType:
+    """The element type of a name as numpy spells it."""
+    return _DTYPES[name]
+
+
 def dtype_name(dtype: ir.DataType) -> str:
     """The name of an element type, as numpy spells it."""
     return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())

@@ -179,8 +179,8 @@ def _direction(
         after = [inner("Where", counts, new, old) for new, old in zip(after, states, strict=True)]
         every = inner("Where", counts, every, inner.const(0.0))
     outputs = [*after, every]
-    for value in outputs:
-        value.type = ir.TensorType(ir.DataType.DOUBLE)
+    for value in outputs:  # Scan asks for shapes
+        value.type, value.shape = ir.TensorType(ir.DataType.DOUBLE), ir.Shape([None, hidden])
     body = ir.Graph(inputs, outputs, nodes=inner.nodes, name=b.fresh_name(), opset_imports={"": b.opset})
     scanned = [projected] if mask is None else [projected, mask]
     attributes: dict[str, Any] = {
