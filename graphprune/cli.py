@@ -26,8 +26,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_MODEL = "A model: [b]package.module:callable[/b] that returns an nn.Module, or a saved program [b]model.pt2[/b]."
-_INPUT = "Shape of one input, [b]1,3,224,224[/b] or [b]1,128:int64[/b]; repeat for several. Inferred where possible."
+_MODEL = (
+    "A model: [b]package.module:callable[/b] that returns an nn.Module, a saved program [b]model.pt2[/b], or "
+    "[b]model.onnx[/b]."
+)
+_INPUT = (
+    "Shape of one input, [b]1,3,224,224[/b] or [b]1,128:int64[/b]; repeat for several; ONNX inputs also by name, "
+    "[b]x=1,3,224,224[/b]. Inferred where possible."
+)
 _WEIGHTS = "Weights to load into the model first: .safetensors (also pruned ones) or a state dict (.pt)."
 
 _POLICY = (
@@ -92,9 +98,9 @@ def explain(
     import graphprune
 
     from .explain import group_rows
-    from .frontends.torch import source
+    from .frontends import source_of
 
-    example_inputs = source.example_inputs(inputs or [])
+    example_inputs = source_of(model).example_inputs(inputs or [])
     loaded = _load(model, None)
     with _status("analysing"):
         analysis = graphprune.analyze(loaded, example_inputs=example_inputs)
@@ -111,7 +117,7 @@ def explain(
 @app.command(epilog="Example: [b]graphprune optimize my_models:Net -o slim.safetensors --sparsity 0.5 -i 1,3,32,32[/b]")
 def optimize(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="slim.safetensors or slim.pt2")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="slim.onnx, slim.safetensors or slim.pt2")],
     sparsity: Annotated[float, typer.Option(help="The share of the budget to remove.")] = 0.5,
     budget: Annotated[Literal["params", "macs"], typer.Option(help="What is counted.")] = "params",
     criterion: Annotated[str, typer.Option(help="How groups are scored: l2, l1, bn_scale, random.")] = "l2",
@@ -129,21 +135,21 @@ def optimize(
 ) -> None:
     """Remove whole channels until at most 1 - SPARSITY of the budget is left, verify, and write the result.
 
-    The file ending decides: .safetensors holds weights and plan (read by graphprune.load_weights), .pt2 a program.
+    The file ending decides: .safetensors holds weights and plan (read by graphprune.load_weights), .pt2 a program;
+    of an ONNX model an .onnx file is made.
     """
     from .budget import Options
-    from .frontends.torch import source
+    from .frontends import source_of
     from .passes.pipeline import Program, run_passes
     from .passes.prune_channels import PruneChannels
     from .passes.verify_equivalence import VerifyEquivalence
     from .policy import resolve_policy
 
-    if out.suffix not in (".safetensors", ".pt2"):
-        raise typer.BadParameter("must end in .safetensors or .pt2", param_hint="--out")
     exactness = exact if exact == "prefer" else exact == "yes"
     choice = resolve_policy(policy or ())
     options = Options(sparsity, budget, criterion, scope, tuple(keep or ()), multiple_of, exactness, seed, choice)
     options.check()
+    source = source_of(model)
     program = Program(_load(model, weights), source.example_inputs(inputs or []))
     source.check_ending(program.model, out)
     with _status("starting") as status:
@@ -164,7 +170,7 @@ def optimize(
 @app.command(epilog="Example: [b]graphprune verify my_models:Net slim.safetensors --thorough -i 1,3,32,32[/b]")
 def verify(
     model: Model,
-    slim: Annotated[Path, typer.Argument(metavar="SLIM", help="What optimize wrote: slim.safetensors")],
+    slim: Annotated[Path, typer.Argument(metavar="SLIM", help="What optimize wrote: slim.safetensors or slim.onnx")],
     inputs: Inputs = None,
     weights: Weights = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="Over several inputs, not one.")] = False,
@@ -173,10 +179,11 @@ def verify(
     """Check that a pruned model computes what the original computes with the same channels set to zero."""
     import graphprune
 
-    from .frontends.torch import source
+    from .frontends import source_of
 
-    example_inputs = source.example_inputs(inputs or [])
-    original, pruned = _load(model, weights), _load(model, slim)
+    example_inputs = source_of(model).example_inputs(inputs or [])
+    pruned = _load(str(slim), None) if slim.suffix == ".onnx" else _load(model, slim)
+    original = _load(model, weights)
     with _status("verifying"):
         verified = graphprune.verify(original, pruned, example_inputs=example_inputs, thorough=thorough)
     if as_json:
@@ -201,9 +208,9 @@ def compile_(
     """Compile a model, pruned or not, into one file that graphprune.load runs without PyTorch."""
     import graphprune
 
-    from .frontends.torch import source
+    from .frontends import source_of
 
-    example_inputs = source.example_inputs(inputs or [])
+    example_inputs = source_of(model).example_inputs(inputs or [])
     loaded = _load(model, weights)
     with _status(f"compiling for {target}"):
         artifact = graphprune.compile(loaded, target=target, example_inputs=example_inputs, threads=threads)
@@ -219,8 +226,9 @@ def _load(model: str, weights: Path | None) -> Any:
     """The model named on the command line, with the weights named beside it."""
     import graphprune
 
-    from .frontends.torch import source
+    from .frontends import source_of
 
+    source = source_of(model)
     with _status(f"loading {model}"):
         loaded = source.load_model(model)
         if weights is None:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from . import __version__
 from .errors import FileFormatError, PlanError
 from .files import atomic_path
-from .labels import Labels
 from .policy import DEFAULT, Policy, resolve_policy
 
 if TYPE_CHECKING:
@@ -73,8 +72,8 @@ class Plan:
             living = alive[classes]
             if not living.all():
                 kept.setdefault(name, {})[axis] = _indices(living, name, axis)
-        counts = {name: int(alive[analysis.solution.classes[labels]].sum()) for name, labels in _grouped(analysis)}
-        groups = {name: count for name, count in counts.items() if name in kept}
+        classes, counts = analysis.solution.classes, analysis.equations.group_counts
+        groups = {name: int(alive[classes[own]].sum()) for name, own in counts.items() if not alive[classes[own]].all()}
         leaves = analysis.graph.leaves
         given = {key: value if not callable(value) else _name(value) for key, value in vars(options).items()}
         return cls(
@@ -253,10 +252,6 @@ def _repairs(analysis: "Analysis", kept: Kept) -> dict[str, tuple[float, float]]
         for name, size in sizes.items()
         if 0 in kept.get(name, {})
     }
-
-
-def _grouped(analysis: "Analysis") -> list[tuple[str, Labels]]:
-    return list(analysis.equations.group_counts.items())
 
 
 def _compose(first: NDArray[np.int64] | None, second: NDArray[np.int64], name: str, axis: int) -> NDArray[np.int64]:

@@ -37,3 +37,8 @@ def frontend_of(model: Any) -> ModuleType:
         f"a model of type {type(model).__name__} is not supported: pass a torch.nn.Module, a torch.fx.GraphModule, a "
         "torch.export.ExportedProgram, an onnx.ModelProto or the path of an .onnx file"
     )
+
+
+def source_of(model: str) -> ModuleType:
+    """How a command line loads and saves the model that it names: by the ending of what is named."""
+    return import_module(".onnx.source" if model.endswith(".onnx") else ".torch.source", __name__)

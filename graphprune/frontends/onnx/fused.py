@@ -63,7 +63,7 @@ def _conv(node: ir.Node, given: Sequence[Shape | None]) -> list[Shape]:
 
     plain = [value for value in node.inputs[:3] if value is not None]
     names = [f"i{place}" for place in range(len(plain))]
-    attributes = {k: v.value for k, v in node.attributes.items() if k not in ("activation", "activation_params")}  # type: ignore[union-attr]
+    attributes = {k: v.value for k, v in node.attributes.items() if k not in ("activation", "activation_params")}
     proto = onnx.helper.make_node("Conv", names, ["o"], **attributes)
     kinds = {name: onnx.helper.make_tensor_type_proto(1, shape) for name, shape in zip(names, given, strict=False)}
     found = onnx.shape_inference.infer_node_outputs(onnx.defs.get_schema("Conv", 11), proto, kinds)

@@ -12,14 +12,25 @@ from ...errors import ApplyError, ExampleInputsError
 from ...plan import Plan
 from ...policy import DEFAULT, Policy
 from ...shapes import Mismatch, living, mismatches
-from . import files
+from . import files, saving
 from .checking import first_difference, inputs_of, outputs, runner
 from .inputs import HOW, candidates, describe, normalise, sizes_of
 from .read import analyse, prepare, read, shapes_of
 from .slim import slim_model
 from .tracing import Trace, trace
 
-__all__ = ["analyze", "apply", "first_difference", "inputs_of", "note_of", "outputs", "plan_of", "runner"]
+__all__ = [
+    "analyze",
+    "apply",
+    "example_inputs_of",
+    "first_difference",
+    "inputs_of",
+    "note_of",
+    "outputs",
+    "plan_of",
+    "runner",
+    "save_weights",
+]
 
 PLAN = "graphprune.plan"
 """The key of a slim model's metadata under which the plan that made it travels."""
@@ -100,6 +111,22 @@ def plan_of(model: Any) -> Plan | None:
 
 def _packed(plan: Plan) -> str:
     return base64.b85encode(zlib.compress(plan.to_json().encode(), 9)).decode()
+
+
+def example_inputs_of(origin: Any, example_inputs: Any) -> Any:
+    """Example inputs as the compiler takes them: by name; made up where the model itself tells their sizes."""
+    model = files.read(origin)
+    if example_inputs is not None:
+        return normalise(model, example_inputs)
+    plan = plan_of(model)
+    if plan is None:
+        return None
+    return {name: np.zeros(spec["shape"], dtype=spec["dtype"]) for name, spec in plan.inputs["onnx"].items()}
+
+
+def save_weights(slim: Any, plan: Plan, path: Any) -> None:
+    """Write a model with its plan inside."""
+    saving.save(slim, path)
 
 
 def note_of(model: Any) -> str | None:

@@ -138,7 +138,7 @@ def _normed(call: Call, norm: str, x: Value, scale: int, shift: int) -> Value:
     attrs = {"dims": 1}
     if norm == "rms_norm":
         eps = float(call.attr("epsilon", 1e-12))
-        return call.emit(norm, (x, call.get(scale)), attrs | {"eps": eps}, x.shape)  # type: ignore[dict-item]
+        return call.emit(norm, (x, call.get(scale)), attrs | {"eps": eps}, x.shape)
     return call.emit(norm, (x, call.get(scale), call.get(shift)), attrs, x.shape)
 
 

@@ -58,6 +58,8 @@ def example_inputs(shapes: Sequence[str]) -> "tuple[torch.Tensor, ...] | None":
 
 def check_ending(model: Any, path: Path) -> None:
     """Raise `UnsupportedModelError` where `save` could not write this model to this path."""
+    if path.suffix not in (".safetensors", ".pt2"):
+        raise UnsupportedModelError(f"{path} must end in .safetensors (weights and plan) or .pt2 (a program)")
     if path.suffix == ".safetensors" and not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"a saved program has no class to load weights into: write it to {path.stem}.pt2")
 
