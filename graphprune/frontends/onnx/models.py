@@ -81,11 +81,11 @@ def apply(origin: Any, plan: Plan, example_inputs: Any = None, analysis: Analysi
     old = trace(model, sizes)
     analysis = analysis or analyse(old, plan.inputs, plan.policy)
     plan.check(shapes_of(analysis.graph))
+    earlier = plan_of(model)
     slim, new = slim_model(model, plan, _rebased(analysis, old), old)
     problem = next(mismatches(analysis, plan, read(new), living(analysis, plan)), None)
     if problem is not None:
         raise _error(problem, analysis)
-    earlier = plan_of(model)
     slim.metadata_props[PLAN] = _packed(plan if earlier is None else earlier.then(plan))
     return files.give_back(slim, origin)
 
@@ -103,9 +103,10 @@ def _error(problem: Mismatch, analysis: Analysis) -> ApplyError:
     return ApplyError(f"{problem.text}. Keep its channels (keep=...), or make its sizes follow from its inputs.", blame)
 
 
-def plan_of(model: Any) -> Plan | None:
+def plan_of(origin: Any) -> Plan | None:
     """The plan that made a slim model, read from its metadata."""
-    text = files.read(model).metadata_props.get(PLAN)
+    model = origin if isinstance(origin, ir.Model) else files.read(origin)
+    text = model.metadata_props.get(PLAN)
     return None if text is None else Plan.from_json(zlib.decompress(base64.b85decode(text)).decode())
 
 

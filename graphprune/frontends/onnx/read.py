@@ -33,28 +33,26 @@ _STATISTICS = {
 
 
 def prepare(model: ir.Model) -> ir.Model:
-    """A copy to work on, in which no two layers share a vector: exporters merge equal biases of unrelated layers.
+    """The model, changed in place so that no two layers share a vector: exporters merge equal biases of unrelated ones.
 
-    Numbers are not copied. Copies of `name` are called `name/1`, `name/2`.
+    Numbers are not copied, except those of vectors. Copies of `name` are called `name/1`, `name/2`.
     """
-    copy = model.clone()
-    if copy.ir_version < 4:  # every initializer is an input there
-        return copy
-    for value, tensor in stored(copy).items():
+    if model.ir_version < 4:  # every initializer is an input there
+        return model
+    for value, tensor in stored(model).items():
         uses = list(value.uses())
         vector = tensor.size > 1 and tensor.size == max(tensor.shape)
         if len(uses) < 2 or not vector or not holds_channels(value, dtype_name(tensor.dtype)):
             continue
-        if value.is_graph_output() or any(use.node.graph is not copy.graph for use in uses):
+        if value.is_graph_output() or any(use.node.graph is not model.graph for use in uses):
             continue
         for number, use in enumerate(uses[1:], 1):
-            twin = ir.Value(
-                name=f"{value.name}/{number}", type=value.type, shape=value.shape, const_value=_copied(tensor)
-            )
+            name = f"{value.name}/{number}"
+            twin = ir.Value(name=name, type=value.type, shape=value.shape, const_value=_copied(tensor))
             twin.meta["copy"] = value.name
-            copy.graph.register_initializer(twin)
+            model.graph.register_initializer(twin)
             use.node.replace_input_with(use.idx, twin)
-    return copy
+    return model
 
 
 def _copied(tensor: Any) -> "ir.Tensor[Any]":

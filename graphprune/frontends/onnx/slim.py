@@ -328,23 +328,20 @@ _SIZES = {"Reshape": {1}, "Expand": {1}, "ConstantOfShape": {0}, "Resize": {1, 2
 
 
 def slim_model(model: ir.Model, plan: Plan, analysis: Analysis, old: Trace) -> tuple[ir.Model, Trace]:
-    """A slim copy of a prepared model, and what is known of it."""
-    slim, alive = model.clone(), living(analysis, plan)
-    for value in slim.graph.initializers.values():
-        value.meta["copy"] = model.graph.initializers[value.name or ""].meta.get("copy")
-    slice_stored(slim, plan)
+    """A prepared model, changed in place into a slim one, and what is known of it then."""
+    alive = living(analysis, plan)
+    slice_stored(model, plan)
     want = {value.name: shape_of(value, analysis.layouts[value], alive) for value in analysis.layouts}
     calls: dict[int, list[Node]] = {}
     for canonical in analysis.graph.nodes:
         calls.setdefault(id(canonical.call), []).append(canonical)
-    trace = Trace.start(slim, {value.name: value.shape for value in analysis.graph.inputs})
-    origin = {node.outputs[0].name: node for node in old.model.graph if node.outputs}
-    for node in list(slim.graph):
-        before = calls.get(id(origin.get(node.outputs[0].name)), []) if node.outputs else []
+    trace = Trace.start(model, {value.name: value.shape for value in analysis.graph.inputs})
+    for node in list(model.graph):
+        before = calls.get(id(node), [])
         _bring_in_line(Edit(node, before, _predicted(before, analysis, plan, alive), want, trace, old), plan)
         trace.step(node)
-    _write_shapes(slim, trace)
-    return slim, trace
+    _write_shapes(model, trace)
+    return model, trace
 
 
 def _predicted(before: list[Node], analysis: Analysis, plan: Plan, alive: Alive) -> dict[str, Any]:

@@ -6,6 +6,7 @@ evaluated, so that sizes which the program computes (Shape, Gather, Concat, Resh
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,12 @@ _QUANTISED = {
     "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul",
 }
+
+
+Known = tuple[str, Shape | None, bytes | None]
+"""Element type, size and numbers of an input, as far as they are known."""
+
+Attributes = tuple[bytes, ...]
 
 
 @dataclass
@@ -96,8 +103,6 @@ class Trace:
         self._evaluate(node)
 
     def _infer(self, node: ir.Node) -> None:
-        known = {_name(value): self._proto(_name(value)) for value in node.inputs if value is not None}
-        numbers = {name: self.numbers[name] for name in known if name in self.numbers}
         shapes = FUSED_SHAPES.get((node.domain, node.op_type))
         if shapes is not None:
             given = [None if value is None else self.shapes[_name(value)] for value in node.inputs]
@@ -105,14 +110,13 @@ class Trace:
             for value, shape in zip(node.outputs, shapes(node, given), strict=False):
                 self._type(_name(value), value.dtype or _DTYPES[first], shape)
             return
-        version = self.model.opset_imports.get(node.domain, 1)
-        schema = onnx.defs.get_schema(node.op_type, version, "" if node.domain in STANDARD else node.domain)
-        data = {name: _tensor(value, self.dtypes[name]) for name, value in numbers.items()}
-        found = onnx.shape_inference.infer_node_outputs(
-            schema, ir.to_proto(node), known, data, opset_imports=self.opsets
-        )
-        for name, proto in found.items():
-            self._note(name, proto)
+        domain = "" if node.domain in STANDARD else node.domain
+        call = (node.op_type, domain, self.model.opset_imports.get(node.domain, 1), _attributes_of(node))
+        for value, found in zip(node.outputs, _inferred(*call, self._known(node), len(node.outputs)), strict=True):
+            if found is not None and value.name:
+                self.dtypes[value.name] = found[0]
+                if found[1] is not None:
+                    self.shapes[value.name] = found[1]
         self._all_declared(node)
 
     def _all_declared(self, node: ir.Node) -> bool:
@@ -133,20 +137,19 @@ class Trace:
         known = tuple(size for size in sizes if size is not None)
         return (value.dtype, known) if len(known) == len(sizes) else None
 
-    def _note(self, name: str, proto: Any) -> None:
-        """Take over a type as far as it is known in full."""
-        if not proto.HasField("tensor_type"):
-            return
-        kind = proto.tensor_type
-        self.dtypes[name] = dtype_name(ir.DataType(kind.elem_type))
-        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
-            self.shapes[name] = tuple(dim.dim_value for dim in kind.shape.dim)
-
-    def _proto(self, name: str) -> Any:
-        dtype = self.dtypes.get(name)
-        if dtype is None:
-            raise KeyError(f"nothing is known of {name}")
-        return onnx.helper.make_tensor_type_proto(int(_DTYPES[dtype]), self.shapes.get(name))
+    def _known(self, node: ir.Node) -> tuple[Known | None, ...]:
+        """Element type, size and numbers of every input of a node."""
+        known: list[Known | None] = []
+        for value in node.inputs:
+            name = _name(value)
+            if value is None:
+                known.append(None)
+                continue
+            if name not in self.dtypes:
+                raise KeyError(f"nothing is known of {name}")
+            numbers = self.numbers.get(name)
+            known.append((self.dtypes[name], self.shapes.get(name), None if numbers is None else numbers.tobytes()))
+        return tuple(known)
 
     def _evaluate(self, node: ir.Node) -> None:
         """Numbers of what a node gives, where its inputs are few known numbers or only their sizes matter."""
@@ -185,6 +188,41 @@ _DTYPES = (
     | {"float32": ir.DataType.FLOAT}
     | {"float64": ir.DataType.DOUBLE}
 )
+
+
+@lru_cache(maxsize=1 << 16)
+def _inferred(
+    op: str, domain: str, version: int, attributes: Attributes, inputs: tuple[Known | None, ...], outputs: int
+) -> tuple[tuple[str, Shape | None] | None, ...]:
+    """What standard shape inference says of one node; programs repeat themselves, so it is remembered."""
+    names = [f"i{place}" if known is not None else "" for place, known in enumerate(inputs)]
+    node = onnx.NodeProto(op_type=op, domain=domain, input=names, output=[f"o{place}" for place in range(outputs)])
+    node.attribute.extend(onnx.AttributeProto.FromString(attribute) for attribute in attributes)
+    given = [(name, known) for name, known in zip(names, inputs, strict=True) if known is not None]
+    kinds = {name: onnx.helper.make_tensor_type_proto(int(_DTYPES[dtype]), shape) for name, (dtype, shape, _) in given}
+    data = {
+        name: onnx.helper.make_tensor("", int(_DTYPES[dtype]), shape, numbers, raw=True)
+        for name, (dtype, shape, numbers) in given
+        if numbers is not None and shape is not None
+    }
+    schema = onnx.defs.get_schema(op, version, domain)
+    opsets = [onnx.helper.make_opsetid(domain, version)]
+    found = onnx.shape_inference.infer_node_outputs(schema, node, kinds, data, opset_imports=opsets)
+    return tuple(_known_of(found.get(name)) for name in node.output)
+
+
+def _known_of(proto: Any) -> tuple[str, Shape | None] | None:
+    """Element type and size, as far as the size is known in full."""
+    if proto is None or not proto.HasField("tensor_type"):
+        return None
+    kind = proto.tensor_type
+    whole = kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim)
+    shape = tuple(dim.dim_value for dim in kind.shape.dim) if whole else None
+    return dtype_name(ir.DataType(kind.elem_type)), shape
+
+
+def _attributes_of(node: ir.Node) -> Attributes:
+    return tuple(ir.to_proto(attr).SerializeToString() for attr in node.attributes.values())
 
 
 def trace(model: ir.Model, sizes: Mapping[str, Shape]) -> Trace:
@@ -242,10 +280,6 @@ def _attrs(node: ir.Node) -> list[ir.Attr]:
 
 def _name(value: ir.Value | None) -> str:
     return "" if value is None or value.name is None else value.name
-
-
-def _tensor(numbers: NDArray[Any], dtype: str) -> Any:
-    return onnx.helper.make_tensor("", int(_DTYPES[dtype]), numbers.shape, numbers.tobytes(), raw=True)
 
 
 def _sizes(node: ir.Node, shape: Shape) -> NDArray[np.int64]:
