@@ -175,7 +175,7 @@ class _Widening:
             return [node]
         _widen_attributes(node)
         if self._fits(node, known, bound):
-            return self._cast(node, known, bound)
+            return (_is_finer(node) and self._expanded(node, known)) or self._cast(node, known, bound)
         return self._expanded(node, known) or self._cast(node, known, self._narrowed(node, known, bound), "")
 
     def _expanded(self, node: ir.Node, known: Signature) -> list[ir.Node]:
@@ -359,6 +359,12 @@ def _declared(node: ir.Node) -> ir.DataType | None:
     ):
         return ir.DataType.FLOAT
     return ir.DataType.INT64 if {"value_int", "value_ints"} & set(node.attributes) else None
+
+
+def _is_finer(node: ir.Node) -> bool:
+    """Whether a node has a number of more digits than float32, which attributes lose when they are written down."""
+    numbers = [item.value for item in node.attributes.values() if item.type == ir.AttributeType.FLOAT]
+    return any(float(np.float32(number)) != number for number in numbers)
 
 
 def _has_graph(attribute: Any) -> bool:
