@@ -106,17 +106,37 @@ def describe(model: ir.Model, sizes: Mapping[str, Shape], feeds: Feeds | None) -
     return {"onnx": described}
 
 
+_TABLES = {("Gather", 1): 0, ("EmbedLayerNormalization", 0): 2, ("EmbedLayerNormalization", 1): 4}
+"""Inputs of operators that hold positions, and the inputs that hold the table that they look up."""
+
+_BYTES = {ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127)}
+_PASSING = {"Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
+
+
 def _range(value: ir.Value, given: NDArray[Any] | None) -> tuple[int, int]:
     """Whole numbers to draw from: those that were given, else positions of the table that they index, else ones."""
     if given is not None and given.size and given.dtype.kind in "iub":
         return int(given.min()), int(given.max())
+    found = list(_highest(value))
+    if found:
+        return 0, min(found)
+    return _BYTES.get(value.dtype, (1, 1)) if value.dtype is not None else (1, 1)
+
+
+def _highest(value: ir.Value) -> Iterator[int]:
+    """The last positions of the tables that a value looks up."""
     for use in value.uses():
-        table = use.node.inputs[0]
-        if use.node.op_type == "Gather" and use.idx == 1 and table is not None and table.const_value is not None:
-            axis = use.node.attributes.get("axis")
-            rows = table.const_value.shape[axis.as_int() if axis else 0]
-            return 0, int(rows) - 1 if isinstance(rows, int) else 0
-    return 1, 1
+        node, place = use.node, _TABLES.get((use.node.op_type, use.idx))
+        table = node.inputs[place] if place is not None and place < len(node.inputs) else None
+        if table is not None and table.const_value is not None:
+            axis = node.attributes.get("axis")
+            yield int(table.const_value.shape.numpy()[axis.as_int() if axis else 0]) - 1
+        elif node.op_type == "OneHot" and use.idx == 0:
+            depth = ir.convenience.get_const_tensor(node.inputs[1]) if node.inputs[1] is not None else None
+            if depth is not None:
+                yield int(depth.numpy().item()) - 1
+        elif node.op_type in _PASSING and use.idx == 0:
+            yield from _highest(node.outputs[0])
 
 
 def sizes_of(inputs: Mapping[str, Any]) -> dict[str, Shape]:

@@ -56,3 +56,18 @@ def quantize(b: Builder) -> ir.Value:
     if zero is not None:
         steps = b("Add", steps, b.cast(_spread(b, zero, x), ir.DataType.DOUBLE))
     return b.cast(b.clip(steps, *_RANGES[dtype]), dtype)
+
+
+def quantize_dynamically(b: Builder) -> list[ir.Value]:
+    """To 8 bits without sign, with the scale that the largest and the least number ask for."""
+    if b.opset < 11:
+        raise CannotExpand("an opset that cannot round")
+    x = b.input(0)
+    flat, zero = b.reshape(x, [-1]), b.const(0.0)
+    low = b("Min", b.reduce("ReduceMin", flat, [0], keepdims=False), zero)
+    high = b("Max", b.reduce("ReduceMax", flat, [0], keepdims=False), zero)
+    scale = b("Div", b("Sub", high, low), b.const(255.0))
+    point = b("Round", b.clip(b("Sub", zero, b("Div", low, scale)), 0.0, 255.0))
+    steps = b("Add", b("Round", b("Div", x, scale)), point)
+    byte = ir.DataType.UINT8
+    return [b.cast(b.clip(steps, 0.0, 255.0), byte), scale, b.cast(point, byte)]
