@@ -62,20 +62,31 @@ def compare(
     first = frontend.inputs_of(original, plan, example_inputs, 0)
     pruned, masked = _runner(frontend, slim, first, None), _runner(frontend, original, first, plan)
     precision = _precision(pruned, masked)
+
+    def agree(inputs: Any, expected: list[NDArray[Any]], found: list[NDArray[Any]]) -> float:
+        apart = _largest_error(expected, found)
+        # an error is small where it is small beside the outputs and beside what inputs do to them
+        allowed = min(precision.tolerance, max(sensitivity / 100, 100 * precision.rounding))
+        if not apart <= allowed:
+            raise VerifyError(
+                f"the pruned program differs from the masked original by {apart:.2e} of the largest output "
+                f"({allowed:.0e} allowed in {precision.name}); first at "
+                f"{frontend.first_difference(original, slim, plan, inputs)}"
+            )
+        return apart
+
     for seed in range(runs):
         inputs = first if seed == 0 else frontend.inputs_of(original, plan, example_inputs, seed)
         found = pruned(inputs)
         if seed == 0:
             sensitivity = _moved(found, pruned(frontend.inputs_of(original, plan, example_inputs, runs)))
-        error = max(error, _largest_error(masked(inputs), found))
-        # an error is small where it is small beside the outputs and beside what inputs do to them
-        allowed = min(precision.tolerance, max(sensitivity / 100, 100 * precision.rounding))
-        if not error <= allowed:
-            raise VerifyError(
-                f"the pruned program differs from the masked original by {error:.2e} of the largest output "
-                f"({allowed:.0e} allowed in {precision.name}); first at "
-                f"{frontend.first_difference(original, slim, plan, inputs)}"
-            )
+        error = max(error, agree(inputs, masked(inputs), found))
+    if thorough and hasattr(frontend, "other_sizes"):
+        resized = frontend.other_sizes(original, first, runs)
+        expected = _try_run(frontend, original, resized, plan)
+        if expected is not None:
+            found = _runner(frontend, slim, resized, None)(resized)
+            error, runs = max(error, agree(resized, expected, found)), runs + 1
     result = Verification(error, runs, sensitivity, precision)
     if strict and result.says_little:
         raise VerifyError(
@@ -83,6 +94,16 @@ def compare(
             "that matter, or initialise layers that are zero."
         )
     return result
+
+
+def _try_run(frontend: ModuleType, original: Any, resized: Any, plan: "Plan") -> list[NDArray[Any]] | None:
+    """The masked original at other sizes; None where it has no others, or does not run at these."""
+    if resized is None:
+        return None
+    try:
+        return _runner(frontend, original, resized, plan)(resized)
+    except VerifyError:
+        return None
 
 
 Run = Callable[[Any], list[NDArray[Any]]]

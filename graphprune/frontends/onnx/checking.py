@@ -11,7 +11,7 @@ from ...errors import ExampleInputsError
 from ...plan import Plan
 from ...shapes import Alive, living
 from . import files
-from .inputs import HOW, Feeds, describe, normalise
+from .inputs import HOW, Feeds, describe, grown, normalise
 from .masked import dropping, masked
 from .read import analyse, prepare
 from .run import Runner
@@ -41,6 +41,16 @@ def _random(spec: dict[str, Any], rng: np.random.Generator, like: "NDArray[Any] 
     if like is not None and like.size > 1 and np.isfinite(like := like.astype(np.float64)).all() and like.std() > 0:
         numbers = numbers * like.std() + like.mean()
     return numbers.astype("float32" if spec["dtype"] == "bfloat16" else spec["dtype"])
+
+
+def other_sizes(origin: Any, inputs: Feeds, seed: int) -> Feeds | None:
+    """Random inputs that are larger along every axis that the model leaves open; None where all sizes are fixed."""
+    model, rng = files.read(origin), np.random.default_rng(seed)
+    sizes = grown(model, {name: tuple(array.shape) for name, array in inputs.items()})
+    if sizes is None:
+        return None
+    specs = describe(model, sizes, inputs)["onnx"]
+    return {name: _random(spec, rng, inputs[name]) for name, spec in specs.items()}
 
 
 def runner(origin: Any, inputs: Feeds, plan: Plan | None = None) -> Runner:

@@ -46,13 +46,39 @@ def _sizes(value: ir.Value, guess: Mapping[str, int], symbols: dict[str, int]) -
     rank = len(value.shape)
     result = []
     for axis, size in enumerate(value.shape):
-        kind = "batch" if axis == 0 else "image" if rank == 4 and axis > 1 else "length"
         if isinstance(size, int):
             result.append(size)
         else:
-            name = str(size.value) if size.value is not None else f"{value.name}.{axis}"
-            result.append(symbols.setdefault(name, guess[kind]))
+            result.append(symbols.setdefault(_symbol(value, axis), guess[_kind(axis, rank)]))
     return tuple(result)
+
+
+_STEPS = {"batch": 1, "image": 32, "length": 3}
+
+
+def _kind(axis: int, rank: int) -> str:
+    return "batch" if axis == 0 else "image" if rank == 4 and axis > 1 else "length"
+
+
+def grown(model: ir.Model, sizes: Mapping[str, Shape]) -> dict[str, Shape] | None:
+    """Sizes that are larger along every open axis, by as much for axes of one name; None where no axis is open."""
+    steps: dict[str, int] = {}
+    result = {}
+    for value in real_inputs(model):
+        shape = list(sizes[value.name or ""])
+        for axis, size in enumerate(value.shape or ()):
+            if not isinstance(size, int):
+                name = _symbol(value, axis)
+                shape[axis] += steps.setdefault(name, _STEPS[_kind(axis, len(shape))])
+        result[value.name or ""] = tuple(shape)
+    return result if steps else None
+
+
+def _symbol(value: ir.Value, axis: int) -> str:
+    """The name of an open axis."""
+    size = value.shape[axis] if value.shape is not None else None
+    name = None if size is None or isinstance(size, int) else size.value
+    return f"{value.name}.{axis}" if name is None else str(name)
 
 
 def normalise(model: ir.Model, example_inputs: Any) -> Feeds:

@@ -13,7 +13,7 @@ from ...plan import Plan
 from ...policy import DEFAULT, Policy
 from ...shapes import Mismatch, living, mismatches
 from . import files, saving
-from .checking import first_difference, inputs_of, outputs, runner
+from .checking import first_difference, inputs_of, other_sizes, outputs, runner
 from .inputs import HOW, candidates, describe, normalise, sizes_of
 from .read import analyse, prepare, read, shapes_of
 from .slim import slim_model
@@ -26,6 +26,7 @@ __all__ = [
     "first_difference",
     "inputs_of",
     "note_of",
+    "other_sizes",
     "outputs",
     "plan_of",
     "runner",
