@@ -36,11 +36,13 @@ def optimize(
 
     **Arguments:**
 
-    - `model`: `nn.Module`, `torch.fx.GraphModule` or `torch.export.ExportedProgram`. It is not modified.
+    - `model`: `nn.Module`, `torch.fx.GraphModule`, `torch.export.ExportedProgram`, `onnx.ModelProto`, `onnx_ir.Model`,
+      `onnx_graphsurgeon.Graph`, or the path of an .onnx file. It is not modified.
     - `sparsity`: the share of the budgeted quantity that goes, between 0 and 1. The result is never above the
       budget, and less than one granule below it.
-    - `example_inputs`: a tensor, a tuple of positional inputs, or a dict of keyword inputs. Inferred from
-      `dummy_inputs`, `pretrained_cfg` / `default_cfg` or the first layer where it is left out.
+    - `example_inputs`: a tensor, a tuple of positional inputs, or a dict of keyword inputs (ONNX: arrays by input
+      name). Inferred from `dummy_inputs`, `pretrained_cfg` / `default_cfg`, the first layer or ONNX inputs where it is
+      left out.
     - `budget`: "params" (elements of parameters) or "macs" (multiply-accumulates for the example inputs).
     - `criterion`: "l2", "l1", "bn_scale", "random", or a callable (see `graphprune.criteria`).
     - `scope`: "global" compares all channels (scores are divided by their layer's mean); "layer" takes the same
@@ -60,9 +62,11 @@ def optimize(
     - `progress`: called with the name of every stage as it starts.
 
     **Returns:** the same kind of thing as was given; a module keeps its class unless sizes are written into its
-    `forward`, then it is a `GraphModule`. `graphprune.plan_of(result)` is the plan that made it.
+    `forward`, then it is a `GraphModule`; for a path an `onnx.ModelProto` (an `onnx_ir.Model` above 2 GB).
+    `graphprune.plan_of(result)` is the plan that made it.
 
-    **Raises:** `BudgetError`, `NothingToPruneError`, `TargetError`, `ExampleInputsError`, `TraceError`, `WeightsError`,
+    **Raises:** `FileFormatError`, `UnsupportedModelError`, `BudgetError`, `NothingToPruneError`, `TargetError`,
+    `ExampleInputsError`, `TraceError`, `WeightsError`,
     `CriterionError`, `OptionError`, `ApplyError`, `VerifyError`; all are `GraphPruneError`.
 
     ```python
@@ -102,8 +106,9 @@ def verify(
     """Prove on random inputs that `slim` equals `original` with the dropped parameters set to zero.
 
     **Arguments:** `plan` defaults to the one that made `slim`; `example_inputs` to what the plan describes.
-    Both run in float64; errors up to 1e-9 of the largest output are allowed. `thorough` compares on three inputs
-    instead of one.
+    Both run in float64; errors up to 1e-9 of the largest output are allowed. ONNX models run in ONNX Runtime; where
+    it has no float64 kernel the result says so and allows more. `thorough` compares on three inputs instead of one, and
+    ONNX models with open axes at other sizes too.
 
     **Returns:** a `Verification` with the measured error.
 
@@ -127,7 +132,7 @@ def plan_of(slim: Any) -> "Plan | None":
 def compile(model: Any, target: str = "x86", *, example_inputs: Any = None, threads: int | None = None) -> "Artifact":
     """Compile a model to an artifact for a target.
 
-    **Arguments:** `model`: module or exported program; `target`: a name from `graphprune.backends.targets`;
+    **Arguments:** `model`: module, exported program or ONNX model; `target`: a name from `graphprune.backends.targets`;
     `example_inputs` as in `optimize` (their shapes are the shapes of the artifact); `threads`: how many the
     artifact runs with here.
 
@@ -156,6 +161,9 @@ def load(path: "str | os.PathLike[str]", threads: int | None = None) -> "Artifac
 
 def save(slim: Any, path: "str | os.PathLike[str]") -> None:
     """Write the weights and the plan of a pruned module to a .safetensors file (no pickle), whole or not at all.
+
+    A pruned ONNX model is written to an .onnx file, with its plan inside and its weights beside it where they are above
+    2 GB or lay beside the origin.
 
     **Raises:** `PlanError` where the module was not made by graphprune.
     """
