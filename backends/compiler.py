@@ -26,6 +26,7 @@ _IMPORTERS = {
     ("torch.export.exported_program", "ExportedProgram"): "import_torch",
     ("onnx.onnx_ml_pb2", "ModelProto"): "import_onnx",
     ("onnx_ir", "Model"): "import_onnx",
+    ("onnx_graphsurgeon.ir.graph", "Graph"): "import_onnx",
 }
 
 
@@ -38,11 +39,12 @@ def compile_model(
 ) -> Artifact:
     """Compile a model for a target.
 
-    `model` is an `nn.Module`, a `torch.export.ExportedProgram`, an `onnx.ModelProto`, an `onnx_ir.Model` or the path of
-    an .onnx file. `example_inputs` fixes names, shapes and element types of the inputs: a tensor, a tuple of positional
-    or a dictionary of keyword inputs; an exported program and an ONNX model with static shapes need none. A module is
-    compiled as in `eval()`; no model is changed. `threads` is the number of threads that calls of the artifact use.
-    `metadata` is stored in the artifact's manifest under `source` and must fit into JSON.
+    `model` is an `nn.Module`, a `torch.export.ExportedProgram`, an `onnx.ModelProto`, an `onnx_ir.Model`, an
+    `onnx_graphsurgeon.Graph` or the path of an .onnx file. `example_inputs` fixes names, shapes and element types of
+    the inputs: a tensor, a tuple of positional or a dictionary of keyword inputs; an exported program and an ONNX
+    model with static shapes need none. A module is compiled as in `eval()`; no model is changed. `threads` is the
+    number of threads that calls of the artifact use. `metadata` is stored in the artifact's manifest under `source`
+    and must fit into JSON.
 
     Raises `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`, or
     `CompileError`.

@@ -3,19 +3,21 @@
 To add an operator, write a function `(node) -> relax.Expr` and put it in `CONVERTERS` of `onnx_converters.py`.
 """
 
-import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import tvm
 from onnx import TensorProto, helper
 from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map, onnx_input
 
-from ..errors import CompileError, ExampleInputsError, FileFormatError, UnsupportedModelError
+from ..errors import CompileError, ExampleInputsError, UnsupportedModelError
+from ..frontends.onnx.files import read
+from ..frontends.onnx.messages import to_proto
 from .artifact import TensorSpec
 from .imported import Imported, brief
 from .onnx_converters import CONVERTERS, REFUSED, SPELLED_OUT
@@ -41,23 +43,12 @@ def import_model(model: Any, example_inputs: Any) -> Imported:
     return Imported(module, inputs, outputs, tree, {"onnx": onnx.__version__})
 
 
-def _model(model: Any) -> onnx.ModelProto:
-    """A checked `onnx.ModelProto`, whatever was given."""
-    try:
-        if isinstance(model, (str, os.PathLike)):
-            os.stat(model)
-            onnx.checker.check_model(os.fspath(model))
-            return onnx.load(model)
-        if not isinstance(model, onnx.ModelProto):
-            import onnx_ir
-
-            model = onnx_ir.to_proto(model)
-        onnx.checker.check_model(model)
-        return model
-    except OSError:
-        raise
-    except Exception as error:
-        raise FileFormatError(f"this is not a valid ONNX model: {brief(error)}") from error
+def _model(origin: Any) -> onnx.ModelProto:
+    """A checked `onnx.ModelProto` with all its weights, whatever was given."""
+    model = read(origin)
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    apart = [value for value in values if isinstance(value.const_value, onnx_ir.ExternalTensor)]
+    return to_proto(model, {value: onnx_ir.tensor(value.const_value.numpy(), name=value.name) for value in apart})
 
 
 def _inputs(model: onnx.ModelProto, example_inputs: Any) -> list[TensorSpec]:

@@ -159,6 +159,12 @@ def _mod(node: Node) -> relax.Expr:
     return node.tvm()
 
 
+def _roi_align(node: Node) -> relax.Expr:
+    if node.text("mode", "avg") != "avg":
+        raise CompileError("only averages are compiled, not maxima")
+    return node.tvm()
+
+
 def _einsum(node: Node) -> relax.Expr:
     """A contraction of two tensors is a matrix product between two transpositions."""
     equation = node.text("equation", "").replace(" ", "")
@@ -255,6 +261,7 @@ CONVERTERS: dict[str, Converter] = {
     "PRelu": _prelu,
     "Pow": _power,
     "Resize": resize,
+    "RoiAlign": _roi_align,
     "Upsample": upsample,
     **_WINDOWS,
     **_RECURRENT,

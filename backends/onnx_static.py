@@ -5,12 +5,14 @@ model = make_static(model, {"x": (1, 3, 224, 224)}, keeps=lambda node: node.op_t
 ```
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
+import onnxruntime
 from onnx import helper, numpy_helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
@@ -24,6 +26,8 @@ _LARGE = 4096
 # Computed anew by each call: folding would freeze them.
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 _ROUNDS = 20
+# Levels of ONNX Runtime's messages; it starts at the latter.
+_ERRORS, _WARNINGS = 3, 2
 # The domain of functions that stand for operators while they are spelled out.
 _SPELLED = "graphprune.spelled"
 
@@ -209,6 +213,16 @@ def _fold_shapes(graph: onnx.GraphProto, known: Mapping[str, Shape]) -> bool:
     return found
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """ONNX Runtime warns of what it cannot optimise, which helps nobody here; errors are still told."""
+    onnxruntime.set_default_logger_severity(_ERRORS)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(_WARNINGS)
+
+
 def _choose_branches(graph: onnx.GraphProto) -> bool:
     """Put the branch that is taken in the place of an If whose condition is known; tells whether there was any."""
     numbers = {tensor.name: tensor for tensor in graph.initializer}
@@ -261,7 +275,7 @@ def _fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     # Branches are chosen after: it would mix up the names of branches inside branches.
     options = {"fold_shapes": False, "flatten_subgraphs": False, "should_exclude_node": lambda node: node.op in _RANDOM}
     try:
-        with G_LOGGER.suppress():
+        with G_LOGGER.suppress(), _quiet():
             graph = gs.import_onnx(model).cleanup().toposort()
             try:
                 graph.fold_constants(error_ok=False, **options)

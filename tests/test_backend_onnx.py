@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon
 import onnx_ir
 import onnxruntime
 import pytest
@@ -242,13 +243,22 @@ def test_kinds_of_models(tmp_path):
     before = given.SerializeToString()
     path = tmp_path / "model.onnx"
     onnx.save(given, path)
-    for kind in (given, onnx_ir.from_proto(given), path, str(path)):
+    for kind in (given, onnx_ir.from_proto(given), onnx_graphsurgeon.import_onnx(given), path, str(path)):
         artifact = compile_model(kind, "x86")
         a, b = artifact(M)
         assert [spec.name for spec in (*artifact.inputs, *artifact.outputs)] == ["in.1", "a", "b"]
         np.testing.assert_allclose(a, np.exp(M), rtol=1e-5)
         np.testing.assert_array_equal(b, -a)
     assert given.SerializeToString() == before
+
+
+def test_weights_in_a_file_of_their_own(tmp_path):
+    given = model([op("MatMul", "x w")], {"x": M}, weights={"w": numbers(6, 40)})
+    want = expected(given, {"x": M})[0]
+    path = tmp_path / "model.onnx"
+    onnx.save(given, path, save_as_external_data=True, location="weights", size_threshold=0)
+    assert (tmp_path / "weights").stat().st_size > 900
+    np.testing.assert_allclose(compile_model(path, "x86")(M), want, rtol=1e-4, atol=1e-5)
 
 
 def test_functions_of_the_model():
@@ -316,7 +326,7 @@ def test_damaged_files(tmp_path):
     path.write_bytes(b"hello")
     with pytest.raises(FileFormatError):
         compile_model(path, "x86")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileFormatError, match="does not exist"):
         compile_model(tmp_path / "none.onnx", "x86")
     with pytest.raises(UnsupportedModelError, match="cannot compile a int"):
         compile_model(3, "x86")
