@@ -128,7 +128,9 @@ def _texts(names: Iterable[Any]) -> None:
     """Names are text; protobuf gives bytes for those that are not."""
     for name in names:
         if not isinstance(name, str):
-            raise FileFormatError(f"the name {name[:60]!r} in the model is no valid text (UTF-8): export the model again")
+            raise FileFormatError(
+                f"the name {name[:60]!r} in the model is no valid text (UTF-8): export the model again"
+            )
 
 
 # ---- graphs and nodes -------------------------------------------------------------------------------------
@@ -153,7 +155,9 @@ class _Checker:
             raise UnsupportedModelError(
                 f"sparse initializer {name!r} of {where} is not handled: store it as a dense one"
             )
-        _texts(item.name for items in (graph.input, graph.output, graph.initializer, graph.value_info) for item in items)
+        _texts(
+            item.name for items in (graph.input, graph.output, graph.initializer, graph.value_info) for item in items
+        )
         inputs = _once((info.name for info in graph.input), f"{where} has", "input")
         stored = _once((tensor.name for tensor in graph.initializer), f"{where} has", "initializer")
         if "" in inputs | stored:
@@ -228,6 +232,8 @@ class _Checker:
             return free
         schema = _schema(node.op_type, self.opsets[domain], domain)
         if schema is not None:
+            for attr in node.attribute:
+                attr.s.decode("utf-8")  # operators of others may hold what they like
             _check_call(node, schema, who)
         return free
 
