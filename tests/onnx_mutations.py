@@ -450,13 +450,14 @@ def attempt(number: int, models: Mapping[str, bytes], root: Path) -> str:
         outcome = type(refusal).__name__
     except Exception as error:
         raise Wrong(f"{kind} of {model}: {type(error).__name__}: {str(error)[:300]}") from error
+    finally:
+        if succeeded := (home / "slim.onnx").exists():
+            (home / "slim.onnx").unlink()
     strayed = [path for path in _opened if path in PLACES or path.endswith("outside.bin")]
     if strayed:
         raise Wrong(f"{kind} of {model}: read {strayed[0]}")
-    if outcome == "works":
-        (home / "slim.onnx").unlink()
     after = sorted(path.name for path in home.iterdir())
-    if before != after:
+    if before != after or succeeded != (outcome == "works"):
         raise Wrong(f"{kind} of {model}: left {set(after) - set(before)} behind")
     return outcome
 
@@ -467,5 +468,8 @@ def _whole_way(home: Path) -> str:
     plan = graphprune.analyze(path).plan(sparsity=0.3)
     slim = plan.apply(path)
     files.save(slim, home / "slim.onnx")
-    files.read(home / "slim.onnx")
+    try:
+        files.read(home / "slim.onnx")
+    except GraphPruneError as error:
+        raise AssertionError(f"what came out is not whole: {error}") from error
     return "works"

@@ -23,7 +23,8 @@ g (float[N,4] x, bool c) => (float[N,4] y, float[N,4] z) <float[4] b, float[4,4]
   k = Constant <value = float[4] {1, 2, 3, 4}> ()
   a = MatMul (x, w)
   d = Add (a, k)
-  y = If (c) <then_branch = t () => (float[N,4] u) { u = Relu (d) }, else_branch = e () => (float[N,4] u) { u = Neg (d) }>
+  y = If (c) <then_branch = t () => (float[N,4] u) { u = Relu (d) },
+              else_branch = e () => (float[N,4] u) { u = Neg (d) }>
   f = local.twice <times = 3> (d)
   z = strange.Thing <how = "so", much = [1.5, 2.5]> (f, "")
 }
@@ -158,8 +159,9 @@ def test_the_comparison_sees_differences():
 
 
 DTYPES = [
-    np.float32, np.float64, np.float16, np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64,
-    np.bool_, np.complex64, np.complex128, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz,
+    np.float32, np.float64, np.float16, np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64,
+    np.uint64, np.bool_, np.complex64, np.complex128, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn,
+    ml_dtypes.float8_e4m3fnuz,
     ml_dtypes.float8_e5m2, ml_dtypes.float8_e5m2fnuz, ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.float4_e2m1fn,
 ]  # fmt: skip
 
@@ -326,25 +328,40 @@ def test_weights_that_are_being_read_are_not_overwritten(apart):
     assert sorted(path.name for path in apart.parent.iterdir()) == ["m.onnx.data", "other.onnx"]
 
 
-@pytest.mark.parametrize("moment", ["third weight", "program", "move"])
-def test_a_save_that_breaks_off_leaves_the_old_files(apart, moment, monkeypatch):
+def fail(*_):
+    raise KeyboardInterrupt
+
+
+def fails_second(monkeypatch):
+    """The weights are moved to their place, the program is not."""
+    move, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(target)
+        fail() if len(calls) == 2 else move(source, target)
+
+    monkeypatch.setattr("os.replace", replace)
+
+
+BREAKS = {
+    "while weights are written": lambda patch: patch.setattr(ir.LazyTensor, "tofile", fail),
+    "while the program is written": lambda patch: patch.setattr(saving, "to_proto", fail),
+    "at the first move": lambda patch: patch.setattr("os.replace", fail),
+    "at the second move": fails_second,
+}
+
+
+@pytest.mark.parametrize("moment", BREAKS)
+@pytest.mark.parametrize("name", ["m.onnx", "new.onnx"])
+def test_a_save_that_breaks_off_leaves_the_old_files(apart, moment, name, monkeypatch):
     before = {path.name: path.read_bytes() for path in apart.parent.iterdir()}
     model = files.read(apart)
-    if moment == "third weight":
-        value = model.graph.initializers["w2"]
-
-        def fail():
-            raise KeyboardInterrupt
-
-        value.const_value = ir.LazyTensor(fail, value.dtype, value.shape, name="w2")
-    else:
-        name = {"program": "to_proto", "move": "os.replace"}[moment]
-        monkeypatch.setattr(
-            saving, "to_proto", fail := lambda *_: 1 / 0
-        ) if name == "to_proto" else monkeypatch.setattr("os.replace", fail := lambda *_: 1 / 0)
-    with pytest.raises((KeyboardInterrupt, ZeroDivisionError)):
-        files.save(model, apart)
+    with monkeypatch.context() as patch:
+        BREAKS[moment](patch)
+        with pytest.raises(KeyboardInterrupt):
+            files.save(model, apart.with_name(name))
     assert {path.name: path.read_bytes() for path in apart.parent.iterdir()} == before
+    files.give_back(model, apart)
 
 
 def test_a_file_that_changed_is_not_read(apart):

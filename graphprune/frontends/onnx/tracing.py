@@ -140,7 +140,10 @@ class Trace:
         kind = proto.tensor_type
         self.dtypes[name] = dtype_name(ir.DataType(kind.elem_type))
         if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
-            self.shapes[name] = tuple(dim.dim_value for dim in kind.shape.dim)
+            shape = tuple(dim.dim_value for dim in kind.shape.dim)
+            if any(not 0 <= size <= MOST for size in shape):
+                raise ValueError(f"{name} would have sizes {shape}")
+            self.shapes[name] = shape
 
     def _proto(self, name: str) -> Any:
         dtype = self.dtypes.get(name)
