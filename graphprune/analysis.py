@@ -204,13 +204,13 @@ def propagate(graph: Graph, policy: Policy = DEFAULT) -> tuple[Equations, dict[V
         arguments = [() if value is None else layouts.setdefault(value, ()) for value in node.inputs]
         try:
             result = rule(equations, node, *arguments)
+            results = result if isinstance(result, list) else _spread(equations, node, result)
+            for value, layout in zip(node.outputs, results, strict=True):
+                layouts[value] = layout if 1 not in value.shape else _without_single(equations, value, layout)
         except Exception as error:
             raise TraceError(f"the rule for {node!r} failed: {error}. Lock it with a rule of your own.") from error
         if id(node) not in live:  # what it gives reaches no output
             del equations.inexact[inexact:]
-        results = result if isinstance(result, list) else _spread(equations, node, result)
-        for value, layout in zip(node.outputs, results, strict=True):
-            layouts[value] = layout if 1 not in value.shape else _without_single(equations, value, layout)
     equations.node = None
     for value in graph.outputs:
         for array in layouts.setdefault(value, ()):

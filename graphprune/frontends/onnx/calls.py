@@ -1,6 +1,7 @@
 """One ONNX node as translations see it: inputs as values of our graph, attributes, known numbers, sizes of outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ...errors import GraphPruneError
 from ...graph import Node, Shape, Value
 from .tracing import Trace
 
@@ -20,6 +22,17 @@ class Unsupported(Exception):
     def __init__(self, reason: str, unlock: str = "") -> None:
         super().__init__(reason)
         self.unlock = unlock
+
+
+@contextmanager
+def fitting(node: ir.Node, kind: type[GraphPruneError]) -> Iterator[None]:
+    """Whatever a node with odd operands makes numpy or a library raise becomes an error of ours that names the node."""
+    try:
+        yield
+    except (GraphPruneError, Unsupported):
+        raise
+    except Exception as error:
+        raise kind(f"{node.op_type} {node.name!r} has operands that do not fit: {error}") from error
 
 
 @dataclass

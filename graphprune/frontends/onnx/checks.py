@@ -40,7 +40,7 @@ def check(model: ModelProto) -> bool:
         checker.graph(model.graph, "the model", 0)
         checker.functions(model.functions)
     except UnicodeDecodeError as error:
-        raise FileFormatError(f"a name in the model is no valid text (UTF-8): {error.object[:60]!r}") from error
+        raise FileFormatError(f"an attribute of the model is no valid text (UTF-8): {error.object[:60]!r}") from error
     return checker.ordered
 
 
@@ -124,6 +124,15 @@ def _once(names: Iterable[Any], what: str, kind: str) -> set[Any]:
     return seen
 
 
+def _texts(names: Iterable[Any]) -> None:
+    """Names are text; protobuf gives bytes for those that are not."""
+    for name in names:
+        if not isinstance(name, str):
+            raise FileFormatError(
+                f"the name {name[:60]!r} in the model is no valid text (UTF-8): export the model again"
+            )
+
+
 # ---- graphs and nodes -------------------------------------------------------------------------------------
 
 
@@ -146,6 +155,9 @@ class _Checker:
             raise UnsupportedModelError(
                 f"sparse initializer {name!r} of {where} is not handled: store it as a dense one"
             )
+        _texts(
+            item.name for items in (graph.input, graph.output, graph.initializer, graph.value_info) for item in items
+        )
         inputs = _once((info.name for info in graph.input), f"{where} has", "input")
         stored = _once((tensor.name for tensor in graph.initializer), f"{where} has", "initializer")
         if "" in inputs | stored:
@@ -171,6 +183,8 @@ class _Checker:
     ) -> dict[str, str]:
         """Check nodes and how they hang together; returns the names that they read from outside."""
         nodes = list(nodes)
+        for node in nodes:
+            _texts((node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)))
         made: dict[str, int] = {}
         for place, node in enumerate(nodes):
             for name in filter(None, node.output):
@@ -218,6 +232,8 @@ class _Checker:
             return free
         schema = _schema(node.op_type, self.opsets[domain], domain)
         if schema is not None:
+            for attr in node.attribute:
+                attr.s.decode("utf-8")  # operators of others may hold what they like
             _check_call(node, schema, who)
         return free
 

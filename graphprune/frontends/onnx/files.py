@@ -149,11 +149,7 @@ def _from_ir(origin: ir.Model) -> ir.Model:
             if isinstance(value.const_value, ir.serde.TensorProtoTensor):
                 check_tensor(value.const_value.raw, f"initializer {value.name!r}")
             stubs[value] = stub(value, "elsewhere", 0)
-    try:
-        proto = to_proto(origin, stubs)
-    except Exception as error:  # the library raises whatever its parts raise
-        raise FileFormatError(f"the model cannot be written: {innermost(error)}") from error
-    if not check(proto):
+    if not check(to_proto(origin, stubs)):
         raise FileFormatError("nodes of the model come before what they read: call model.graph.sort() first")
     return _completed(origin.clone(), None)
 

@@ -7,6 +7,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from ...errors import GraphPruneError, UnsupportedModelError
 from .checks import graphs_of
 
 DECLARED = "graphprune.declared"
@@ -40,8 +41,14 @@ def to_proto(model: ir.Model, instead: Mapping[ir.Value, Any] | None = None) -> 
             tensor = tensors.get(value, value.const_value)
             if tensor is not None and tensor.name != value.name:  # writing would rename the tensor, which may be shared
                 tensors[value] = _renamed(tensor, value.name)
-    with _holding(tensors):
-        proto = ir.to_proto(model)
+    try:
+        with _holding(tensors):
+            proto = ir.to_proto(model)
+    except Exception as error:  # the library raises whatever its parts raise
+        root = _root(error)
+        if isinstance(root, GraphPruneError):  # weights could not be read
+            raise root from None
+        raise UnsupportedModelError(f"the model cannot be written: {innermost(error)}") from error
     declared = model.graph.meta.get(DECLARED, frozenset())
     for place, graph in enumerate(graphs_of(proto)):
         _tidy(graph, declared if place == 0 else frozenset())
@@ -93,9 +100,13 @@ def _tidy(graph: onnx.GraphProto, declared: frozenset[str]) -> None:
 
 def innermost(error: BaseException) -> str:
     """What the first of a chain of errors says, in one line."""
-    while error.__cause__ is not None:
+    return str(_root(error)).strip().split("\n")[0][:300] or type(error).__name__
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None and not isinstance(error, GraphPruneError):
         error = error.__cause__
-    return str(error).strip().split("\n")[0][:300] or type(error).__name__
+    return error
 
 
 def stub(value: ir.Value, location: str, offset: int) -> ir.ExternalTensor:

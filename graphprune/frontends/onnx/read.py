@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from ...analysis import Analysis
 from ...collector import collector_paused
-from ...errors import WeightsError
+from ...errors import TraceError, WeightsError
 from ...graph import Graph, Node, Shape, Value
 from ...policy import DEFAULT, Policy
 from ...repairs import find_rms_norms
-from .calls import Call, Unsupported
+from .calls import Call, Unsupported, fitting
 from .names import TRANSLATIONS
 from .tracing import STANDARD, Trace, constant_of, dtype_name, holds_channels
 
@@ -122,7 +122,8 @@ class Reader:
                 reason = self.trace.problems.get(value.name, "")
                 text = f"sizes of {value.name} are not known before it runs{': ' if reason else ''}{reason}"
                 raise Unsupported(text, "give it sizes that do not depend on the data")
-        return translation(call)
+        with fitting(node, TraceError):
+            return translation(call)
 
     def _append(self, call: Call, operation: str, operands: tuple[Value | None, ...], attrs: dict[str, Any]) -> None:
         node = call.node
@@ -220,17 +221,21 @@ def _numpy(name: str, tensors: Mapping[str, Any], scales: Mapping[str, tuple[str
     if name in scales and scales[name][0] in tensors:
         scale_name, zero_name, axis = scales[name]
         zero = tensors[zero_name].numpy() if zero_name in tensors else np.zeros(1)
-        return _dequantised(numbers, tensors[scale_name].numpy(), zero, axis)
+        return _dequantised(name, numbers, tensors[scale_name].numpy(), zero, axis)
     if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
         raise WeightsError(f"{name} holds numbers that are not finite")
     return numbers
 
 
-def _dequantised(numbers: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any], axis: int) -> NDArray[Any]:
+def _dequantised(name: str, numbers: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any], axis: int) -> NDArray[Any]:
     def spread(item: NDArray[Any]) -> NDArray[Any]:
         item = item.astype(np.float32)
         if item.size == 1:
             return item.reshape(())
+        if numbers.ndim == 0 or item.size != numbers.shape[axis % numbers.ndim]:
+            raise WeightsError(
+                f"{name} of sizes {numbers.shape} has {item.size} scales or zero points along axis {axis}"
+            )
         return item.reshape([-1 if place == axis % numbers.ndim else 1 for place in range(numbers.ndim)])
 
     result: NDArray[Any] = (numbers.astype(np.float32) - spread(zero)) * spread(scale)

@@ -1,6 +1,8 @@
 """Write ONNX models to files, whole or not at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +60,35 @@ def _write(data: bytes, path: Path) -> None:
 
 
 def _save_apart(model: ir.Model, path: Path, origin: Origin) -> None:
-    """Both files are written under other names, and moved when both are whole."""
+    """Both files are written under other names, and moved one after the other when both are whole."""
     beside = path.with_name(f"{path.name}.data")
     for target in (path, beside):
         if target.is_dir():
             raise FileFormatError(f"{target} is a folder: choose another name for the model")
         if target.resolve() in origin.files and path.resolve() != origin.path:
             raise FileFormatError(f"{target} holds weights of the model that is being read: choose another name")
-    with atomic_path(beside) as data, atomic_path(path) as program:
+    with _put_back(beside), atomic_path(path) as program, atomic_path(beside) as data:
         stubs = _write_tensors(model, data, beside.name)
         program.write_bytes(to_proto(model, stubs).SerializeToString())
+
+
+@contextmanager
+def _put_back(path: Path) -> Iterator[None]:
+    """Where the block fails, the file is what it was before: a model must not meet the weights of another."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    existed = path.exists()
+    with suppress(OSError):  # file systems without links: nothing to put back
+        os.link(path, old)
+    try:
+        yield
+    except BaseException:
+        if old.exists():
+            os.replace(old, path)
+        elif not existed:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        old.unlink(missing_ok=True)
 
 
 def _write_tensors(model: ir.Model, file: Path, location: str) -> dict[ir.Value, ir.ExternalTensor]:

@@ -15,9 +15,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...analysis import Analysis
+from ...errors import ApplyError
 from ...graph import Node, Shape
 from ...plan import Plan
 from ...shapes import Alive, attributes_of, grown_eps, living, shape_of
+from .calls import fitting
 from .slicing import slice_stored
 from .tracing import STANDARD, Trace, set_constant
 
@@ -338,7 +340,8 @@ def slim_model(model: ir.Model, plan: Plan, analysis: Analysis, old: Trace) -> t
     trace = Trace.start(model, {value.name: value.shape for value in analysis.graph.inputs})
     for node in list(model.graph):
         before = calls.get(id(node), [])
-        _bring_in_line(Edit(node, before, _predicted(before, analysis, plan, alive), want, trace, old), plan)
+        with fitting(node, ApplyError):
+            _bring_in_line(Edit(node, before, _predicted(before, analysis, plan, alive), want, trace, old), plan)
         trace.step(node)
     _write_shapes(model, trace)
     return model, trace

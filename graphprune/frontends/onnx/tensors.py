@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from ...errors import FileFormatError, UnsupportedModelError
 
-_MOST = 2**40
+MOST = 2**40
 """Numbers in one tensor: more than any machine holds, and products of such sizes still fit into 64 bits."""
 
 _DTYPES = set(TensorProto.DataType.values())
@@ -30,7 +30,7 @@ def check_tensor(tensor: TensorProto, what: str) -> None:
     dtype = ir.DataType(tensor.data_type)
     if tensor.HasField("segment"):
         raise UnsupportedModelError(f"{what} is cut into segments, which is not handled: store it in one piece")
-    if any(size < 0 for size in tensor.dims) or math.prod(size for size in tensor.dims if size) > _MOST:
+    if any(size < 0 for size in tensor.dims) or math.prod(size for size in tensor.dims if size) > MOST:
         raise FileFormatError(f"{what} has sizes {list(tensor.dims)}, which no tensor can have: export the model again")
     count = math.prod(tensor.dims)
     if tensor.data_location == TensorProto.EXTERNAL:
@@ -93,5 +93,5 @@ def check_type(proto: Any, what: str) -> None:
                 f"{what} is of unknown element type {tensor.elem_type}: upgrade the onnx package"
             )
         sizes = [dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value")]
-        if any(size < -1 for size in sizes) or math.prod(size for size in sizes if size > 0) > _MOST:
+        if any(size < -1 for size in sizes) or math.prod(size for size in sizes if size > 0) > MOST:
             raise FileFormatError(f"{what} has sizes {sizes}, which no tensor can have: export the model again")

@@ -218,6 +218,8 @@ def _known_of(proto: Any) -> tuple[str, Shape | None] | None:
     kind = proto.tensor_type
     whole = kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim)
     shape = tuple(dim.dim_value for dim in kind.shape.dim) if whole else None
+    if any(not 0 <= size <= MOST for size in shape or ()):
+        raise ValueError(f"it would give sizes {shape}")
     return dtype_name(ir.DataType(kind.elem_type)), shape
 
 
