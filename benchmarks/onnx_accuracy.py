@@ -11,7 +11,7 @@ import torch
 import graphprune
 import onnx_peer as peer
 from graphprune.errors import GraphPruneError
-from onnx_runs import accuracy
+from onnx_runs import accuracy, first
 from onnx_zoo import BUILT, data_folder
 
 SHARES = (0.2, 0.3, 0.5)
@@ -33,7 +33,7 @@ def measure(path: Path, images: Any, labels: Any) -> dict[str, Any]:
             record[f"graphprune {share}"] = accuracy(slim, images, labels)
         except GraphPruneError as error:
             record[f"graphprune {share}"] = type(error).__name__
-        other = peer.at_most(model, 1 - share)
+        other = peer.at_most(model, 1 - share, first(model, images))
         record[f"{peer.NAME} {share}"] = "not reached" if other is None else accuracy(other, images, labels)
     return record
 

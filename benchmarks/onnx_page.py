@@ -46,15 +46,19 @@ def _share(pair: list[float] | None) -> str:
 def _sizes(name: str, our: Record, their: Record) -> list[str]:
     stored = our.get("stored") or their.get("stored")
     count = report.count(int(our["params"][0] if "params" in our else stored[0])) if stored or "params" in our else ""
-    valid = "" if "stored" not in their else "no" if their["defect"] else "yes"
+    valid = "" if "stored" not in their else _valid(their)
     return [name, count, _share(our.get("params")), _share(our.get("macs")), _share(their.get("stored")), valid]
 
 
 def _proofs(name: str, our: Record, their: Record) -> list[str]:
     kind = "" if "exact" not in our else "exact" if our["exact"] else "inexact"
-    valid = "" if "stored" not in our else "no" if our["defect"] else "yes"
+    valid = "" if "stored" not in our else _valid(our)
     times = [f"{our[key]:.2f} s" if key in our else "" for key in ("seconds", "verify")]
     return [name, _error(our), kind, valid, *times, _error(their)]
+
+
+def _valid(record: Record) -> str:
+    return "no" if record["defect"] else "yes"
 
 
 def _error(record: Record) -> str:
@@ -93,7 +97,7 @@ the largest difference from the masked original relative to the largest output, 
 onnxsim: the best of `apply_structured_pruning`, `..._cpp` and `..._qdq` at 50 %, of the model as it is and simplified;
 its percentage is a share of the channels that it finds, so the tables say what is left of all parameters. It keeps no
 record of what it drops: its error is measured in float32 against the original masked where its tensors are parts of
-the old ones, and is left out where they are not. *Valid* is the full checker, strict shape inference and loading in
+the old ones, and is left out where they are not. *Valid* is the full checker, strict shape inference and a run in
 ONNX Runtime. Latencies are medians of runs that take turns. Exports have random weights. In the last table both tools
 remove the same share of the parameters, without any training.
 """

@@ -15,8 +15,10 @@ WEIGHTS = {*FLOATS, onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
 Kept = dict[str, dict[int, NDArray[np.int64]]]
 
 
-def prune(model: onnx.ModelProto, sparsity: float) -> tuple[str, onnx.ModelProto, onnx.ModelProto]:
-    """The smallest valid result of its entry points, of the model as it is and simplified by the same package.
+def prune(
+    model: onnx.ModelProto, sparsity: float, feed: dict[str, NDArray[Any]]
+) -> tuple[str, onnx.ModelProto, onnx.ModelProto]:
+    """The smallest result that is valid and runs, of all entry points, of the model as it is and simplified.
 
     Returns what was called, the model that was given to it, and its result. `sparsity` is a share of the channels of
     the chains that it finds.
@@ -31,19 +33,19 @@ def prune(model: onnx.ModelProto, sparsity: float) -> tuple[str, onnx.ModelProto
             except Exception as error:  # of any kind: it is a figure of the table
                 errors.append(f"{entry}: {type(error).__name__}: {error}".splitlines()[0])
                 continue
-            found.append((defect(result) is not None, elements(result), f"{given}{entry}", source, result))
+            found.append((defect(result, feed) is not None, elements(result), f"{given}{entry}", source, result))
     if not found:
         raise RuntimeError(errors[0])
     return min(found, key=lambda item: item[:2])[2:]
 
 
-def at_most(model: onnx.ModelProto, share: float) -> onnx.ModelProto | None:
+def at_most(model: onnx.ModelProto, share: float, feed: dict[str, NDArray[Any]]) -> onnx.ModelProto | None:
     """Its result with just no more than this share of the parameters; None where it cannot go as far."""
     low, high, best = 0.0, 0.98, None
     for _ in range(7):
         middle = (low + high) / 2
-        _, _, result = prune(model, middle)
-        if elements(result) <= share * elements(model) and defect(result) is None:
+        _, _, result = prune(model, middle, feed)
+        if elements(result) <= share * elements(model) and defect(result, feed) is None:
             high, best = middle, result
         else:
             low = middle
@@ -73,14 +75,14 @@ def tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     return stored | {node.output[0]: node.attribute[0].t for node in constants}
 
 
-def defect(model: onnx.ModelProto) -> str | None:
-    """Why a model is not valid, or None: the checker, strict shape inference, loading in ONNX Runtime."""
+def defect(model: onnx.ModelProto, feed: dict[str, NDArray[Any]]) -> str | None:
+    """Why a model is no good, or None: the checker, strict shape inference, loading and a run in ONNX Runtime."""
     from onnx_runs import session
 
     try:
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-        session(model)
+        session(model).run(None, feed)
     except Exception as error:  # the three have no common class
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]
     return None

@@ -19,17 +19,19 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def drawn(model: onnx.ModelProto, sizes: "dict[str, tuple[int, ...]] | None" = None, seed: int = 0) -> Feed:
-    """Random inputs of batch 1; `sizes` gives shapes for inputs with dynamic axes."""
+def drawn(model: onnx.ModelProto, given: "dict[str, Any] | None" = None, seed: int = 0) -> Feed:
+    """Random inputs of batch 1; `given` are shapes of inputs with dynamic axes, or their values."""
     generator, feed = np.random.default_rng(seed), {}
     stored = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
         if value.name in stored:
             continue
         kind = value.type.tensor_type
-        shape = (sizes or {}).get(value.name) or tuple(axis.dim_value or 1 for axis in kind.shape.dim)
+        shape = (given or {}).get(value.name, tuple(axis.dim_value or 1 for axis in kind.shape.dim))
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        if dtype.kind == "f":
+        if isinstance(shape, np.ndarray):
+            feed[value.name] = shape
+        elif dtype.kind == "f":
             feed[value.name] = generator.standard_normal(shape).astype(dtype)
         else:
             feed[value.name] = generator.integers(0, 2, shape).astype(dtype)
@@ -52,6 +54,12 @@ def difference(expected: list[NDArray[Any]], found: list[NDArray[Any]]) -> float
             left, right = left.astype(np.float64), right.astype(np.float64)
             worst = max(worst, float(np.abs(left - right).max() / max(np.abs(left).max(), 1e-30)))
     return worst
+
+
+def first(model: onnx.ModelProto, images: NDArray[Any]) -> Feed:
+    """The first image as inputs, in the type that the model takes."""
+    given = session(model).get_inputs()[0]
+    return {given.name: images[:1].astype(np.float16 if "float16" in given.type else np.float32)}
 
 
 def accuracy(model: onnx.ModelProto, images: NDArray[Any], labels: NDArray[Any]) -> float:

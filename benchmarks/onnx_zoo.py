@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from common import ROOT, torchvision_model
+from helpers import define_missing_operators, randomise
 
 BUILT = ROOT / "build" / "onnx"
 REAL = (
@@ -25,9 +27,9 @@ FX = ("small Llama",)
 SIZES = {
     "ppocr_v3_det": {"x": (1, 3, 320, 320)},
     "ppocr_cls": {"x": (1, 3, 48, 192)},
-    "silero_vad": {"input": (1, 576), "sr": ()},
+    "silero_vad": {"input": (1, 576), "state": (2, 1, 128), "sr": np.array(16000)},
 }
-"""Shapes of inputs that have dynamic axes."""
+"""Shapes of inputs that have dynamic axes, or their values."""
 
 
 def data_folder() -> Path | None:
@@ -53,6 +55,7 @@ def exported(name: str, make: Callable[[], tuple[torch.nn.Module, tuple[Any, ...
     path = BUILT / f"{name}.onnx"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
+        define_missing_operators()  # transformers imports torchvision where it finds it
         model, inputs = make()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about its own future
@@ -68,8 +71,6 @@ def image() -> tuple[torch.Tensor]:
 
 def torchvision(name: str) -> torch.nn.Module:
     """A model with random weights and telling batch-norm statistics."""
-    from helpers import randomise
-
     return randomise(torchvision_model(name))
 
 

@@ -241,10 +241,10 @@ def _size(axis: onnx.TensorShapeProto.Dimension, run: int, sizes: Mapping[str, t
 def _numbers(generator: np.random.Generator, kind: int, shape: list[int], highest: int) -> np.ndarray:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
     if kind in FLOATS:
-        return generator.standard_normal(shape).astype(dtype)
+        return np.asarray(generator.standard_normal(shape)).astype(dtype)
     if kind in BYTES:
-        return generator.integers(0, 100, shape).astype(dtype)
-    return generator.integers(0, highest, shape).astype(dtype)
+        return np.asarray(generator.integers(0, 100, shape)).astype(dtype)
+    return np.asarray(generator.integers(0, highest, shape)).astype(dtype)
 
 
 def _other(feed: Feeds) -> Feeds:
@@ -254,7 +254,7 @@ def _other(feed: Feeds) -> Feeds:
         if _is_float(array):
             array = generator.standard_normal(array.shape).astype(array.dtype)
         elif array.size and array.dtype.kind in "iu":
-            array = (array.max() - array).astype(array.dtype)
+            array = np.asarray(array.max() - array).astype(array.dtype)
         moved[name] = array
     return moved
 

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -24,11 +25,11 @@ REAL = {
     "ppocr_v3_det": {"x": (1, 3, 96, 128)},
     "resnet20_cifar10_qdq": {},
     "rfb320": {},
-    "silero_vad": {"input": (1, 576), "sr": ()},
+    "silero_vad": {"input": (1, 576), "state": (2, 1, 128), "sr": np.array(16000)},
     "squeezenet1_1_caffe2_fp16": {},
     "super_resolution_x3": {},
 }
-"""Trained models, with the shapes of inputs that have dynamic axes."""
+"""Trained models, with the shapes of inputs that have dynamic axes, or their values."""
 
 
 def exported(name: str, dynamo: bool) -> onnx.ModelProto:
@@ -98,5 +99,6 @@ def test_trained_models(name, data_dir):
 
 def _feed(model: onnx.ModelProto, shapes: dict, seed: int) -> oracle.Feeds:
     feed = oracle.draw(model, seed=seed)[0]
-    drawn = {name: oracle.numbers(model, name, shape, seed) for name, shape in shapes.items()}
-    return feed | drawn
+    for name, given in shapes.items():
+        feed[name] = given if isinstance(given, np.ndarray) else oracle.numbers(model, name, given, seed)
+    return feed
