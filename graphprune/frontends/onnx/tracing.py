@@ -17,6 +17,7 @@ from onnx.reference.ops import load_op
 
 from ...graph import Shape
 from .fused import FUSED_SHAPES, RESULT_TYPE
+from .tensors import MOST
 
 SMALL = 4096
 """Tensors of at most this many elements may be sizes, positions or other numbers that a program computes with."""
