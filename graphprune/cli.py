@@ -145,6 +145,8 @@ def optimize(
     from .passes.verify_equivalence import VerifyEquivalence
     from .policy import resolve_policy
 
+    if out.suffix not in (".onnx", ".safetensors", ".pt2"):
+        raise typer.BadParameter("must end in .onnx, .safetensors or .pt2", param_hint="--out")
     exactness = exact if exact == "prefer" else exact == "yes"
     choice = resolve_policy(policy or ())
     options = Options(sparsity, budget, criterion, scope, tuple(keep or ()), multiple_of, exactness, seed, choice)
