@@ -25,6 +25,7 @@ import graphprune  # noqa: E402
 import onnx_accuracy  # noqa: E402
 import onnx_peer as peer  # noqa: E402
 from common import ROOT, console  # noqa: E402
+from graphprune.errors import GraphPruneError  # noqa: E402
 from graphprune.timing import alternate  # noqa: E402
 from onnx_page import write_page  # noqa: E402
 from onnx_runs import difference, drawn, runner  # noqa: E402
@@ -50,7 +51,17 @@ def ours(name: str, model: onnx.ModelProto) -> Record:
     start = time.perf_counter()
     record["error"] = graphprune.verify(model, slim, plan, thorough=False, **given).error
     record["verify"] = time.perf_counter() - start
-    return record | judged(model, slim, feed)
+    return record | judged(model, slim, feed) | aligned(model, feed, given)
+
+
+def aligned(model: onnx.ModelProto, feed: dict[str, Any], given: dict[str, Any]) -> Record:
+    """Latency where channel counts suit the vectors of this machine."""
+    try:
+        slim = graphprune.optimize(model, 0.5, target="x86", verify=False, **given)
+    except GraphPruneError as error:
+        return {"aligned": type(error).__name__}
+    medians = alternate({"dense": runner(model, feed), "slim": runner(slim, feed)}, REPEATS)
+    return {"aligned": [medians["dense"], medians["slim"]]}
 
 
 def theirs(name: str, model: onnx.ModelProto) -> Record:

@@ -70,8 +70,16 @@ def image() -> tuple[torch.Tensor]:
 
 
 def torchvision(name: str) -> torch.nn.Module:
-    """A model with random weights and telling batch-norm statistics."""
-    return randomise(torchvision_model(name))
+    """A model with random weights and the batch-norm statistics of random images, so that inputs reach the outputs."""
+    model = randomise(torchvision_model(name))
+    norms = [part for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = None  # the mean of what it sees
+        norm.reset_running_stats()
+    if norms:
+        with torch.no_grad():
+            model(torch.randn(4, 3, 224, 224))
+    return model
 
 
 class Logits(torch.nn.Module):

@@ -85,6 +85,7 @@ def prepare(
     """A copy without functions and overridable tensors, whose values know their shapes where they can be inferred."""
     copy = model.clone()
     copy = passes.InlinePass()(copy).model
+    _detach_constants(copy)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
     passes.RemoveInitializersFromInputsPass()(copy)
     for value in copy.graph.inputs:
@@ -105,6 +106,15 @@ def prepare(
             if str(value.name) in observed:
                 value.shape = ir.Shape(observed[str(value.name)])
     return copy
+
+
+def _detach_constants(model: ir.Model) -> None:
+    """Let no Constant hold a tensor of the user's protobuf: lifting writes a name into it."""
+    for node in model.graph.all_nodes():
+        held = node.attributes.get("value") if node.op_type == "Constant" else None
+        if held is not None and isinstance(held.value, ir.serde.TensorProtoTensor):
+            own = ir.LazyTensor(held.as_tensor, dtype=held.value.dtype, shape=held.value.shape, name=held.value.name)
+            node.attributes["value"] = ir.AttrTensor("value", own)
 
 
 def _mark_sequences(node: ir.Node, known: Signature | None) -> None:
