@@ -47,8 +47,7 @@ def serve(pipe: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     sets = models()
     with tempfile.TemporaryDirectory() as folder:
-        while True:
-            number = pipe.recv()
+        while (number := pipe.recv()) is not None:
             try:
                 pipe.send(attempt(number // 2, sets[number % 2], Path(folder)))
             except Wrong as wrong:
@@ -102,6 +101,7 @@ def main() -> None:
             outcome = "wrong"
         found[kind, outcome] += 1
     seconds = time.perf_counter() - start
+    worker.pipe.send(None)
     report(found, {**sets[0]}, {**sets[1]}, arguments.cases, seconds)
 
 

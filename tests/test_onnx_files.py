@@ -403,6 +403,15 @@ def test_weights_above_the_limit_go_beside_the_model(tmp_path, monkeypatch):
     assert (tmp_path / "out.onnx.data").exists() and np.array_equal(run(tmp_path / "out.onnx"), run(path))
 
 
+def test_many_weights_beside_the_model_are_not_gathered(apart, monkeypatch):
+    monkeypatch.setattr(files, "BESIDE", 1000)
+    monkeypatch.setattr(stored.DataFile, "read", lambda *_: pytest.fail("read too early"))
+    assert isinstance(files.give_back(files.read(apart), apart), ir.Model)
+    path = apart.with_name("whole.onnx")
+    onnx.save(mlp(), path)
+    assert isinstance(files.give_back(files.read(path), path), ModelProto)
+
+
 def test_protos_that_are_not_loaded_are_not_saved(apart, tmp_path):
     with pytest.raises(FileFormatError, match="not loaded"):
         files.save(onnx.load(apart, load_external_data=False), tmp_path / "out.onnx")

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from ...errors import FileFormatError, UnsupportedModelError
 from .checks import check
 from .messages import DECLARED, all_graphs, innermost, stub, to_proto, weight
-from .saving import LIMIT, save
+from .saving import BESIDE, LIMIT, save
 from .stored import ORIGIN, Folder, Origin, stored_tensor
 from .tensors import check_tensor
 
@@ -65,9 +65,11 @@ def read(origin: Any) -> ir.Model:
 def give_back(model: ir.Model, origin: Any) -> Any:
     """The model as the kind of thing that `origin` is.
 
-    For a path that is an `onnx.ModelProto` with all weights inside, or an `onnx_ir.Model` where they are above 2 GB.
+    For a path that is an `onnx.ModelProto` with all weights inside. Where they are above 2 GB, or lie beside the model and
+    are too many to be held in memory in passing, it is an `onnx_ir.Model`, which computes them when they are written.
     """
-    if isinstance(origin, ir.Model) or (is_path(origin) and weight(model) > LIMIT):
+    beside = model.graph.meta.get(ORIGIN, Origin(None, frozenset())).files
+    if isinstance(origin, ir.Model) or (is_path(origin) and weight(model) > (BESIDE if beside else LIMIT)):
         return model
     proto = to_proto(model)
     return _to_surgeon(proto) if is_surgeon(origin) else proto

@@ -19,6 +19,9 @@ from .stored import ORIGIN, Origin
 LIMIT = 2_000_000_000
 """Bytes of weights that fit into one protobuf message of 2 GiB, with room for the program."""
 
+BESIDE = 256_000_000
+"""Bytes of weights that are put into one message although they lay in files beside the model."""
+
 _SMALL = 1024
 """Tensors of fewer bytes stay in the model's file."""
 

@@ -68,7 +68,7 @@ def _check_place(tensor: TensorProto, what: str) -> None:
     if not place.get("location"):
         raise FileFormatError(f"{what} has its data in a file that is not named: save the model again")
     for key in ("offset", "length"):
-        if key in place and not (place[key].isascii() and place[key].isdigit() and int(place[key]) < 2**62):
+        if key in place and not (place[key].isascii() and place[key].isdigit() and len(place[key]) < 20):
             raise FileFormatError(
                 f"{what} has its data at {key} {place[key]!r}, which is no number: save the model again"
             )

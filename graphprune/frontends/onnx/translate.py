@@ -98,8 +98,17 @@ def same(call: Call) -> Translated:
 
 
 def conv(call: Call) -> Translated:
-    attrs = {"groups": int(call.attr("group", 1)), "transposed": call.name == "ConvTranspose"}
+    attrs = {"groups": convolved(call, call.tensor(1)), "transposed": call.name == "ConvTranspose"}
     return "conv", (call.x, call.tensor(1), call.get(2)), attrs
+
+
+def convolved(call: Call, weight: Value) -> int:
+    """The number of groups of a convolution; its input has to have the channels that the weight expects."""
+    groups, channels = int(call.attr("group", 1)), call.x.shape[1]
+    expected = weight.shape[0] if call.name == "ConvTranspose" else weight.shape[1] * groups
+    if groups < 1 or channels != expected or weight.shape[0] % groups:
+        raise Unsupported(f"a weight of sizes {weight.shape} for {channels} channels in {groups} groups")
+    return groups
 
 
 def matmul(call: Call) -> Translated:

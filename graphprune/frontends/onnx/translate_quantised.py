@@ -6,7 +6,7 @@ tied with these channels.
 
 from ...graph import Value
 from .calls import Call, Translated, Unsupported, axis_of
-from .translate import Translation, broadcast, unary
+from .translate import Translation, broadcast, convolved, unary
 
 
 def linear_quantised(call: Call) -> Translated:
@@ -49,13 +49,13 @@ def scaled(call: Call, x: Value, places: tuple[int, ...], axis: int) -> Value:
 def conv_quantised(call: Call) -> Translated:
     """QLinearConv: x, its scale and zero point, w, its scales and zero points, those of y, bias."""
     x, weight = call.x, scaled(call, call.tensor(3), (4, 5), 0)
-    attrs = {"groups": int(call.attr("group", 1)), "transposed": False}
+    attrs = {"groups": convolved(call, weight), "transposed": False}
     return "conv", (x, weight, call.get(8)), attrs
 
 
 def conv_integer(call: Call) -> Translated:
     weight = scaled(call, call.tensor(1), (3,), 0)
-    return "conv", (call.x, weight, None), {"groups": int(call.attr("group", 1)), "transposed": False}
+    return "conv", (call.x, weight, None), {"groups": convolved(call, weight), "transposed": False}
 
 
 def matmul_quantised(call: Call) -> Translated:
