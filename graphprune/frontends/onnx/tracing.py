@@ -225,7 +225,7 @@ def _known_of(proto: Any) -> tuple[str, Shape | None] | None:
 
 
 def _attributes_of(node: ir.Node) -> Attributes:
-    return tuple(ir.to_proto(attr).SerializeToString() for attr in node.attributes.values())
+    return tuple(ir.serde.serialize_attribute(attr).SerializeToString() for attr in node.attributes.values())
 
 
 def trace(model: ir.Model, sizes: Mapping[str, Shape]) -> Trace:
@@ -257,7 +257,7 @@ def constant_of(node: ir.Node) -> Any:
     """The tensor that a Constant node holds; None for strings and sparse ones."""
     for attr in _attrs(node):
         if attr.name == "value":
-            return attr.as_tensor()
+            return attr.value
         if attr.name in ("value_int", "value_ints"):
             return ir.tensor(np.asarray(attr.value, dtype=np.int64))
         if attr.name in ("value_float", "value_floats"):
@@ -297,7 +297,7 @@ def _run(node: ir.Node, inputs: list[Any], opsets: list[Any]) -> tuple[Any, ...]
     """What a node of the standard gives for known numbers; nothing where it cannot be said."""
     versions = {opset.domain: opset.version for opset in opsets}
     parameters = {"opsets": versions, "log": lambda *_: None, "verbose": 0, "new_ops": {}, "evaluator_cls": None}
-    proto = ir.to_proto(node)
+    proto = ir.serde.serialize_node(node)
     while inputs and inputs[-1] is None:
         inputs.pop()
     try:
