@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...analysis import Analysis
+from ...collector import collector_paused
 from ...errors import ApplyError, ExampleInputsError
 from ...plan import Plan
 from ...policy import DEFAULT, Policy
@@ -37,6 +38,7 @@ PLAN = "graphprune.plan"
 """The key of a slim model's metadata under which the plan that made it travels."""
 
 
+@collector_paused()
 def analyze(origin: Any, example_inputs: Any = None, policy: Policy = DEFAULT) -> Analysis:
     """Analyse a model. Raises `ExampleInputsError`, `FileFormatError` or `UnsupportedModelError`."""
     model = prepare(files.read(origin))
@@ -73,6 +75,7 @@ def _fewest(model: ir.Model) -> int:
         return 1 << 30
 
 
+@collector_paused()
 def apply(origin: Any, plan: Plan, example_inputs: Any = None, analysis: Analysis | None = None) -> Any:
     """A slim model of the same kind; for a path an onnx.ModelProto."""
     model = prepare(files.read(origin))
