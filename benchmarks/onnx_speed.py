@@ -82,7 +82,8 @@ def measure(model: onnx.ModelProto) -> list[float]:
 def main() -> None:
     """Measure, print and write the page."""
     models = {name: every_model()[name] for name in ("resnet50", "vit_b_16")}
-    loaded = {name: onnx.load(path()) for name, path in models.items()} | {"10,000 nodes": long_program()}
+    loaded = {name: onnx.load(path()) for name, path in models.items()}
+    loaded["10,000 nodes"] = long_program()
     graphprune.analyze(long_program(20)).plan(sparsity=0.3)  # what is imported is no part of the time
     rows = []
     for name, model in loaded.items():
@@ -90,8 +91,8 @@ def main() -> None:
         times = [f"{seconds:.2f} s" for seconds in measure(model)]
         rows.append([name, f"{len(model.graph.node):,}", f"{weights / 1e6:.1f} M", *times])
     show("ONNX: analysis, plan, apply", COLUMNS, rows)
-    text = f"""{machine(1, "onnx", "onnx-ir")}. Medians of {REPEATS} runs in turn. Everything is in: reading and checking the
-model, analysis, plan at half of the parameters, the slim model as an `onnx.ModelProto`; verification is not."""
+    text = f"""{machine(1, "onnx", "onnx-ir")}. Medians of {REPEATS} runs in turn. Everything is in: reading and
+checking the model, analysis, plan at half of the parameters, the slim model as an `onnx.ModelProto`; verification is not."""
     page("onnx_speed", "Speed on ONNX models", text, (COLUMNS, rows))
 
 
