@@ -91,8 +91,10 @@ def main() -> None:
         times = [f"{seconds:.2f} s" for seconds in measure(model)]
         rows.append([name, f"{len(model.graph.node):,}", f"{weights / 1e6:.1f} M", *times])
     show("ONNX: analysis, plan, apply", COLUMNS, rows)
-    text = f"""{machine(1, "onnx", "onnx-ir")}. Medians of {REPEATS} runs in turn. Everything is in: reading and
-checking the model, analysis, plan at half of the parameters, the slim model as an `onnx.ModelProto`; verification is not."""
+    text = f"""{machine(1, "onnx", "onnx-ir")}.
+
+Medians of {REPEATS} runs in turn. Everything is in: reading and checking the model, analysis, plan at half of the
+parameters, the slim model as an `onnx.ModelProto`; verification is not."""
     page("onnx_speed", "Speed on ONNX models", text, (COLUMNS, rows))
 
 
