@@ -105,7 +105,7 @@ class Analysis:
         criterion: Any = "l2",
         scope: str = "global",
         keep: Iterable[str] = (),
-        multiple_of: int = 1,
+        multiple_of: int | None = None,
         exact: bool | str = "prefer",
         seed: int = 0,
     ) -> "Plan":

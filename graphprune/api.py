@@ -24,7 +24,7 @@ def optimize(
     criterion: "str | Callable[..., Any]" = "l2",
     scope: str = "global",
     keep: Iterable[str] = (),
-    multiple_of: int = 1,
+    multiple_of: int | None = None,
     target: str | None = None,
     exact: bool | str = "prefer",
     policy: "str | Iterable[str]" = DEFAULT,
@@ -48,7 +48,8 @@ def optimize(
     - `scope`: "global" compares all channels (scores are divided by their layer's mean); "layer" takes the same
       share from every layer.
     - `keep`: patterns of parameter or module names that keep their sizes, such as `"layer1.*"` or `"fc"`.
-    - `multiple_of`: channel counts that change become multiples of this.
+    - `multiple_of`: channel counts that change become multiples of this. None for what suits the runtime of the model:
+      1 for torch, for ONNX 8, or the first of 4, 2, 1 with which the budget can be met.
     - `target`: a name from `graphprune.backends.targets`, such as "x86": channel counts that change also become
       multiples of what one of its vectors holds, which suits compiled code.
     - `exact`: "prefer" drops groups for which dropping is not the same as masking (widths through a LayerNorm)

@@ -1,7 +1,7 @@
 """Allocation: which units to drop so that the budget is met, never exceeded, and missed by less than one granule."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +35,7 @@ class Options:
     criterion: Any = "l2"
     scope: str = "global"
     keep: tuple[str, ...] = ()
-    multiple_of: int = 1
+    multiple_of: int | None = None
     exact: bool | str = "prefer"
     seed: int = 0
     policy: Policy = DEFAULT
@@ -51,7 +51,8 @@ class Options:
             raise OptionError(f"budget={self.budget!r}: choose one of {', '.join(BUDGETS)}")
         if self.scope not in SCOPES:
             raise OptionError(f"scope={self.scope!r}: choose one of {', '.join(SCOPES)}")
-        if isinstance(self.multiple_of, bool) or not isinstance(self.multiple_of, int) or self.multiple_of < 1:
+        multiple = 1 if self.multiple_of is None else self.multiple_of
+        if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
             raise OptionError(f"multiple_of={self.multiple_of!r} must be a positive whole number")
         if self.exact not in ("prefer", True, False):
             raise OptionError(f"exact={self.exact!r}: choose 'prefer', True or False")
@@ -73,13 +74,15 @@ def make_plan(analysis: "Analysis", options: Options) -> "Plan":
     limit = int(np.floor(getattr(before, options.budget) * (1 - options.sparsity) + 1e-9))
     if not free.any() or not (free & exact).any() and options.exact is True:
         raise NothingToPruneError(f"nothing can be dropped from this model.\n{lock_summary(analysis)}")
-    tries = [free] if options.exact is False else [free & exact]
+    ways = [free] if options.exact is False else [free & exact]
     if options.exact == "prefer" and (free & ~exact).any():
-        tries.append(free)
+        ways.append(free)
+    multiples = analysis.graph.alignments if options.multiple_of is None else (options.multiple_of,)
+    tries = [(candidates, replace(options, multiple_of=multiple)) for candidates in ways for multiple in multiples]
     if options.criterion != "random":
         check_finite(analysis)
     least = None
-    for candidates in tries:
+    for candidates, options in tries:
         units, order = _ordered(analysis, options, candidates)
         alive = cut(model, options.budget, limit, units, order)
         least = min(least or before, alive[1], key=lambda cost: getattr(cost, options.budget))
@@ -137,7 +140,7 @@ def _ordered(analysis: "Analysis", options: Options, free: NDArray[np.bool_]) ->
         )
     units = build_units(analysis, np.where(scored, scores, 0.0), free & scored)
     units = _normalised(units)
-    multiples = _multiples(analysis, units, options.multiple_of)
+    multiples = _multiples(analysis, units, options.multiple_of or 1)
     return units, granules(units, _protected(analysis, units), multiples, options.scope)
 
 

@@ -123,7 +123,7 @@ def optimize(
     criterion: Annotated[str, typer.Option(help="How groups are scored: l2, l1, bn_scale, random.")] = "l2",
     scope: Annotated[Literal["global", "layer"], typer.Option(help="Where groups compete.")] = "global",
     keep: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave; repeat.")] = None,
-    multiple_of: Annotated[int, typer.Option(min=1, help="Keep channel counts multiples of this.")] = 1,
+    multiple_of: Annotated[int | None, typer.Option(min=1, help="Keep channel counts multiples of this.")] = None,
     target: Annotated[str | None, typer.Option(help="Keep multiples that suit this target, such as x86.")] = None,
     exact: Annotated[Literal["prefer", "yes", "no"], typer.Option(help=_EXACT)] = "prefer",
     policy: Annotated[list[str] | None, typer.Option(metavar="WORD", help=_POLICY)] = None,

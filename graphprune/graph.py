@@ -68,7 +68,8 @@ class Graph:
     """A program in execution order.
 
     `leaves` maps the first name of every stored tensor to its value, `aliases` further names of tied tensors to the
-    first one. `numeric` tells that real numbers were at hand, so that sizes may depend on them.
+    first one. `numeric` tells that real numbers were at hand, so that sizes may depend on them. `alignments` are numbers of
+    whose multiples what runs the program computes channels fastest, the best first.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -77,6 +78,7 @@ class Graph:
     leaves: dict[str, Value] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     numeric: bool = False
+    alignments: tuple[int, ...] = (1,)
 
     def values(self) -> Iterator[Value]:
         """Every value once: inputs, leaves, then what the nodes compute."""

@@ -39,7 +39,7 @@ class PruneChannels:
         options = self.options
         if self.target is not None:
             alignment = get_target(self.target).channel_alignment
-            options = replace(options, multiple_of=math.lcm(options.multiple_of, alignment))
+            options = replace(options, multiple_of=math.lcm(options.multiple_of or 1, alignment))
         program = program.analysed(resolve_policy(options.policy))
         frontend, analysis, notes = frontend_of(program.model), program.analysis, []
         assert analysis is not None

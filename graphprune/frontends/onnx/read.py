@@ -18,6 +18,9 @@ from .calls import Call, Unsupported, fitting
 from .names import TRANSLATIONS
 from .tracing import STANDARD, Trace, constant_of, dtype_name, holds_channels
 
+ALIGNMENTS = (8, 4, 2, 1)
+"""ONNX Runtime computes convolutions in blocks of channels; for other counts it falls back to slower code."""
+
 _STATISTICS = {
     "BatchNormalization": (3, 4),
     "QuantizeLinear": (1, 2),
@@ -74,7 +77,7 @@ class Reader:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self.graph = Graph()
+        self.graph = Graph(alignments=ALIGNMENTS)
         self.values: dict[str, Value] = {}
         self.tensors = {value.name: tensor for value, tensor in stored(trace.model).items()}
         self.statistics = _statistics(trace.model)
