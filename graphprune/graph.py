@@ -68,8 +68,8 @@ class Graph:
     """A program in execution order.
 
     `leaves` maps the first name of every stored tensor to its value, `aliases` further names of tied tensors to the
-    first one. `numeric` tells that real numbers were at hand, so that sizes may depend on them. `alignments` are numbers of
-    whose multiples what runs the program computes channels fastest, the best first.
+    first one. `numeric` tells that real numbers were at hand, so that sizes may depend on them. `alignments` are the
+    numbers whose multiples suit, as channel counts, what runs the program: the best first.
     """
 
     nodes: list[Node] = field(default_factory=list)

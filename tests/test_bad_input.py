@@ -120,9 +120,11 @@ def test_meta_device(net):
 
 
 def test_unsupported_models():
-    for thing in (3, "model", lambda x: x, [nn.ReLU()], {}, {"a": 1}):
+    for thing in (3, lambda x: x, [nn.ReLU()], {}, {"a": 1}):
         with pytest.raises(errors.UnsupportedModelError):
             graphprune.optimize(thing)
+    with pytest.raises(errors.FileFormatError, match="model"):
+        graphprune.optimize("model")
 
 
 def test_a_model_that_fails():
