@@ -59,6 +59,12 @@ class Options:
         resolve(self.criterion)
         resolve_policy(self.policy)
 
+    def as_json(self) -> dict[str, Any]:
+        """The options as plain data for the plan; a criterion that is a function by its name."""
+        name = getattr(self.criterion, "__name__", type(self.criterion).__name__)
+        criterion = name if callable(self.criterion) else self.criterion
+        return vars(self) | {"criterion": criterion, "keep": list(self.keep), "policy": list(self.policy)}
+
 
 @collector_paused()
 def make_plan(analysis: "Analysis", options: Options) -> "Plan":
@@ -90,7 +96,7 @@ def make_plan(analysis: "Analysis", options: Options) -> "Plan":
             touched = ~alive[0] & ~exact
             if touched.any() and options.exact == "prefer":
                 _warn_inexact(analysis, touched)
-            return Plan.of(analysis, alive[0], options, before, model.cost(alive[0]))
+            return Plan.of(analysis, alive[0], options.as_json(), before, model.cost(alive[0]))
     raise _unreachable(analysis, options, before, least, limit)
 
 

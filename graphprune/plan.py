@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__
-from .errors import FileFormatError, PlanError
+from .errors import FileFormatError, PlanError, WeightsError
 from .files import atomic_path
 from .policy import DEFAULT, Policy, resolve_policy
+from .sketches import Sketch, is_matrix, sketch
 
 if TYPE_CHECKING:
     from .analysis import Analysis
-    from .budget import Options
     from .cost import Cost
 
 FORMAT = "graphprune-plan-1"
@@ -42,7 +42,8 @@ class Plan:
     the example inputs; `report` holds costs before and after; `fingerprint` identifies the model.
     `exact` tells that dropping equals masking. `lookups` gives, for a stored index, the new position of every old one.
     `repairs` gives, for the scale of a root-mean-square norm, how many times fewer positions it sees, and the number
-    that is added to it before use.
+    that is added to it before use. `sketches` are those of the matrices that are sliced, by which they are found again
+    under other names (see `graphprune.transfer`).
 
     ```python
     plan = graphprune.analyze(model).plan(sparsity=0.5)
@@ -61,12 +62,13 @@ class Plan:
     exact: bool = True
     lookups: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     repairs: dict[str, tuple[float, float]] = field(default_factory=dict)
+    sketches: dict[str, Sketch] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, analysis: "Analysis", alive: NDArray[np.bool_], options: "Options", before: "Cost", after: "Cost"
+        cls, analysis: "Analysis", alive: NDArray[np.bool_], options: dict[str, Any], before: "Cost", after: "Cost"
     ) -> "Plan":
-        """Read the plan off an analysis and the classes that stay alive."""
+        """Read the plan off an analysis and the classes that stay alive; `options` are what was asked for, as JSON."""
         kept: Kept = {}
         for (name, axis), classes in analysis.leaf_classes.items():
             living = alive[classes]
@@ -75,18 +77,18 @@ class Plan:
         classes, counts = analysis.solution.classes, analysis.equations.group_counts
         groups = {name: int(alive[classes[own]].sum()) for name, own in counts.items() if not alive[classes[own]].all()}
         leaves = analysis.graph.leaves
-        given = {key: value if not callable(value) else _name(value) for key, value in vars(options).items()}
         return cls(
             kept=kept,
             groups=groups,
             shapes={name: leaves[name].shape for name in kept},
             fingerprint=analysis.fingerprint,
             inputs=analysis.inputs,
-            options=given | {"keep": list(options.keep), "policy": list(options.policy)},
+            options=options,
             report={"params": [before.params, after.params], "macs": [before.macs, after.macs]},
             exact=bool((alive | (analysis.solution.inexact < 0)).all()),
             lookups=_lookups(analysis, alive),
             repairs=_repairs(analysis, kept),
+            sketches=_sketches(analysis, kept),
         )
 
     @property
@@ -117,27 +119,15 @@ class Plan:
             mask = mask & rows.reshape(spread)
         return mask
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise `PlanError` unless the plan was made for a model with these stored tensors."""
-        if fingerprint(shapes) == self.fingerprint:
-            return
-        for name, shape in self.shapes.items():
-            if name not in shapes:
-                raise PlanError(f"this plan was made for another model: it slices {name}, which this one lacks")
-            if tuple(shapes[name]) != tuple(shape):
-                raise PlanError(
-                    f"this plan was made for another model: {name} has shape {tuple(shapes[name])} here and "
-                    f"{tuple(shape)} there"
-                )
-        raise PlanError(
-            "this plan was made for another model: the tensors that it slices are there, but others differ. "
-            "Make a new plan with graphprune.analyze(model).plan(...)."
-        )
+    def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether the plan was made for a model with exactly these stored tensors, by names and shapes."""
+        return fingerprint(shapes) == self.fingerprint
 
     def apply(self, model: Any, example_inputs: Any = None) -> Any:
-        """A slim copy of a model (module, GraphModule, ExportedProgram) or of a state dict.
+        """A slim copy of a model (module, GraphModule, ExportedProgram, ONNX) or of a state dict.
 
-        The model given is not touched. Raises `PlanError` for a plan made for another model and `ApplyError`
+        A plan that was made on a module is carried over to its ONNX export, and the other way round; `plan_of` gives
+        the plan in the form of the result. The model given is not touched. Raises `PlanError` for a plan made for another model and `ApplyError`
         where the model's code cannot be kept right with the new sizes.
         """
         from .frontends import frontend_of
@@ -174,6 +164,7 @@ class Plan:
                 name: (share * self.repairs.get(name, (1.0,))[0], offset)
                 for name, (share, offset) in second.repairs.items()
             },
+            sketches=second.sketches | self.sketches,
         )
 
     def to_json(self) -> str:
@@ -254,13 +245,21 @@ def _repairs(analysis: "Analysis", kept: Kept) -> dict[str, tuple[float, float]]
     }
 
 
+def _sketches(analysis: "Analysis", kept: Kept) -> dict[str, Sketch]:
+    """What the matrices that are sliced look like, as far as their numbers are at hand."""
+    leaves, found = analysis.graph.leaves, {}
+    for name in kept:
+        if is_matrix(leaves[name].shape):
+            try:
+                found[name] = sketch(analysis.weights(name))
+            except WeightsError:
+                continue
+    return found
+
+
 def _compose(first: NDArray[np.int64] | None, second: NDArray[np.int64], name: str, axis: int) -> NDArray[np.int64]:
     if first is None:
         return second
     if first.ndim != second.ndim:
         raise PlanError(f"plans cannot be composed: axis {axis} of {name} is sliced per block in one of them only")
     return np.take_along_axis(first, second, -1) if second.ndim == 2 else first[second]
-
-
-def _name(criterion: Any) -> str:
-    return getattr(criterion, "__name__", type(criterion).__name__)

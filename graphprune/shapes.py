@@ -23,7 +23,7 @@ def living(analysis: "Analysis", plan: "Plan") -> Alive:
     """Which labels a plan keeps. Raises `PlanError` where it drops part of a group, or what is locked."""
     classes, dead = analysis.solution.classes, np.zeros(analysis.solution.count, dtype=bool)
     drops = {
-        (name, axis): _dropped(index, analysis.leaf_classes[name, axis], name, axis)
+        (name, axis): dropped_positions(index, analysis.leaf_classes[name, axis], name, axis)
         for name, axes in plan.kept.items()
         for axis, index in axes.items()
         if (name, axis) in analysis.leaf_classes
@@ -43,7 +43,8 @@ def living(analysis: "Analysis", plan: "Plan") -> Alive:
     return np.asarray(~dead[classes])
 
 
-def _dropped(index: NDArray[np.int64], members: NDArray[np.int64], name: str, axis: int) -> Alive:
+def dropped_positions(index: NDArray[np.int64], members: NDArray[np.int64], name: str, axis: int) -> Alive:
+    """Which positions of an axis go where a plan keeps `index`: of its classes' form, one row per block."""
     dropped = np.ones(members.shape, dtype=bool)
     if index.ndim != members.ndim:
         raise PlanError(f"this plan slices axis {axis} of {name} in blocks that this program does not have")

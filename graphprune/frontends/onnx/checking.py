@@ -27,8 +27,8 @@ def inputs_of(origin: Any, plan: Plan | None, example_inputs: Any, seed: int) ->
         sizes = {name: tuple(array.shape) for name, array in given.items()}
         specs = describe(model, sizes, given)["onnx"]
         return {name: _random(spec, rng, given[name]) for name, spec in specs.items()}
-    if plan is None or not plan.inputs:
-        raise ExampleInputsError(f"verification needs example inputs, or a plan that describes them. {HOW}")
+    if plan is None or not plan.inputs or "onnx" not in plan.inputs:
+        raise ExampleInputsError(f"verification needs example inputs, or a plan for ONNX that describes them. {HOW}")
     return {name: _random(spec, rng, None) for name, spec in plan.inputs["onnx"].items()}
 
 

@@ -168,3 +168,37 @@ def _highest(value: ir.Value) -> Iterator[int]:
 def sizes_of(inputs: Mapping[str, Any]) -> dict[str, Shape]:
     """The sizes that a description gives."""
     return {name: tuple(spec["shape"]) for name, spec in inputs["onnx"].items()}
+
+
+def own_form(inputs: Any, model: ir.Model) -> Any:
+    """The inputs that a plan describes, also where it was made for another form of the model: by name, or in order.
+
+    None where they do not fit the inputs of the model.
+    """
+    if not inputs:
+        return None
+    named = inputs.get("onnx") or {name: spec for name, item in inputs["kwargs"].items() for spec in _tensors(item)}
+    given = [spec for item in inputs.get("args", ()) for spec in _tensors(item)]
+    specs = [*given, *named.values()]
+    values = real_inputs(model)
+    if len(specs) != len(values):
+        return None
+    names = [value.name or "" for value in values]
+    found = named if named.keys() == set(names) else dict(zip(names, specs, strict=True))
+    return {"onnx": found} if all(_holds(value, found[value.name or ""]["shape"]) for value in values) else None
+
+
+def _tensors(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Descriptions of all tensors in the description of one input of a module."""
+    if "tensor" in item:
+        yield item["tensor"]
+    for part in (*item.get("items", ()), *item.get("entries", {}).values()):
+        yield from _tensors(part)
+
+
+def _holds(value: ir.Value, shape: list[int]) -> bool:
+    """Whether an input can have this shape."""
+    if value.shape is None:
+        return True
+    pairs = zip(value.shape, shape, strict=False)
+    return len(value.shape) == len(shape) and all(own == size or not isinstance(own, int) for own, size in pairs)

@@ -2,6 +2,7 @@
 
 import base64
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from ...errors import ApplyError, ExampleInputsError
 from ...plan import Plan
 from ...policy import DEFAULT, Policy
 from ...shapes import Mismatch, living, mismatches
+from ...transfer import fitted
 from . import files, saving
 from .checking import first_difference, inputs_of, other_sizes, outputs, runner
-from .inputs import HOW, candidates, describe, normalise, sizes_of
+from .inputs import HOW, candidates, describe, normalise, own_form, sizes_of
 from .read import analyse, prepare, read, shapes_of
 from .slim import slim_model
 from .tracing import Trace, trace
@@ -79,12 +81,10 @@ def _fewest(model: ir.Model) -> int:
 def apply(origin: Any, plan: Plan, example_inputs: Any = None, analysis: Analysis | None = None) -> Any:
     """A slim model of the same kind; for a path an onnx.ModelProto."""
     model = prepare(files.read(origin))
-    sizes = sizes_of(plan.inputs) if example_inputs is None else None
-    if sizes is None:
-        sizes = {name: tuple(array.shape) for name, array in normalise(model, example_inputs).items()}
-    old = trace(model, sizes)
-    analysis = analysis or analyse(old, plan.inputs, plan.policy)
-    plan.check(shapes_of(analysis.graph))
+    plan = replace(plan, inputs=own_form(plan.inputs, model))
+    old, inputs = _traced_as(plan, model, example_inputs)
+    own = analysis = analysis or analyse(old, inputs, plan.policy)
+    plan, _ = fitted(plan, shapes_of(own.graph), lambda: own)
     earlier = plan_of(model)
     slim, new = slim_model(model, plan, _rebased(analysis, old), old)
     problem = next(mismatches(analysis, plan, read(new), living(analysis, plan)), None)
@@ -92,6 +92,13 @@ def apply(origin: Any, plan: Plan, example_inputs: Any = None, analysis: Analysi
         raise _error(problem, analysis)
     slim.metadata_props[PLAN] = _packed(plan if earlier is None else earlier.then(plan))
     return files.give_back(slim, origin)
+
+
+def _traced_as(plan: Plan, model: ir.Model, example_inputs: Any) -> tuple[Trace, Any]:
+    """A trace for the example inputs, or for those that the plan describes."""
+    if example_inputs is not None or not plan.inputs:
+        return _traced(model, example_inputs)
+    return trace(model, sizes_of(plan.inputs)), plan.inputs
 
 
 def _rebased(analysis: Analysis, old: Trace) -> Analysis:

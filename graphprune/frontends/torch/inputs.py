@@ -1,5 +1,6 @@
 """Example inputs: normalise what the user gave, infer what was not given, describe them for a plan."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -93,6 +94,16 @@ def describe(inputs: Inputs) -> Any:
     return {"args": [one(item) for item in inputs.args], "kwargs": {k: one(item) for k, item in inputs.kwargs.items()}}
 
 
+def own_form(description: Any, module: torch.nn.Module) -> Any:
+    """The inputs that a plan describes, also where it was made for an ONNX model: by name, or in their order."""
+    if not description or "onnx" not in description:
+        return description
+    tensors = {name: {"tensor": spec} for name, spec in description["onnx"].items()}
+    if tensors.keys() <= inspect.signature(module.forward).parameters.keys():
+        return {"args": [], "kwargs": tensors}
+    return {"args": list(tensors.values()), "kwargs": {}}
+
+
 def rebuild(description: Any, seed: int = 0) -> Inputs:
     """Random inputs of a described form. Raises `ExampleInputsError` for what JSON could not hold."""
     generator = _seeded(seed)
@@ -111,6 +122,8 @@ def rebuild(description: Any, seed: int = 0) -> Inputs:
 
     if not description:
         raise ExampleInputsError(f"this plan does not describe its inputs. {HOW}")
+    if "args" not in description:
+        raise ExampleInputsError(f"this plan describes the inputs of another kind of model: take plan_of(slim). {HOW}")
     keywords = {key: one(item) for key, item in description["kwargs"].items()}
     return Inputs(tuple(one(item) for item in description["args"]), keywords)
 

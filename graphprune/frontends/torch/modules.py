@@ -1,5 +1,6 @@
 """The frontend for nn.Module and fx.GraphModule."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from ...errors import ApplyError, GraphPruneError, PlanError
 from ...labels import Labels
 from ...plan import Plan
 from ...shapes import Mismatch, changing_scopes, living, mismatches, shrinking
+from ...transfer import fitted
 from .configs import NOTE, express, has_config
 from .difference import first_difference
-from .inputs import Inputs, normalise, rebuild
+from .inputs import Inputs, normalise, own_form, rebuild
 from .norms import mend_norms
 from .parts import rewrite_parts, same_kind
 from .provenance import origins_of, set_attributes
@@ -45,9 +47,10 @@ def apply(
     module: torch.nn.Module, plan: Plan, example_inputs: Any = None, analysis: Analysis | None = None
 ) -> torch.nn.Module:
     """A slim copy of the same class; a GraphModule with rewritten sizes where `forward` has them written in."""
-    plan.check(shapes_of(module))
+    plan = replace(plan, inputs=own_form(plan.inputs, module))
+    plan, moved = fitted(plan, shapes_of(module), lambda: _analysis_for(plan, module, example_inputs))
     inputs = normalise(example_inputs) if example_inputs is not None else rebuild(plan.inputs)
-    analysis = analysis or analyze(module, inputs, plan.policy)
+    analysis = moved or analysis or analyze(module, inputs, plan.policy)
     slim = slim_copy(module, plan)
     mend_norms(slim, analysis, plan)
     setattr(slim, _NOTE, None)
@@ -62,6 +65,12 @@ def apply(
         setattr(slim, _NOTE, "; ".join(filter(None, [note_of(slim), NOTE])))
     attach_plan(slim, module, plan)
     return slim
+
+
+def _analysis_for(plan: Plan, module: torch.nn.Module, example_inputs: Any) -> Analysis:
+    """An analysis to carry a plan over to, with the sizes that the plan was made with unless others are given."""
+    given = example_inputs is not None or not plan.inputs
+    return analyze(module, example_inputs if given else rebuild(plan.inputs), plan.policy)
 
 
 def attach_plan(slim: Any, origin: Any, plan: Plan) -> None:
