@@ -418,3 +418,13 @@ def test_protos_that_are_not_loaded_are_not_saved(apart, tmp_path):
     with pytest.raises(FileFormatError, match="folder"):
         files.save(mlp(), tmp_path)
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("text", ["?", "not a plan", "c$@<O00000"])
+def test_damaged_plans_in_metadata(text):
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> net (float[1, 4] x) => (float[1, 4] y) { y = Relu(x) }'
+    )
+    model.metadata_props.add(key="graphprune.plan", value=text)
+    with pytest.raises(graphprune.GraphPruneError, match="damaged"):
+        graphprune.plan_of(model)

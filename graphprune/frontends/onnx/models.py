@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ...analysis import Analysis
 from ...collector import collector_paused
-from ...errors import ApplyError, ExampleInputsError
+from ...errors import ApplyError, ExampleInputsError, FileFormatError
 from ...plan import Plan
 from ...policy import DEFAULT, Policy
 from ...shapes import Mismatch, living, mismatches
@@ -38,6 +38,9 @@ __all__ = [
 
 PLAN = "graphprune.plan"
 """The key of a slim model's metadata under which the plan that made it travels."""
+
+LARGEST_PLAN = 1 << 28
+"""Bytes of a plan at most: a few of them may unpack to any number."""
 
 
 @collector_paused()
@@ -115,10 +118,16 @@ def _error(problem: Mismatch, analysis: Analysis) -> ApplyError:
 
 
 def plan_of(origin: Any) -> Plan | None:
-    """The plan that made a slim model, read from its metadata."""
+    """The plan that made a slim model, read from its metadata. Raises `FileFormatError` where that is damaged."""
     model = origin if isinstance(origin, ir.Model) else files.read(origin)
     text = model.metadata_props.get(PLAN)
-    return None if text is None else Plan.from_json(zlib.decompress(base64.b85decode(text)).decode())
+    if text is None:
+        return None
+    try:
+        unpacked = zlib.decompressobj().decompress(base64.b85decode(text), LARGEST_PLAN).decode()
+    except (ValueError, zlib.error) as error:
+        raise FileFormatError(f"metadata {PLAN!r} of the model is damaged ({error}): remove that entry") from error
+    return Plan.from_json(unpacked)
 
 
 def _packed(plan: Plan) -> str:
