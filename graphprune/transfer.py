@@ -103,9 +103,7 @@ def _matches(plan: Plan, analysis: "Analysis") -> Iterator[Match]:
             yield (same or named)[0]
 
 
-def _axes(
-    plan: Plan, analysis: "Analysis", match: Match
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+def _axes(plan: Plan, analysis: "Analysis", match: Match) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
     """For every labelled axis of a tensor that was found: its classes, and which positions the plan drops."""
     for axis in range(len(plan.shapes[match.name])):
         here, index = match.axis(axis), plan.kept[match.name].get(axis)

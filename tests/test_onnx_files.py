@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
+import graphprune
 from graphprune.errors import FileFormatError, UnsupportedModelError
 from graphprune.frontends.onnx import files, saving, stored
 
