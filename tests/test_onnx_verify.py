@@ -110,9 +110,25 @@ def test_precision_is_stated():
     plan, slim = pruned(pattern)
     seen = graphprune.verify(pattern.model, slim, plan)
     assert seen.precision.tolerance == 1e-5
-    assert "(allowed 1e-05) in float64, but Atan in float32, 3 runs" in str(seen)
+    assert "(allowed 1e-05) in float64, but Atan in float32, 4 runs" in str(seen)
     with pytest.raises(VerifyError, match="float64, but Atan in float32"):
         graphprune.verify(pattern.model, changed(slim, "w2"), plan)
+
+
+def test_other_sizes_are_run_too():
+    """A program that is right for the example sizes alone is no slim form of one that takes any."""
+    pattern = NETWORKS["gemm"]()
+    plan, slim = pruned(pattern)
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(slim)
+    batch = plan.inputs["onnx"]["x"]["shape"][0]
+    fixed.graph.initializer.append(onnx.numpy_helper.from_array(np.array([batch, 6]), "fixed"))
+    fixed.graph.node[0].input[0] = "same"
+    fixed.graph.node.insert(0, onnx.helper.make_node("Reshape", ["x", "fixed"], ["same"]))
+    assert graphprune.verify(pattern.model, fixed, plan, thorough=False).runs == 1
+    with pytest.raises(VerifyError):
+        graphprune.verify(pattern.model, fixed, plan)
+    assert graphprune.verify(pattern.model, slim, plan).runs == 4
 
 
 def test_large_models_run_as_stored(monkeypatch):
