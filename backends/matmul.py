@@ -115,10 +115,10 @@ def compute(shape: MatMul, data: te.Tensor, weight: te.Tensor, out_shape: tuple[
 
 
 def _join(index: list, extents: tuple[int, ...]):
-    """Several indices as one flat index."""
+    """Several indices as one flat index; axes of extent one add nothing."""
     flat = 0
     for position, size in zip(index, extents, strict=True):
-        flat = flat * size + position
+        flat = flat * size + position if size > 1 else flat
     return flat
 
 

@@ -65,8 +65,10 @@ def merge_axes(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV, first: 
     extents = [int(var.dom.extent) for var in schedule.get(block).iter_vars]
 
     def merged(*index):
-        flat = index[first]
-        for axis in range(first + 1, first + count):
+        # An axis of extent one must leave no trace: the bounds of a tile would not be seen through it.
+        wide = [axis for axis in range(first, first + count) if extents[axis] > 1] or [first]
+        flat = index[wide[0]]
+        for axis in wide[1:]:
             flat = flat * extents[axis] + index[axis]
         return (*index[:first], flat, *index[first + count :])
 

@@ -177,6 +177,14 @@ def test_linear(rows, width):
     assert_same(nn.Sequential(nn.Linear(33, width), nn.ReLU(), nn.Linear(width, 7)), torch.randn(rows, 33))
 
 
+@pytest.mark.parametrize("lead", [(1, 1), (1, 13), (13, 1), (2, 13), (1, 1, 1), (1, 5, 1), (2, 1, 3)], ids=str)
+def test_linear_with_more_axes(lead):
+    model = nn.Sequential(nn.Linear(33, 48), nn.GELU(), nn.Linear(48, 7))
+    assert_same(
+        Wrap(lambda net, weight, x: net(x) + (x @ weight.weight), model, nn.Linear(7, 33)), torch.randn(*lead, 33)
+    )
+
+
 def test_transformer_block():
     layer = nn.TransformerEncoderLayer(24, 3, 50, dropout=0.0, activation="gelu", batch_first=True)
     assert_same(layer, torch.randn(2, 13, 24))
