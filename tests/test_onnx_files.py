@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
+import graphprune
 from graphprune.errors import FileFormatError, UnsupportedModelError
 from graphprune.frontends.onnx import files, saving, stored
 
@@ -257,6 +258,22 @@ def test_a_surgeon_graph_comes_back_as_one():
     odd.inputs = odd.outputs = [surgeon.Variable("x")]
     with pytest.raises(UnsupportedModelError, match="graphsurgeon"):
         files.read(odd)
+
+
+@pytest.mark.parametrize("kind", ["path", "proto", "ir", "surgeon"])
+def test_pruning_gives_the_same_kind_of_thing(kind, tmp_path):
+    onnx.save(mlp(), tmp_path / "m.onnx")
+    makers = {
+        "path": lambda: tmp_path / "m.onnx",
+        "proto": mlp,
+        "ir": lambda: ir.from_proto(mlp()),
+        "surgeon": lambda: pytest.importorskip("onnx_graphsurgeon").import_onnx(mlp()),
+    }
+    origin = makers[kind]()
+    slim = graphprune.analyze(origin).plan(sparsity=0.4).apply(origin)
+    assert type(slim) is (ModelProto if kind == "path" else type(origin))
+    weights = files.read(slim).graph.initializers.values()
+    assert sum(value.const_value.size for value in weights) < 0.6 * 4 * 64 * 64
 
 
 def test_other_things_are_refused():
