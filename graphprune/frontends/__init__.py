@@ -35,8 +35,8 @@ def frontend_of(model: Any) -> ModuleType:
         return import_module(".torch.state", __name__)
     raise UnsupportedModelError(
         f"a model of type {type(model).__name__} is not supported: pass a torch.nn.Module, a torch.fx.GraphModule, a "
-        "torch.export.ExportedProgram, an onnx.ModelProto, an onnx_ir.Model, an onnx_graphsurgeon.Graph or the path of an "
-        ".onnx file"
+        "torch.export.ExportedProgram, an onnx.ModelProto, an onnx_ir.Model, an onnx_graphsurgeon.Graph or the path of "
+        "an .onnx file"
     )
 
 
