@@ -260,6 +260,22 @@ def test_a_surgeon_graph_comes_back_as_one():
         files.read(odd)
 
 
+@pytest.mark.parametrize("kind", ["path", "proto", "ir", "surgeon"])
+def test_pruning_gives_the_same_kind_of_thing(kind, tmp_path):
+    onnx.save(mlp(), tmp_path / "m.onnx")
+    makers = {
+        "path": lambda: tmp_path / "m.onnx",
+        "proto": mlp,
+        "ir": lambda: ir.from_proto(mlp()),
+        "surgeon": lambda: pytest.importorskip("onnx_graphsurgeon").import_onnx(mlp()),
+    }
+    origin = makers[kind]()
+    slim = graphprune.analyze(origin).plan(sparsity=0.4).apply(origin)
+    assert type(slim) is (ModelProto if kind == "path" else type(origin))
+    weights = files.read(slim).graph.initializers.values()
+    assert sum(value.const_value.size for value in weights) < 0.6 * 4 * 64 * 64
+
+
 def test_other_things_are_refused():
     with pytest.raises(UnsupportedModelError, match="GraphProto"):
         files.read(mlp().graph)

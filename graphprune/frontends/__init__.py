@@ -15,7 +15,7 @@ _FRONTENDS = {
     ("torch.nn.modules.module", "Module"): "torch.modules",
     ("torch.export.exported_program", "ExportedProgram"): "torch.exported",
     ("onnx.onnx_ml_pb2", "ModelProto"): "onnx.models",
-    ("onnx_ir._core", "Model"): "onnx.models",
+    ("onnx_ir", "Model"): "onnx.models",
     ("onnx_graphsurgeon.ir.graph", "Graph"): "onnx.models",
 }
 
@@ -35,7 +35,8 @@ def frontend_of(model: Any) -> ModuleType:
         return import_module(".torch.state", __name__)
     raise UnsupportedModelError(
         f"a model of type {type(model).__name__} is not supported: pass a torch.nn.Module, a torch.fx.GraphModule, a "
-        "torch.export.ExportedProgram, an onnx.ModelProto or the path of an .onnx file"
+        "torch.export.ExportedProgram, an onnx.ModelProto, an onnx_ir.Model, an onnx_graphsurgeon.Graph or the path of "
+        "an .onnx file"
     )
 
 

@@ -65,9 +65,8 @@ def read(origin: Any) -> ir.Model:
 def give_back(model: ir.Model, origin: Any) -> Any:
     """The model as the kind of thing that `origin` is.
 
-    For a path that is an `onnx.ModelProto` with all weights inside. Where they are above 2 GB, or lie beside the
-    model and are too many to be held in memory in passing, it is an `onnx_ir.Model`, which computes them when they
-    are written.
+    For a path that is an `onnx.ModelProto` with all weights inside. Where they are above 2 GB, or above 256 MB and lie
+    beside the model, it is an `onnx_ir.Model`, which computes them when they are written.
     """
     beside = model.graph.meta.get(ORIGIN, Origin(None, frozenset())).files
     if isinstance(origin, ir.Model) or (is_path(origin) and weight(model) > (BESIDE if beside else LIMIT)):
