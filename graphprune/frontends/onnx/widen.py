@@ -85,8 +85,6 @@ def prepare(
     """A copy without functions and overridable tensors, whose values know their shapes where they can be inferred."""
     copy = model.clone()
     copy = passes.InlinePass()(copy).model
-    for node in copy.graph.all_nodes():
-        _own_tensor(node)
     _detach_constants(copy)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
     passes.RemoveInitializersFromInputsPass()(copy)
@@ -117,15 +115,6 @@ def _detach_constants(model: ir.Model) -> None:
         if held is not None and isinstance(held.value, ir.serde.TensorProtoTensor):
             own = ir.LazyTensor(held.as_tensor, dtype=held.value.dtype, shape=held.value.shape, name=held.value.name)
             node.attributes["value"] = ir.AttrTensor("value", own)
-
-
-def _own_tensor(node: ir.Node) -> None:
-    """Let the tensor of a Constant have a name of its own: that of a ModelProto writes its name into the proto."""
-    attr = node.attributes.get("value") if node.op_type == "Constant" else None
-    if attr is not None and attr.type == ir.AttributeType.TENSOR:
-        tensor = attr.as_tensor()
-        own = ir.LazyTensor(lambda: tensor, tensor.dtype, tensor.shape, name=tensor.name)
-        node.attributes["value"] = ir.AttrTensor("value", own)
 
 
 def _mark_sequences(node: ir.Node, known: Signature | None) -> None:
