@@ -19,12 +19,25 @@ def batch_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Lay
 
 
 def instance_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Layout:
-    """Statistics per sample and channel: exact."""
+    """Statistics per sample and channel: exact. Where a row of channels was made one channel, a group norm."""
     value = node.inputs[0]
     assert value is not None
+    rows = covering(x, 1)
+    if rows is not None and rows.axes == (1, 2) and len(value.shape) == 3:
+        return _norm_of_rows(eq, x, rows, parameters)
     fixed = set(range(len(value.shape))) - {1}
     lock_axes(eq, x, fixed, "statistics are taken over this axis")
     return _per_channel(eq, node, x, parameters, 1)
+
+
+def _norm_of_rows(eq: Equations, x: Layout, rows: Array, parameters: tuple[Layout, ...]) -> Layout:
+    """Groups of channels lie in the rows of (N, groups, rest): they keep equal counts, and their scale and shift."""
+    for layout in parameters:
+        for own in layout:
+            eq.lock(own.labels, "holds one number per group, and groups stay", "prune within groups")
+    eq.loosen(rows.labels, "instance norm over groups takes statistics over the channels that are left", "exact=False")
+    eq.block(rows.labels, fixed=True)
+    return x
 
 
 def group_norm(eq: Equations, node: Node, x: Layout, *parameters: Layout) -> Layout:

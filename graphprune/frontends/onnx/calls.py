@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ...errors import GraphPruneError
 from ...graph import Node, Shape, Value
-from .tracing import Trace
+from .inputs import grown, real_inputs
+from .tracing import Trace, trace
 
 Translated = tuple[str, tuple[Value | None, ...], dict[str, Any]]
 
@@ -33,6 +34,15 @@ def fitting(node: ir.Node, kind: type[GraphPruneError]) -> Iterator[None]:
         raise
     except Exception as error:
         raise kind(f"{node.op_type} {node.name!r} has operands that do not fit: {error}") from error
+
+
+def other_numbers(found: Trace) -> dict[str, NDArray[Any]]:
+    """The numbers of a traced model where open axes of its inputs are larger; computed once."""
+    if found.others is None:
+        names = [value.name or "" for value in real_inputs(found.model)]
+        sizes = grown(found.model, {name: found.shapes[name] for name in names})
+        found.others = {} if sizes is None else trace(found.model, sizes).numbers
+    return found.others
 
 
 @dataclass
@@ -102,6 +112,16 @@ class Call:
                 f"{self.name} by sizes that depend on the data", "make them constants or sizes of tensors"
             )
         return [int(item) for item in found.ravel()]
+
+    def varying(self, position: int) -> set[int]:
+        """Places of the numbers of an input that follow the sizes of the program's inputs."""
+        value = self.node.inputs[position] if position < len(self.node.inputs) else None
+        if value is None or value.is_initializer() or value.producer() is None or self.numbers(position) is None:
+            return set()
+        now, other = self.trace.numbers[value.name or ""], other_numbers(self.trace).get(value.name or "")
+        if other is None:
+            return set()
+        return set(np.flatnonzero(now != other).tolist()) if now.shape == other.shape else set(range(now.size))
 
     def number(self, position: int) -> float | int | None:
         """The one number of an input that holds nothing else, and no channels."""

@@ -16,6 +16,7 @@ HOW = "Pass example_inputs: a dict of arrays by input name, a tuple in the order
 
 _GUESSES = (
     {"batch": 2, "image": 224, "length": 16},
+    {"batch": 2, "image": 64, "length": 4},
     {"batch": 1, "image": 224, "length": 16},
     {"batch": 1, "image": 640, "length": 512},
     {"batch": 1, "image": 32, "length": 1},

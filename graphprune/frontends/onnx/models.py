@@ -57,6 +57,8 @@ def _traced(model: ir.Model, example_inputs: Any) -> tuple[Trace, dict[str, Any]
         feeds = normalise(model, example_inputs)
         sizes = {name: tuple(array.shape) for name, array in feeds.items()}
         found = trace(model, sizes)
+        if found.misfit:
+            raise ExampleInputsError(f"the model does not run with inputs {sizes}: {found.misfit}. {HOW}")
         if found.problems and _fewest(model) < len(found.problems):
             name, problem = next(iter(found.problems.items()))
             raise ExampleInputsError(f"the model does not run with inputs {sizes}: {name}: {problem}. {HOW}")
@@ -64,12 +66,15 @@ def _traced(model: ir.Model, example_inputs: Any) -> tuple[Trace, dict[str, Any]
     best: tuple[int, Trace, dict[str, Any]] | None = None
     for sizes in candidates(model):
         found = trace(model, sizes)
-        doubts = len(found.problems) + sum(0 in shape for shape in found.shapes.values())
+        empty = sum(0 in shape for shape in found.shapes.values())
+        doubts = (1 << 30) * bool(found.misfit) + len(found.problems) + empty
         if best is None or doubts < best[0]:
             best = doubts, found, describe(model, sizes, None)
         if not doubts:
             break
     assert best is not None
+    if best[1].misfit:
+        raise ExampleInputsError(f"no sizes were found with which the model runs: {best[1].misfit}. {HOW}")
     return best[1:]
 
 

@@ -45,7 +45,8 @@ def prepare(model: ir.Model) -> ir.Model:
     for value, tensor in stored(model).items():
         uses = list(value.uses())
         vector = tensor.size > 1 and tensor.size == max(tensor.shape)
-        if len(uses) < 2 or not vector or not holds_channels(value, dtype_name(tensor.dtype)):
+        cut = all(use.node.op_type in ("Slice", "Split", "Gather") for use in uses)  # parts of one vector
+        if len(uses) < 2 or not vector or cut or not holds_channels(value, dtype_name(tensor.dtype)):
             continue
         if value.is_graph_output() or any(use.node.graph is not model.graph for use in uses):
             continue

@@ -90,6 +90,23 @@ class Edit:
         self.node.replace_input_with(position, self._constant(value.name or "", wanted))
         _remove_unused(value)
 
+    def restore_operand(self, position: int) -> None:
+        """Let an operand hold what it held before: the sizes that it is computed of become constants."""
+        value = self.node.inputs[position]
+        assert value is not None
+        self.node.replace_input_with(position, self._restored(value))
+        _remove_unused(value)
+
+    def _restored(self, value: ir.Value) -> ir.Value:
+        was, now = self.old.numbers.get(value.name or ""), self.trace.numbers.get(value.name or "")
+        if was is None or now is None or was.shape == now.shape and np.array_equal(was, now):
+            return value
+        producer = value.producer()
+        real = was.dtype.kind == "f" and producer is not None and producer.domain in STANDARD
+        if not real or producer is None or len(producer.outputs) > 1 or is_stored(value):
+            return self._constant(value.name or "", was)
+        return self._again(producer, [None if part is None else self._restored(part) for part in producer.inputs])
+
     def _rebuilt(self, value: ir.Value, wanted: NDArray[Any]) -> ir.Value:
         now = self.trace.numbers[value.name or ""]
         if np.array_equal(now, wanted):
@@ -222,7 +239,9 @@ def _slice(edit: Edit) -> None:
         size = shape[int(axis)]
         step = int(steps[place]) if steps is not None else 1
         now = slice(starts[place], ends[place], step).indices(size)
-        wanted = cuts.get(int(axis) % len(shape), (0, size))
+        if int(axis) % len(shape) not in cuts:
+            continue
+        wanted = cuts[int(axis) % len(shape)]
         if range(*now) != range(*wanted, step) if step > 0 else False:
             starts[place], ends[place] = wanted
     for place, (name, bounds) in enumerate((("starts", starts), ("ends", ends)), 1):
@@ -369,7 +388,7 @@ def _bring_in_line(edit: Edit, plan: Plan) -> None:
         was, now = edit.old.numbers.get(value.name or ""), edit.trace.numbers.get(value.name or "")
         plain = value.name in edit.old.plain
         if plain and was is not None and now is not None and was.shape == now.shape and not np.array_equal(was, now):
-            edit.replace_operand(place, was)
+            edit.restore_operand(place)
     for canonical in edit.before:
         grown = grown_eps(canonical, plan)
         if grown is not None:

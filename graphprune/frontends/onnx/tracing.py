@@ -48,7 +48,8 @@ class Trace:
 
     `shapes` lacks values whose sizes depend on numbers that are not known. `numbers` holds small known tensors;
     `plain` names values that hold nothing but sizes and constants: no stored channel flows into them. `problems`
-    tells, by the name of a node's first output, why nothing is known of what it gives.
+    tells, by the name of a node's first output, why nothing is known of what it gives; `misfit` tells why the model
+    cannot run with these sizes. `others` are the numbers for other sizes, once they were needed.
     """
 
     model: ir.Model
@@ -59,6 +60,8 @@ class Trace:
     problems: dict[str, str] = field(default_factory=dict)
     opsets: list[Any] = field(default_factory=list)
     symbols: dict[str, int] = field(default_factory=dict)
+    misfit: str = ""
+    others: dict[str, NDArray[Any]] | None = None
 
     @classmethod
     def start(cls, model: ir.Model, sizes: Mapping[str, Shape]) -> "Trace":
@@ -95,6 +98,8 @@ class Trace:
         if node.op_type == "Constant" and node.domain in STANDARD:
             self.store(node.outputs[0], constant_of(node))
             return
+        if node.op_type == "Gemm" and node.domain in STANDARD:
+            self._check_product(node)
         try:
             self._infer(node)
         except Exception as error:  # the checkers of other people's operators raise anything
@@ -119,6 +124,14 @@ class Trace:
                 if found[1] is not None:
                     self.shapes[value.name] = found[1]
         self._all_declared(node)
+
+    def _check_product(self, node: ir.Node) -> None:
+        """Shape inference takes Gemm for matrices of any sizes."""
+        pair = [self.shapes.get(_name(value), ()) for value in node.inputs[:2]]
+        flips = [_flag(node, name) for name in ("transA", "transB")]
+        inner = [shape[place] for shape, place in zip(pair, (1 - flips[0], flips[1]), strict=True) if len(shape) == 2]
+        if len(set(inner)) > 1:
+            self.misfit = self.misfit or f"{_name(node.outputs[0])}: Gemm of {pair[0]} and {pair[1]}"
 
     def _all_declared(self, node: ir.Node) -> bool:
         """Take over sizes that the model itself states, of outputs that are not known; True where all are then."""
@@ -279,6 +292,11 @@ def set_constant(value: ir.Value, tensor: Any) -> None:
 
 def _attrs(node: ir.Node) -> list[ir.Attr]:
     return [attr for attr in node.attributes.values() if isinstance(attr, ir.Attr)]
+
+
+def _flag(node: ir.Node, name: str) -> int:
+    attr = node.attributes.get(name)
+    return attr.as_int() if attr is not None else 0
 
 
 def _name(value: ir.Value | None) -> str:

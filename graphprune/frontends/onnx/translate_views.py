@@ -39,10 +39,15 @@ def slice_(call: Call) -> Translated:
         raise Unsupported("Slice without bounds")
     axes = call.known(3, "axes") or list(range(len(starts)))
     steps = call.known(4) or [1] * len(starts)
-    cuts, flips = [], []
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+    open_axes = call.varying(1) | call.varying(2)
+    cuts, flips, x = [], [], call.x
+    for place, (start, end, axis, step) in enumerate(zip(starts, ends, axes, steps, strict=True)):
         axis = axis_of(shape, axis)
         first, last, stride = slice(start, max(end, -(2**62)), step).indices(shape[axis])
+        if place in open_axes:  # other inputs read other positions: all of them stay
+            shape = (*shape[:axis], len(range(first, last, stride)), *shape[axis + 1 :])
+            x = call.emit("index", (x,), {"axis": axis, "rank": 1, "positions": None}, shape)
+            continue
         if stride < 0:
             if (first, last, stride) != (shape[axis] - 1, -1, -1):
                 raise Unsupported("is sliced backwards in part")
@@ -52,15 +57,15 @@ def slice_(call: Call) -> Translated:
     if flips and cuts:
         raise Unsupported("is sliced forwards and backwards at once")
     if flips:
-        return "flip", (call.x,), {"axes": flips}
-    return "getitem", (call.x,), {"cuts": cuts, "picks": []}
+        return "flip", (x,), {"axes": flips}
+    return "getitem", (x,), {"cuts": cuts, "picks": []}
 
 
 def gather(call: Call) -> Translated:
     """Positions of one axis: known ones are taken; a stored table read at unknown ones is an embedding."""
     x, index = call.x, call.tensor(1)
     axis = axis_of(x.shape, call.attr("axis", 0))
-    found = call.numbers(1) if index.name in call.trace.plain else None
+    found = call.numbers(1) if index.name in call.trace.plain and not call.varying(1) else None
     if found is not None and found.ndim == 0:
         return "getitem", (x,), {"cuts": [], "picks": [(axis, int(found) % x.shape[axis])]}
     if x.is_leaf and axis == 0 and len(x.shape) == 2:
