@@ -127,8 +127,8 @@ class Plan:
         """A slim copy of a model (module, GraphModule, ExportedProgram, ONNX) or of a state dict.
 
         A plan that was made on a module is carried over to its ONNX export, and the other way round; `plan_of` gives
-        the plan in the form of the result. The model given is not touched. Raises `PlanError` for a plan made for another model and `ApplyError`
-        where the model's code cannot be kept right with the new sizes.
+        the plan in the form of the result. The model given is not touched. Raises `PlanError` for a plan made for
+        another model and `ApplyError` where the model's code cannot be kept right with the new sizes.
         """
         from .frontends import frontend_of
 
