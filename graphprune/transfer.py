@@ -88,8 +88,7 @@ def _matches(plan: Plan, analysis: "Analysis") -> Iterator[Match]:
         numbers = analysis.weights(name)
         return sketch(numbers.T if flipped else numbers)
 
-    for name in plan.kept:
-        shape = tuple(plan.shapes[name])
+    for name, shape in plan.shapes.items():
         if not is_matrix(shape):  # vectors follow: exporters fold them away, or merge equal ones
             continue
         forms = [Match(name, leaf, False) for leaf, size in shapes.items() if size == shape]
@@ -106,7 +105,7 @@ def _matches(plan: Plan, analysis: "Analysis") -> Iterator[Match]:
 def _axes(plan: Plan, analysis: "Analysis", match: Match) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
     """For every labelled axis of a tensor that was found: its classes, and which positions the plan drops."""
     for axis in range(len(plan.shapes[match.name])):
-        here, index = match.axis(axis), plan.kept[match.name].get(axis)
+        here, index = match.axis(axis), plan.kept.get(match.name, {}).get(axis)
         members = analysis.leaf_classes.get((match.leaf, here))
         if members is not None:
             none = np.zeros(members.shape, dtype=bool)

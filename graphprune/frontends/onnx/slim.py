@@ -362,7 +362,7 @@ def slim_model(model: ir.Model, plan: Plan, analysis: Analysis, old: Trace) -> t
         with fitting(node, ApplyError):
             _bring_in_line(Edit(node, before, _predicted(before, analysis, plan, alive), want, trace, old), plan)
         trace.step(node)
-    _write_shapes(model, trace)
+    _write_shapes(model, trace, old)
     return model, trace
 
 
@@ -405,13 +405,15 @@ def _write_eps(edit: Edit, canonical: Node, grown: float) -> None:
             edit.set_operand(place, np.full(numbers.shape, grown))
 
 
-def _write_shapes(slim: ir.Model, trace: Trace) -> None:
+def _write_shapes(slim: ir.Model, trace: Trace, old: Trace) -> None:
     """Bring the written sizes of values in line; those that follow the inputs keep their names."""
     for value in (*slim.graph.inputs, *(out for node in slim.graph for out in node.outputs)):
         known = trace.shapes.get(value.name or "")
-        if value.shape is None:
+        if value.shape is None or known is None or len(known) != len(value.shape):
             continue
-        if known is None or len(known) != len(value.shape):
-            continue
-        pairs = zip(value.shape, known, strict=True)
-        value.shape = ir.Shape([now if isinstance(dim, int) else dim for dim, now in pairs])
+        before = old.shapes.get(value.name or "", known)
+        # a named size that shrinks, such as batch times heads, no longer is that of others of its name
+        named = [dim if was == now else None for dim, was, now in zip(value.shape, before, known, strict=True)]
+        value.shape = ir.Shape(
+            [now if isinstance(dim, int) else name for dim, name, now in zip(value.shape, named, known, strict=True)]
+        )
