@@ -85,6 +85,7 @@ def make_plan(analysis: "Analysis", options: Options) -> "Plan":
         ways.append(free)
     multiples = analysis.graph.alignments if options.multiple_of is None else (options.multiple_of,)
     tries = [(candidates, replace(options, multiple_of=multiple)) for candidates in ways for multiple in multiples]
+    waste = WASTE * getattr(before, options.budget)
     if options.criterion != "random":
         check_finite(analysis)
     least = None
@@ -92,7 +93,8 @@ def make_plan(analysis: "Analysis", options: Options) -> "Plan":
         units, order = _ordered(analysis, options, candidates)
         alive = cut(model, options.budget, limit, units, order)
         least = min(least or before, alive[1], key=lambda cost: getattr(cost, options.budget))
-        if alive[0] is not None:
+        closely = alive[0] is not None and limit - model.evaluate(options.budget, alive[0]) <= waste
+        if alive[0] is not None and (closely or options.multiple_of == multiples[-1]):
             touched = ~alive[0] & ~exact
             if touched.any() and options.exact == "prefer":
                 _warn_inexact(analysis, touched)
@@ -131,7 +133,38 @@ def cut(
             high = middle
         else:
             low = middle + 1
-    return alive_after(low), least
+    return _refilled(model, budget, limit, units, order, low)[units.of_class], least
+
+
+SLACK = 0.005
+"""Share of the limit that may stay unused without a search for what still fits."""
+
+WASTE = 0.02
+"""Share of all by which channel counts that suit the runtime may miss the budget; else finer ones are tried."""
+
+
+def _refilled(
+    model: CostModel, budget: str, limit: int, units: Units, order: Granules, dropped: int
+) -> NDArray[np.bool_]:
+    """Which units stay once `dropped` granules went and those that still fit are taken back, the most important first.
+
+    Where granules are large, the last one may have missed the limit by far. A family gets its granules back in turn.
+    """
+    alive = np.ones(units.count, dtype=bool)
+    alive[order.units[: order.ends[dropped]]] = False
+    full: set[int] = set()
+    for number in range(dropped - 1, -1, -1):
+        if limit - model.evaluate(budget, alive[units.of_class]) <= SLACK * limit:
+            break
+        members = order.units[order.ends[number] : order.ends[number + 1]]
+        family = int(units.family[members[0]])
+        if family in full:
+            continue
+        alive[members] = True
+        if model.evaluate(budget, alive[units.of_class]) > limit:
+            alive[members] = False
+            full.add(family)
+    return alive
 
 
 def _ordered(analysis: "Analysis", options: Options, free: NDArray[np.bool_]) -> tuple[Units, Granules]:

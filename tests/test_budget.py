@@ -1,5 +1,8 @@
 """Budgets are met within one granule and never exceeded; criteria, scopes, alignment, what stays."""
 
+from copy import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,10 @@ from torch import nn
 
 import graphprune
 import oracle
-from graphprune.budget import Options, _ordered
+from graphprune.budget import SLACK, Options, _ordered, cut
 from graphprune.cost import CostModel
 from graphprune.criteria import TensorAxis
+from graphprune.errors import BudgetError
 from helpers import randomise
 from networks import NETWORKS, build
 
@@ -26,15 +30,24 @@ def wide():
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.floats(0.05, 0.9), st.sampled_from(["params", "macs"]), st.sampled_from(["global", "layer"]))
-def test_within_one_granule(sparsity, budget, scope):
+@given(
+    st.floats(0.05, 0.9),
+    st.sampled_from(["params", "macs"]),
+    st.sampled_from(["global", "layer"]),
+    st.sampled_from([1, 8]),
+)
+def test_within_one_granule(sparsity, budget, scope, multiple_of):
     module, inputs = wide()
     analysis = graphprune.analyze(module, inputs)
-    plan = analysis.plan(sparsity, budget=budget, scope=scope)
+    try:
+        plan = analysis.plan(sparsity, budget=budget, scope=scope, multiple_of=multiple_of)
+    except BudgetError:
+        assert multiple_of > 1
+        return
     before, after = plan.report[budget]
     limit = before * (1 - sparsity)
     assert after <= limit
-    units, order = _ordered(analysis, Options(sparsity, budget, scope=scope), analysis.free)
+    units, order = _ordered(analysis, Options(sparsity, budget, scope=scope, multiple_of=multiple_of), analysis.free)
     model = CostModel.of(analysis)
     costs = []
     for count in range(order.ends.size):
@@ -42,8 +55,27 @@ def test_within_one_granule(sparsity, budget, scope):
         dropped[order.units[: order.ends[count]]] = True
         costs.append(model.evaluate(budget, ~dropped[units.of_class]))
     assert all(left >= right for left, right in zip(costs[:-1], costs[1:], strict=True))
-    at = costs.index(after)
-    assert costs[at - 1] > limit, "one granule less would have been enough"
+    first = next(count for count, cost in enumerate(costs) if cost <= limit)
+    assert costs[first] <= after, "more went than the least important granules"
+    alive = cut(model, budget, int(limit), units, order)[0]
+    assert model.evaluate(budget, alive) == after
+    if limit - after > SLACK * limit:
+        for begin, end in zip(order.ends[:first], order.ends[1 : first + 1], strict=True):
+            more = alive | np.isin(units.of_class, order.units[begin:end])
+            assert more.sum() == alive.sum() or model.evaluate(budget, more) > limit, "this granule could have stayed"
+
+
+def test_alignments_give_way_to_the_budget():
+    """Counts that the runtime likes are taken where they meet the budget closely; else finer ones."""
+    module, inputs = wide()
+    analysis = graphprune.analyze(module, inputs)
+    coarse = copy(analysis)
+    coarse.graph = replace(analysis.graph, alignments=(64, 2, 1))
+    plan = coarse.plan(0.2)
+    assert plan.options["multiple_of"] in (2, 1)
+    coarse.graph = replace(analysis.graph, alignments=(2, 1))
+    assert coarse.plan(0.5).options["multiple_of"] == 2
+    assert analysis.plan(0.5).options["multiple_of"] == 1
 
 
 @pytest.mark.parametrize("name", NETWORKS)
