@@ -49,7 +49,7 @@ def optimize(
       share from every layer.
     - `keep`: patterns of parameter or module names that keep their sizes, such as `"layer1.*"` or `"fc"`.
     - `multiple_of`: channel counts that change become multiples of this. None for what suits the runtime of the model:
-      1 for torch, for ONNX 8, or the first of 4, 2, 1 with which the budget can be met.
+      1 for torch, for ONNX 8, or the first of 4, 2, 1 that meets the budget within 2 % of all.
     - `target`: a name from `graphprune.backends.targets`, such as "x86": channel counts that change also become
       multiples of what one of its vectors holds, which suits compiled code.
     - `exact`: "prefer" drops groups for which dropping is not the same as masking (widths through a LayerNorm)
