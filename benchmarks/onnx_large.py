@@ -24,11 +24,11 @@ LAYER = WIDTH * WIDTH * 4
 
 TEXT = """Printed by `python benchmarks/onnx_large.py --gigabytes {gigabytes:g}`. {machine}.
 
-A perceptron of {layers} layers, {width} wide, in float32: {size:.2f} GB of weights in one file beside the model, 64 MiB
-each. Half of its parameters go (l2, global). Every stage runs in a process of its own; *peak* is the most memory that
-the process held (`VmHWM`); {base:.0f} MiB of it are Python and its libraries. The slim model is held against the
-original with the dropped channels set to zero, row by row of one product after the other, in numpy: the largest
-difference is {error:.1e} of the largest number."""
+A perceptron of {layers} layers, {width} wide, in float32: {size:.2f} GB of weights in one file beside the model, 64
+MiB each, made and read one at a time. Half of its parameters go (l2, global). Every stage runs in a process of its
+own; *peak* is the most memory that the process held (`VmHWM`); {base:.0f} MiB of it are Python and its libraries. The
+slim model is held against the original with the dropped channels set to zero, layer by layer in float64 numpy: the
+largest difference is {error:.1e} of the largest number."""
 
 
 def make(folder: Path, layers: int) -> None:

@@ -1,6 +1,7 @@
 """Are the tensors and types that an ONNX model holds sound? Their sizes are sane, and data has that many numbers."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -8,7 +9,7 @@ from onnx import TensorProto
 
 from ...errors import FileFormatError, UnsupportedModelError
 
-MOST = 2**40
+_MOST = 2**40
 """Numbers in one tensor: more than any machine holds, and products of such sizes still fit into 64 bits."""
 
 _DTYPES = set(TensorProto.DataType.values())
@@ -23,6 +24,11 @@ _FIELDS: dict[str, dict[int, int]] = {
 """Field of a TensorProto -> element types that may lie in it, and entries per number. int32_data has all others."""
 
 
+def possible(sizes: Sequence[int]) -> bool:
+    """Whether a tensor can have these sizes."""
+    return all(size >= 0 for size in sizes) and math.prod(size for size in sizes if size) <= _MOST
+
+
 def check_tensor(tensor: TensorProto, what: str) -> None:
     """The sizes of a stored tensor are sane, and its data has that many numbers."""
     if tensor.data_type not in _DTYPES or tensor.data_type == TensorProto.UNDEFINED:
@@ -30,7 +36,7 @@ def check_tensor(tensor: TensorProto, what: str) -> None:
     dtype = ir.DataType(tensor.data_type)
     if tensor.HasField("segment"):
         raise UnsupportedModelError(f"{what} is cut into segments, which is not handled: store it in one piece")
-    if any(size < 0 for size in tensor.dims) or math.prod(size for size in tensor.dims if size) > MOST:
+    if not possible(tensor.dims):
         raise FileFormatError(f"{what} has sizes {list(tensor.dims)}, which no tensor can have: export the model again")
     count = math.prod(tensor.dims)
     if tensor.data_location == TensorProto.EXTERNAL:
@@ -93,5 +99,5 @@ def check_type(proto: Any, what: str) -> None:
                 f"{what} is of unknown element type {tensor.elem_type}: upgrade the onnx package"
             )
         sizes = [dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value")]
-        if any(size < -1 for size in sizes) or math.prod(size for size in sizes if size > 0) > MOST:
+        if not possible([0 if size == -1 else size for size in sizes]):  # some exporters write -1 for an open axis
             raise FileFormatError(f"{what} has sizes {sizes}, which no tensor can have: export the model again")

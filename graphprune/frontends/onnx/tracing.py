@@ -17,7 +17,7 @@ from onnx.reference.ops import load_op
 
 from ...graph import Shape
 from .fused import FUSED_SHAPES, RESULT_TYPE
-from .tensors import MOST
+from .tensors import possible
 
 SMALL = 4096
 """Tensors of at most this many elements may be sizes, positions or other numbers that a program computes with."""
@@ -232,7 +232,7 @@ def _known_of(proto: Any) -> tuple[str, Shape | None] | None:
     kind = proto.tensor_type
     whole = kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim)
     shape = tuple(dim.dim_value for dim in kind.shape.dim) if whole else None
-    if any(not 0 <= size <= MOST for size in shape or ()):
+    if shape is not None and not possible(shape):
         raise ValueError(f"it would give sizes {shape}")
     return dtype_name(ir.DataType(kind.elem_type)), shape
 
