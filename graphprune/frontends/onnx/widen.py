@@ -124,7 +124,7 @@ def _own_tensor(node: ir.Node) -> None:
     attr = node.attributes.get("value") if node.op_type == "Constant" else None
     if attr is not None and attr.type == ir.AttributeType.TENSOR:
         tensor = attr.as_tensor()
-        own = ir.LazyTensor(lambda: tensor, tensor.dtype, tensor.shape, name=tensor.name)
+        own = ir.LazyTensor(lambda: tensor, tensor.dtype, ir.Shape(tensor.shape.numpy()), name=tensor.name)
         node.attributes["value"] = ir.AttrTensor("value", own)
 
 
