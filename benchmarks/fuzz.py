@@ -47,7 +47,7 @@ def attempt(seed: int) -> tuple[Trial, Outcome | Wrong]:
         return drawn, wrong
 
 
-def report_wrong(drawn: Trial, wrong: Wrong, seed: int) -> None:
+def report_wrong(drawn: Trial, wrong: Wrong, seed: int, examine: Any = examine) -> None:
     """Print the simplest network that goes wrong in the same way."""
     kind = str(wrong).partition(":")[0]
 
@@ -62,7 +62,9 @@ def report_wrong(drawn: Trial, wrong: Wrong, seed: int) -> None:
     console.print(f"[red]seed {seed}: {wrong}[/red]\n{network}\n{options}", highlight=False, soft_wrap=True)
 
 
-def run(first: int, count: int, state: dict[str, Any], save: Any) -> None:
+def run(
+    first: int, count: int, state: dict[str, Any], save: Any, attempt: Any = attempt, examine: Any = examine
+) -> None:
     """Go on from `state` until `count` networks are done."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:
@@ -73,7 +75,7 @@ def run(first: int, count: int, state: dict[str, Any], save: Any) -> None:
             state["seconds"] += time.perf_counter() - start
             if isinstance(outcome, Wrong):
                 state["wrong"].append([first + number, str(outcome)[:200]])
-                report_wrong(drawn, outcome, first + number)
+                report_wrong(drawn, outcome, first + number, examine)
                 key = "wrong"
             else:
                 key = f"{outcome.status}: {outcome.detail.partition(':')[0]}"
@@ -120,29 +122,44 @@ def write(state: dict[str, Any], seed: int) -> None:
     )
 
 
-def main() -> None:
-    """Read the arguments, run, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0, help="the first seed; network i has seed + i")
-    parser.add_argument("--state", type=Path, default=ROOT / ".fuzz.json", help="where a broken off run is kept")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    state = {"seed": given.seed, "done": 0, "seconds": 0.0, "outcomes": {}, "steps": {}, "wrong": []}
-    if given.state.exists():
-        kept = json.loads(given.state.read_text())
-        state = kept if kept["seed"] == given.seed else state
+def resumed(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """The state of a run that was broken off, where it had the same seed, and a function that saves it."""
+    if path.exists():
+        kept = json.loads(path.read_text())
+        state = kept if kept["seed"] == state["seed"] else state
 
     def save() -> None:
-        temporary = given.state.with_suffix(".tmp")
+        temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(state))
-        os.replace(temporary, given.state)
+        os.replace(temporary, path)
 
+    return state, save
+
+
+def main() -> None:
+    """Read the arguments, run, write the page."""
+    given = arguments(__doc__, ".fuzz.json")
+    state, save = resumed(given.state, fresh(given.seed))
     run(given.seed, given.networks, state, save)
     write(state, given.seed)
     given.state.unlink(missing_ok=True)
     sys.exit(bool(state["wrong"]))
+
+
+def fresh(seed: int) -> dict[str, Any]:
+    """The state of a run that has not begun."""
+    return {"seed": seed, "done": 0, "seconds": 0.0, "outcomes": {}, "steps": {}, "wrong": []}
+
+
+def arguments(text: str | None, state: str) -> argparse.Namespace:
+    """The arguments of a run, whose state is kept in a file of this name."""
+    parser = argparse.ArgumentParser(description=text)
+    parser.add_argument("--networks", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed; network i has seed + i")
+    parser.add_argument("--state", type=Path, default=ROOT / state, help="where a broken off run is kept")
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import io
 import logging
+import os
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +75,29 @@ def exported(network: Network, given: dict[str, Any]) -> tuple[onnx.ModelProto, 
     module, inputs = network.build()
     logging.disable(logging.WARNING)
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with quiet():
             model = (_by_dynamo if given["dynamo"] else _by_tracing)(module, inputs, given)
     except Exception as error:  # the exporters fail in a hundred ways, none of which is ours
         return Outcome("not exported", "torch.export" if given["dynamo"] else type(error).__name__)
     finally:
         logging.disable(logging.NOTSET)
     return in_form(model, given["form"] or ""), module, inputs
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing is printed, by compiled code neither."""
+    sys.stdout.flush(), sys.stderr.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    with open(os.devnull, "w") as nowhere, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        for number in (1, 2):
+            os.dup2(nowhere.fileno(), number)
+        try:
+            yield
+        finally:
+            for number, old in zip((1, 2), kept, strict=True):
+                os.dup2(old, number)
+                os.close(old)
 
 
 def _by_tracing(module: torch.nn.Module, inputs: Any, given: dict[str, Any]) -> onnx.ModelProto:
@@ -145,6 +163,19 @@ def fused(model: onnx.ModelProto, level: Any) -> onnx.ModelProto:
         except Exception:  # as for `oracle.session`
             return model
         return onnx.load(path)
+
+
+def classes(network: Network, given: dict[str, Any]) -> tuple[int, int] | None:
+    """How many classes may be dropped in the network, and in its plain export; None where there is none."""
+    given = plain_options() | given | {"form": "", "dynamic": "", "opset": 17, "unfolded": False, "dynamo": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = exported(network, given)
+        if isinstance(found, Outcome):
+            return None
+        model, module, inputs = found
+        first = graphprune.analyze(module, inputs, policy=given["policy"])
+        return int(first.free.sum()), int(graphprune.analyze(model, policy=given["policy"]).free.sum())
 
 
 # ---- running
