@@ -43,7 +43,7 @@ def unshared(model: onnx.ModelProto, slim: onnx.ModelProto, plan: graphprune.Pla
     tensors, readers = stored(result), {node.output[0]: node for node in result.graph.node}
     for name, _tensor in stored(copied(slim)).items():
         source = name.rpartition("/")[0]
-        if name in tensors or name not in plan.kept:
+        if name in tensors or source not in tensors:
             continue
         copy = result.graph.initializer.add()
         copy.CopyFrom(tensors[source])
