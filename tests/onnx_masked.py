@@ -42,8 +42,8 @@ def unshared(model: onnx.ModelProto, slim: onnx.ModelProto, plan: graphprune.Pla
     result = copied(model)
     tensors, readers = stored(result), {node.output[0]: node for node in result.graph.node}
     for name, _tensor in stored(copied(slim)).items():
-        source = name.rpartition("/")[0]
-        if name in tensors or source not in tensors:
+        source, _, number = name.rpartition("/")
+        if name in tensors or source not in tensors or not number.isdigit():
             continue
         copy = result.graph.initializer.add()
         copy.CopyFrom(tensors[source])
