@@ -172,6 +172,23 @@ def _sizes(tensor: onnx.TensorProto) -> list[int]:
     return list(tensor.dims)
 
 
+def test_sizes_of_one_name_are_equal():
+    """The export calls batch times heads by one name in all layers, which lose different numbers of heads."""
+    kept = ["*encoder_layer_1.self_attention.in_proj_bias"]
+    plan = graphprune.analyze(exported("vit", True), (X,)).plan(0.25, keep=kept)
+    assert any("encoder_layer_0.self_attention.in_proj_bias" in name for name in plan.kept)
+    slim = plan.apply(exported("vit", True))
+    slim.graph.output.extend(slim.graph.value_info)
+    session = onnxruntime.InferenceSession(slim.SerializeToString(), providers=["CPUExecutionProvider"])
+    feed, found = {session.get_inputs()[0].name: X.numpy()}, {}
+    for value, array in zip(slim.graph.output, session.run(None, feed), strict=True):
+        for dim, size in zip(value.type.tensor_type.shape.dim, array.shape, strict=True):
+            assert not dim.HasField("dim_value") or dim.dim_value == size
+            if dim.dim_param:
+                found.setdefault(dim.dim_param, set()).add(size)
+    assert found and all(len(sizes) == 1 for sizes in found.values()), found
+
+
 def test_a_module_under_other_names():
     module = built("grouped")
     plan = graphprune.analyze(module, X).plan(0.5)
