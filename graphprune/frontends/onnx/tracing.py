@@ -98,9 +98,9 @@ class Trace:
         if node.op_type == "Constant" and node.domain in STANDARD:
             self.store(node.outputs[0], constant_of(node))
             return
-        if node.op_type == "Gemm" and node.domain in STANDARD:
-            self._check_product(node)
         try:
+            if node.op_type == "Gemm" and node.domain in STANDARD:
+                self._check_product(node)
             self._infer(node)
         except Exception as error:  # the checkers of other people's operators raise anything
             if not self._all_declared(node):
@@ -128,7 +128,7 @@ class Trace:
     def _check_product(self, node: ir.Node) -> None:
         """Shape inference takes Gemm for matrices of any sizes."""
         pair = [self.shapes.get(_name(value), ()) for value in node.inputs[:2]]
-        flips = [_flag(node, name) for name in ("transA", "transB")]
+        flips = [int(_flag(node, name) != 0) for name in ("transA", "transB")]
         inner = [shape[place] for shape, place in zip(pair, (1 - flips[0], flips[1]), strict=True) if len(shape) == 2]
         if len(set(inner)) > 1:
             self.misfit = self.misfit or f"{_name(node.outputs[0])}: Gemm of {pair[0]} and {pair[1]}"
