@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from common import ROOT, console, machine, page
@@ -59,7 +60,11 @@ def report_wrong(drawn: Trial, wrong: Wrong, seed: int, examine: Any = examine) 
         return False
 
     network, options = shrink(drawn, fails)
-    console.print(f"[red]seed {seed}: {wrong}[/red]\n{network}\n{options}", highlight=False, soft_wrap=True)
+    console.print(
+        f"[red]seed {seed}: {escape(str(wrong))}[/red]\n{escape(str(network))}\n{options}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def run(

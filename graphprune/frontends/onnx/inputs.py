@@ -75,6 +75,12 @@ def grown(model: ir.Model, sizes: Mapping[str, Shape]) -> dict[str, Shape] | Non
     return result if steps else None
 
 
+def opened(model: ir.Model, name: str) -> list[int]:
+    """The open axes of an input."""
+    shape = next(value.shape for value in real_inputs(model) if value.name == name) or ()
+    return [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
+
+
 def _symbol(value: ir.Value, axis: int) -> str:
     """The name of an open axis."""
     size = value.shape[axis] if value.shape is not None else None

@@ -17,7 +17,7 @@ from ...shapes import Mismatch, living, mismatches
 from ...transfer import fitted
 from . import files, saving
 from .checking import first_difference, inputs_of, other_sizes, outputs, runner
-from .inputs import HOW, candidates, describe, normalise, own_form, sizes_of
+from .inputs import HOW, candidates, describe, grown, normalise, opened, own_form, real_inputs, sizes_of
 from .read import analyse, prepare, read, shapes_of
 from .slim import slim_model
 from .tracing import Trace, trace
@@ -75,7 +75,18 @@ def _traced(model: ir.Model, example_inputs: Any) -> tuple[Trace, dict[str, Any]
     assert best is not None
     if best[1].misfit:
         raise ExampleInputsError(f"no sizes were found with which the model runs: {best[1].misfit}. {HOW}")
+    if _only_broadcast(best[1]):
+        raise ExampleInputsError(f"no sizes were found with which the model runs, other than 1 along open axes. {HOW}")
     return best[1:]
+
+
+def _only_broadcast(found: Trace) -> bool:
+    """Whether open axes have size 1 and nothing larger fits: what is stored for a larger size would be spread then."""
+    sizes = {value.name or "": found.shapes[value.name or ""] for value in real_inputs(found.model)}
+    larger = grown(found.model, sizes)
+    if larger is None or all(sizes[name][axis] > 1 for name in sizes for axis in opened(found.model, name)):
+        return False
+    return len(trace(found.model, larger).problems) > len(found.problems)
 
 
 def _fewest(model: ir.Model) -> int:
