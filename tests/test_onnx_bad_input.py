@@ -259,6 +259,9 @@ def test_subgraphs_see_what_is_outside_of_them():
     model.graph.node[0].attribute[0].g.output[0].name = "b"
     with pytest.raises(FileFormatError, match="Identity"):
         files.read(model)
+    del model.graph.node[0].attribute[0].g.output[0]
+    with pytest.raises(FileFormatError, match="the If.*1 outputs.*gives 0"):
+        files.read(model)
 
 
 def test_unknown_domains_and_operators_are_locked_not_refused():

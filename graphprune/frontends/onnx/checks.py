@@ -299,6 +299,12 @@ def _schema(op: str, version: int, domain: str) -> Any:
 
 def _check_call(node: NodeProto, schema: Any, who: str) -> None:
     """The operands and attributes of a node are those that its operator takes."""
+    for attr in node.attribute if node.op_type == "If" else ():
+        if attr.HasField("g") and len(attr.g.output) != len(node.output):
+            raise FileFormatError(
+                f"{who} has {len(node.output)} outputs, but its {attr.name} gives {len(attr.g.output)}: "
+                "export the model again"
+            )
     for kind, names, least, most in (
         ("inputs", node.input, schema.min_input, schema.max_input),
         ("outputs", node.output, schema.min_output, schema.max_output),
