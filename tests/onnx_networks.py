@@ -5,6 +5,7 @@ from onnx import TensorProto, defs
 
 import onnx_attention_networks
 import onnx_carried_networks
+import onnx_found_networks
 import onnx_quantised_networks
 import onnx_shape_networks
 from onnx_build import IMAGE, ROWS, Pattern, in_constants, in_type, listed_as_inputs, net, rows, through
@@ -116,4 +117,5 @@ NETWORKS = {
     **onnx_attention_networks.NETWORKS,
     **onnx_quantised_networks.NETWORKS,
     **onnx_carried_networks.NETWORKS,
+    **onnx_found_networks.NETWORKS,
 }  # fmt: skip
