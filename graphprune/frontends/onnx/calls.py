@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...errors import GraphPruneError
 from ...graph import Node, Shape, Value
 from .inputs import grown, real_inputs
-from .tracing import Trace, trace
+from .tracing import Trace, first_name, trace
 
 Translated = tuple[str, tuple[Value | None, ...], dict[str, Any]]
 
@@ -135,7 +135,7 @@ class Call:
     ) -> Value:
         """Add an operation before the last one; returns its first output."""
         number = len(self.emitted)
-        base = self.node.outputs[0].name
+        base = first_name(self.node)
         dtype = next((value.dtype for value in inputs if value is not None), "float32")
         outputs = tuple(Value(f"{base}/{op}.{number}.{place}", shape, dtype) for place, shape in enumerate(shapes))
         label = f"{self.name} {self.node.name or base}"

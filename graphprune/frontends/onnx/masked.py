@@ -19,7 +19,7 @@ from ...plan import Plan
 from ...shapes import Alive, attributes_of, eps_key, grown_eps, living
 from .read import stored
 from .slicing import slim_array
-from .tracing import dtype_named, set_constant
+from .tracing import dtype_named, first_name, set_constant
 from .widen import EXACT
 
 _ZERO_POINTS = {
@@ -133,13 +133,13 @@ def _scales(model: ir.Model) -> Iterator[str]:
 
 def _grow_eps(copy: ir.Model, plan: Plan, analysis: Analysis) -> None:
     """The eps of repaired norms, rounded as the slim model has it."""
-    nodes = {node.outputs[0].name: node for node in copy.graph}
+    nodes = {first_name(node): node for node in copy.graph}
     tensors = stored(copy)
     for canonical in analysis.graph.nodes:
         grown = grown_eps(canonical, plan)
         if grown is None:
             continue
-        node, share = nodes[canonical.call.outputs[0].name], plan.repairs[canonical.attrs["grows"]][0]
+        node, share = nodes[first_name(canonical.call)], plan.repairs[canonical.attrs["grows"]][0]
         if eps_key(canonical) == "eps":
             node.attributes["epsilon"] = ir.AttrFloat32("epsilon", float(np.float32(grown)) / share)
             continue
@@ -167,12 +167,12 @@ class _Survivors:
 
     def rewrite(self) -> None:
         """Rewrite them all."""
-        nodes = {node.outputs[0].name: node for node in self.model.graph if node.outputs}
+        nodes = {first_name(node): node for node in self.model.graph}
         done = set()
         for labels, reason in self.analysis.equations.inexact:
             if reason.node is None or self.alive[labels].all():
                 continue
-            name = reason.node.call.outputs[0].name
+            name = first_name(reason.node.call)
             if name not in done:
                 done.add(name)
                 self._rewrite(nodes[name], reason.node)

@@ -20,7 +20,7 @@ from .checking import first_difference, inputs_of, other_sizes, outputs, runner
 from .inputs import HOW, candidates, describe, grown, normalise, opened, own_form, real_inputs, sizes_of
 from .read import analyse, prepare, read, shapes_of
 from .slim import slim_model
-from .tracing import Trace, trace
+from .tracing import Trace, first_name, trace
 
 __all__ = [
     "analyze",
@@ -122,9 +122,9 @@ def _traced_as(plan: Plan, model: ir.Model, example_inputs: Any) -> tuple[Trace,
 
 def _rebased(analysis: Analysis, old: Trace) -> Analysis:
     """The analysis, its nodes pointing into this copy of the model."""
-    nodes = {node.outputs[0].name: node for node in old.model.graph if node.outputs}
+    nodes = {first_name(node): node for node in old.model.graph}
     for node in analysis.graph.nodes:
-        node.call = nodes.get(node.call.outputs[0].name)
+        node.call = nodes.get(first_name(node.call))
     return analysis
 
 

@@ -16,7 +16,7 @@ from ...policy import DEFAULT, Policy
 from ...repairs import find_rms_norms
 from .calls import Call, Unsupported, fitting
 from .names import TRANSLATIONS
-from .tracing import STANDARD, Trace, constant_of, dtype_name, holds_channels
+from .tracing import STANDARD, Trace, constant_of, dtype_name, first_name, holds_channels
 
 ALIGNMENTS = (8, 4, 2, 1)
 """ONNX Runtime computes convolutions in blocks of channels; for other counts it falls back to slower code."""
@@ -135,14 +135,14 @@ class Reader:
         for value in (*operands, *(item for own in call.emitted for item in own.inputs)):
             if value is not None:
                 value.uses += 1
-        label = f"{node.name}: {call.name}" if node.name else f"{call.name} that gives {outputs[0].name}"
+        label = f"{node.name}: {call.name}" if node.name else f"{call.name} that gives {first_name(node)}"
         self.graph.nodes.extend(call.emitted)
         if not operation:  # what was emitted gives the outputs
             for value, given in zip(outputs, operands, strict=False):
                 if given is not None and value.name in self.trace.shapes:
                     self.graph.nodes.append(Node(value.name, "identity", (given,), (value,), {}, label, True, node))
             return
-        self.graph.nodes.append(Node(outputs[0].name, operation, operands, outputs, attrs, label, True, node))
+        self.graph.nodes.append(Node(first_name(node), operation, operands, outputs, attrs, label, True, node))
 
 
 @collector_paused()

@@ -104,7 +104,7 @@ class Trace:
             self._infer(node)
         except Exception as error:  # the checkers of other people's operators raise anything
             if not self._all_declared(node):
-                self.problems[_name(node.outputs[0])] = _brief(error)
+                self.problems[first_name(node)] = _brief(error)
             return
         self._evaluate(node)
 
@@ -131,7 +131,7 @@ class Trace:
         flips = [int(_flag(node, name) != 0) for name in ("transA", "transB")]
         inner = [shape[place] for shape, place in zip(pair, (1 - flips[0], flips[1]), strict=True) if len(shape) == 2]
         if len(set(inner)) > 1:
-            self.misfit = self.misfit or f"{_name(node.outputs[0])}: Gemm of {pair[0]} and {pair[1]}"
+            self.misfit = self.misfit or f"{first_name(node)}: Gemm of {pair[0]} and {pair[1]}"
 
     def _all_declared(self, node: ir.Node) -> bool:
         """Take over sizes that the model itself states, of outputs that are not known; True where all are then."""
@@ -297,6 +297,11 @@ def _attrs(node: ir.Node) -> list[ir.Attr]:
 def _flag(node: ir.Node, name: str) -> int:
     attr = node.attributes.get(name)
     return attr.as_int() if attr is not None else 0
+
+
+def first_name(node: ir.Node) -> str:
+    """The name of the first output that has one, which tells nodes apart."""
+    return next((value.name for value in node.outputs if value.name), "")
 
 
 def _name(value: ir.Value | None) -> str:
