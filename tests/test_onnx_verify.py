@@ -131,6 +131,19 @@ def test_other_sizes_are_run_too():
     assert graphprune.verify(pattern.model, slim, plan).runs == 4
 
 
+def test_outputs_that_are_left_out():
+    """Two recurrent layers of which only the last states are read: their first outputs have no names."""
+    weights = {"w": (1, 48, 6), "r": (1, 48, 12), "v": (1, 48, 6), "s": (1, 48, 12), "w2": (12, 4)}
+    body = "o, h = LSTM<hidden_size=12>(x, w, r) p, g = LSTM<hidden_size=12>(x, v, s) t = Add(h, g) y = MatMul(t, w2)"
+    model = net("float[T,N,6] x", body, **weights).model
+    for node in model.graph.node[:2]:
+        node.output[0] = ""
+    slim = graphprune.optimize(model, 0.4)
+    before, after = graphprune.plan_of(slim).report["params"]
+    assert after <= 0.6 * before
+    assert graphprune.verify(model, slim).error <= 1e-9
+
+
 def test_large_models_run_as_stored(monkeypatch):
     monkeypatch.setattr(run, "LARGEST", 100)
     pattern = rows("m = Erf(r)")

@@ -16,6 +16,7 @@ import onnx_ir.passes.common as passes
 from .bodies import function_body
 from .builder import Builder, CannotExpand
 from .kernels import Signature, dtype_named, signature
+from .tracing import first_name
 from .wide import EXPANSIONS
 
 DOUBLE = ir.DataType.DOUBLE
@@ -77,6 +78,9 @@ def widened(
     work.graph(prepared.graph)
     prepared.opset_imports.setdefault("", work.opset)
     return Widened(prepared, tuple(work.islands), tuple(dict.fromkeys(work.unknown)))
+
+
+RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 def prepare(
@@ -145,6 +149,9 @@ class _Widening:
             if value.const_value is not None and value.const_value.dtype in NARROW:
                 value.const_value = _wide_tensor(value.const_value)
         for node in list(graph):
+            if node.op_type in RECURRENT:  # what is spelled out gives all that they could give
+                for place, value in enumerate(node.outputs):
+                    value.name = value.name or f"{first_name(node)}/unread.{place}"
             nodes = self.lower(node)
             if nodes == [node]:
                 continue
