@@ -196,3 +196,8 @@ def test_quantised_channels_are_masked_to_their_zero(name):
     plan, slim = pruned(pattern, sparsity=pattern.sparsity)
     seen = graphprune.verify(pattern.model, slim, plan)
     assert seen.error < 1e-12 and seen.sensitivity > 1e-3 and seen.precision.name == "float64"
+
+
+def test_a_single_number_may_be_kept():
+    model = net("float[N,6] x", "a = Gemm(x, w1) s = Add(a, c) y = Gemm(s, w2)", w1=(6, 16), c=0.5, w2=(16, 4)).model
+    assert graphprune.plan_of(graphprune.optimize(model, 0.4, keep=["c"])).kept
