@@ -160,7 +160,8 @@ def read(trace: Trace) -> Graph:
         reader.value(value.name or "").uses += 1
         reader.graph.outputs.append(reader.value(value.name or ""))
     # single numbers hold no channels, but a user may name them: to keep what has no channels is no mistake
-    reader.graph.aliases.update((name, name) for name in reader.tensors if name not in reader.graph.leaves)
+    single = (name or "" for name in reader.tensors if name not in reader.graph.leaves)
+    reader.graph.aliases.update((name, name) for name in single)
     for norm in find_rms_norms(reader.graph):
         norm.node.attrs["repaired"] = (norm.scale.name, norm.offset)
         if norm.eps is not None:
