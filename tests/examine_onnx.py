@@ -73,15 +73,33 @@ def plain_options() -> dict[str, Any]:
 def exported(network: Network, given: dict[str, Any]) -> tuple[onnx.ModelProto, torch.nn.Module, Any] | Outcome:
     """The network as ONNX, or why the exporter has none."""
     module, inputs = network.build()
-    logging.disable(logging.WARNING)
-    try:
-        with quiet():
-            model = (_by_dynamo if given["dynamo"] else _by_tracing)(module, inputs, given)
-    except Exception as error:  # the exporters fail in a hundred ways, none of which is ours
-        return Outcome("not exported", "torch.export" if given["dynamo"] else type(error).__name__)
-    finally:
-        logging.disable(logging.NOTSET)
-    return in_form(model, given["form"] or ""), module, inputs
+    way = _by_dynamo if given["dynamo"] else _by_tracing
+    written, data = apart(lambda: way(module, inputs, given).SerializeToString())
+    if not written:  # the exporters fail in a hundred ways, none of which is ours
+        return Outcome("not exported", "torch.export" if given["dynamo"] else data.decode())
+    return in_form(onnx.load_from_string(data), given["form"] or ""), module, inputs
+
+
+def apart(make: Callable[[], bytes]) -> tuple[bool, bytes]:
+    """What a function gives in a process of its own, which exporters bring down now and then; or what it raises."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        torch.set_num_threads(1)  # the threads of the parent are not here
+        logging.disable(logging.WARNING)
+        try:
+            with quiet():
+                data = b"+" + make()
+        except Exception as error:
+            data = b"-" + type(error).__name__.encode()
+        with os.fdopen(writing, "wb") as file:
+            file.write(data)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        data = file.read()
+    os.waitpid(child, 0)
+    return data[:1] == b"+", data[1:] or b"the exporter crashes"
 
 
 @contextmanager
@@ -295,7 +313,7 @@ def examine_model(model: onnx.ModelProto, feeds: list[oracle.Feeds], given: dict
 
 
 def _kept(model: onnx.ModelProto, count: int) -> tuple[str, ...]:
-    names = [item.name for item in model.graph.initializer if len(item.dims) > 1]
+    names = [item.name for item in model.graph.initializer if len(item.dims) > 1 and np.prod(item.dims) > 1]
     return tuple(names[place * 7 % len(names)] for place in range(count)) if names else ()
 
 
