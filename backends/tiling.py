@@ -90,6 +90,11 @@ def vectorize(schedule: s_tir.Schedule, loop: s_tir.schedule.LoopRV) -> None:
         schedule.vectorize(loop)
 
 
+def partition(schedule: s_tir.Schedule, loop: s_tir.schedule.LoopRV) -> None:
+    """Take the first and last rounds of a loop apart: those between need not ask whether they are at a border."""
+    schedule.annotate(loop, "pragma_loop_partition_hint", 1)
+
+
 def unroll(schedule: s_tir.Schedule, *loops: s_tir.schedule.LoopRV) -> None:
     """Unroll loops that nobody has claimed yet."""
     for loop in loops:
@@ -178,7 +183,9 @@ def schedule_pad(schedule: s_tir.Schedule, target: Target) -> None:
     loops = schedule.get_loops(pad)
     if extent(schedule, loops[-1]) > 1:
         vectorize(schedule, loops[-1])
+        partition(schedule, loops[-2])
     else:
-        _, lane = schedule.split(loops[-2], [None, target.vector_width])
+        columns, lane = schedule.split(loops[-2], [None, target.vector_width])
         vectorize(schedule, lane)
+        partition(schedule, columns)
     schedule.parallel(schedule.fuse(*loops[:3]))

@@ -29,6 +29,7 @@ from .tiling import (
     find,
     inline_epilogue,
     named,
+    partition,
     rate,
     unroll,
     vectorize,
@@ -319,7 +320,9 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     sch.compute_at(half, u, preserve_unit_loops=True)
     _unrolled(sch, half, 2)
     sch.compute_at(pad, c, preserve_unit_loops=True)
-    vectorize(sch, sch.get_loops(pad)[-1])
+    *_, column, pad_lane = sch.get_loops(pad)
+    vectorize(sch, pad_lane)
+    partition(sch, column)
     return sch
 
 
