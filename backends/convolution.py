@@ -12,7 +12,7 @@ import numpy as np
 from tvm import s_tir, te, tirx
 
 from .layout import positions
-from .prefetch import before_body, line
+from .prefetch import FEW_TILES, LARGE_WEIGHTS, before_body, line
 from .targets import Target
 from .tiling import (
     Tile,
@@ -29,14 +29,12 @@ from .tiling import (
     vectorize,
 )
 
-# With more tiles memory keeps up by itself.
-_FEW_TILES = 16
 Block = s_tir.schedule.SBlockRV
 
 _TILE = "graphprune.convolution"
-# Bytes of weights that are not expected in any cache, output pixels few enough to use them in shares, bytes of a share
-# and of the sums of a piece, which lie together in the first-level cache.
-_LARGE_WEIGHTS, _SMALL_IMAGE, _NEAR, _PIECE = 400 * 1024, 28 * 28, 9 * 1024, 16 * 1024
+# Output pixels few enough to use large weights in shares; bytes of a share and of the sums of a piece, which lie
+# together in the first-level cache.
+_SMALL_IMAGE, _NEAR, _PIECE = 28 * 28, 9 * 1024, 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class Convolution:
     def share(self) -> int:
         """How many input blocks all tiles of a piece take in turn; 0 where each tile takes all of them at once."""
         taps = self.kernel[0] * self.kernel[1] * self.lanes_in * self.lanes * 4
-        if self.grouped or self.blocks_out * self.reach * taps < _LARGE_WEIGHTS or prod(self.out_size) > _SMALL_IMAGE:
+        if self.grouped or self.blocks_out * self.reach * taps < LARGE_WEIGHTS or prod(self.out_size) > _SMALL_IMAGE:
             return 0
         near = [n for n in (1, 2, 4) if self.reach % n == 0 and n * taps * self.tile.depth <= _NEAR]
         return max(near, default=1)
@@ -265,7 +263,7 @@ def _with_prefetch(sch: s_tir.Schedule, sums: Block, deep: int, share: int) -> s
     outputs, reach, _, _, lanes_in, lanes = (int(size) for size in weight.shape)
     piece, n, part, y, t, block, ky, kx, *_ = (sch.get(loop) for loop in sch.get_loops(sums))
     pieces = int(piece.extent) * deep // outputs
-    if y.extent * t.extent > _FEW_TILES:
+    if y.extent * t.extent > FEW_TILES:
         return sch
     tile = y.loop_var * t.extent + t.loop_var
     portion = -(-deep * lanes_in // int(y.extent * t.extent))

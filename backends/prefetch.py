@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 
 from tvm import ir, s_tir, tirx
 
+# Bytes of weights that are not expected in any cache when they are needed. With many tiles to use a share of them for,
+# memory keeps up by itself.
+LARGE_WEIGHTS, FEW_TILES = 400 * 1024, 16
 # Read, keep in the second-level cache, data: arguments of LLVM's prefetch.
 _READ, _SECOND_LEVEL, _DATA = 0, 2, 1
 
