@@ -64,14 +64,14 @@ def _exported(model: Any, inputs: Inputs) -> tuple[bytes, list[np.ndarray]]:
     """A module as an ONNX file in memory, and its inputs in order."""
     import torch
 
-    buffer = io.BytesIO()
-    with torch.no_grad():
-        named = isinstance(inputs, Mapping)
-        torch.onnx.export(
-            model, () if named else tuple(inputs), buffer, kwargs=dict(inputs) if named else None, dynamo=False
-        )
-    tensors = list(inputs.values()) if named else list(inputs)
-    return buffer.getvalue(), [tensor.numpy() for tensor in tensors]
+    buffer, fused = io.BytesIO(), torch.backends.mha.get_fastpath_enabled()
+    positional, named = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), None)
+    torch.backends.mha.set_fastpath_enabled(False)  # attention as one operator has no ONNX equivalent
+    try:
+        torch.onnx.export(model, positional, buffer, kwargs=named, dynamo=False)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return buffer.getvalue(), [tensor.numpy() for tensor in (*positional, *(named or {}).values())]
 
 
 def _stored(model: Any, inputs: Inputs) -> tuple[Any, Inputs]:

@@ -65,8 +65,9 @@ MODELS = (*IMAGES, *OTHERS)
 
 def build(name: str) -> tuple[nn.Module, Tensor]:
     """A model and one example input; every weight and statistic is random, so that errors show."""
-    from helpers import randomise
+    from helpers import import_torchvision, randomise
 
+    import_torchvision()  # in a way that transformers, which imports it, too, can live with
     if name in IMAGES:
         return randomise(torchvision_model(name)), torch.randn(1, 3, 224, 224)
     torch.manual_seed(0)
