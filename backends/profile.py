@@ -69,9 +69,10 @@ class Profile:
         inside = sum(kernel.milliseconds for kernel in self.kernels)
         predicted = sum(kernel.predicted or 0 for kernel in self.kernels)
         work = sum(kernel.macs or 0 for kernel in self.kernels)
+        reached = report.percent(1e3 * work / self.milliseconds / self.peak.macs)
         caption = (
             f"{len(self.kernels)} kernels: {inside:.3f} ms, predicted {predicted:.3f} ms; a whole call: "
-            f"{self.milliseconds:.3f} ms, {_percent(1e3 * work / self.milliseconds / self.peak.macs)} of the peak of "
+            f"{self.milliseconds:.3f} ms, {reached} of the peak of "
             f"{report.count(round(2 * self.peak.macs))}FLOP/s and {report.size(round(self.peak.bytes))}/s"
         )
         threads = "all threads" if self.threads is None else f"{self.threads} thread{'s' * (self.threads > 1)}"
@@ -156,14 +157,10 @@ def _row(kernel: KernelTime) -> list[str]:
         kernel.description,
         str(kernel.calls),
         f"{kernel.milliseconds:.3f} ms",
-        _percent(kernel.share),
+        report.percent(kernel.share),
         "-" if kernel.predicted is None else f"{kernel.predicted:.3f} ms",
         report.count(kernel.macs) if kernel.macs else "-",
         "-" if kernel.bytes is None else report.size(kernel.bytes),
-        "-" if kernel.peak_share is None else _percent(kernel.peak_share),
+        "-" if kernel.peak_share is None else report.percent(kernel.peak_share),
         kernel.schedule or "-",
     ]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
