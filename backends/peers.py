@@ -64,9 +64,12 @@ def eager(model: Any, inputs: Inputs) -> Call:
 def inductor(model: Any, inputs: Inputs, freezing: bool) -> Call:
     """A module compiled by `torch.compile`, with its weights frozen into the code or not; compiles at once."""
     import torch
+    from torch._inductor import config
 
+    # The option alone does nothing, but without it a model is not compiled a second time for the other value.
     call = _inference(torch.compile(model, options={"freezing": freezing}), inputs)
-    call()
+    with config.patch(freezing=freezing):
+        call()
     return call
 
 
