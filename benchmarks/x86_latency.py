@@ -37,7 +37,7 @@ print("\\n" + json.dumps(record))
     pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     command = [*([] if given.core is None else ["taskset", "-c", given.core]), sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | pools)
-    record = {"model": name, "threads": threads, "machine": machine(threads, "apache-tvm", "onnxruntime")}
+    record = {"model": name, "threads": threads, "machine": machine(None, "apache-tvm", "onnxruntime")}
     if done.returncode:
         error = [line for line in done.stderr.splitlines() if line.strip()][-1:] or [f"exit code {done.returncode}"]
         return record | {"failed": error[0][:500]}
@@ -45,10 +45,15 @@ print("\\n" + json.dumps(record))
 
 
 def load_results(path: Path) -> dict[Key, Record]:
-    """All records so far; later lines replace earlier ones."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    records = [json.loads(line) for line in lines]
-    return {(record["model"], record["threads"]): record for record in records}
+    """All records so far; later lines replace earlier ones, and a line that was cut off does not count."""
+    results: dict[Key, Record] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        results[record["model"], record["threads"]] = record
+    return results
 
 
 def main() -> None:
@@ -75,7 +80,7 @@ def main() -> None:
                 record = run(name, threads, given)
             results[name, threads] = record
             with given.results.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write("\n" + json.dumps(record) + "\n")  # the last line may have been cut off
             console.print(summary(record))
     if given.page or all((name, threads) in results for name in MODELS for threads in (1, 2)):
         write_page([record for record in results.values() if "failed" not in record])

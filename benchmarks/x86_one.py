@@ -14,7 +14,6 @@ from graphprune.backends import peers
 from graphprune.timing import alternate
 from x86_models import build
 
-PEERS = ("onnxruntime", "inductor", "eager")
 # What `optimize` is told for each variant.
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {},
@@ -64,12 +63,17 @@ def _programs(
     artifact = graphprune.compile(model, target="x86", example_inputs=example, threads=threads)
     compiling = time.perf_counter() - start
     programs: dict[str, Call] = {"artifact": lambda: artifact(example)}
-    if "onnxruntime" in wanted:
-        programs["onnxruntime"] = peers.onnx_runtime(model, (example,), threads)
-    if "eager" in wanted:
-        programs["eager"] = peers.eager(model, (example,))
-    if "inductor" in wanted:
-        programs["inductor"], freezing = _inductor(model, example, freezing)
+    failed: dict[str, str] = {}
+    for peer in wanted:
+        try:
+            if peer == "onnxruntime":
+                programs[peer] = peers.onnx_runtime(model, (example,), threads)
+            elif peer == "eager":
+                programs[peer] = peers.eager(model, (example,))
+            else:
+                programs[peer], freezing = _inductor(model, example, freezing)
+        except Exception as error:  # a peer that cannot run a model is a gap in the table
+            failed[peer] = f"{type(error).__name__}: {error}"[:300]
     exact = copy.deepcopy(model).double()
     with torch.inference_mode():
         truth = exact(example.double() if example.is_floating_point() else example)
@@ -80,6 +84,7 @@ def _programs(
         "compile": compiling,
         "target": artifact.target,
         "freezing": freezing,
+        "failed": failed,
         "errors": {program: _error(call(), truth) for program, call in programs.items()},
         "seconds": {},
     }
