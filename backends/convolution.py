@@ -6,6 +6,7 @@ padded input supplies zeros and the surplus columns are dropped.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from tvm import s_tir, te, tirx
@@ -27,7 +28,12 @@ from .tiling import (
     vectorize,
 )
 
+Block = s_tir.schedule.SBlockRV
+
 _TILE = "graphprune.convolution"
+# Bytes of weights that are not expected in any cache, output pixels few enough to use them in shares, bytes of a share
+# and of the sums of a piece, which lie together in the first-level cache.
+_LARGE_WEIGHTS, _SMALL_IMAGE, _NEAR, _PIECE = 400 * 1024, 28 * 28, 9 * 1024, 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,15 @@ class Convolution:
     def tile(self) -> Tile:
         """Columns and output blocks per register tile."""
         return self._flat_tile if self.flat else self._row_tile
+
+    @property
+    def share(self) -> int:
+        """How many input blocks all tiles of a piece take in turn; 0 where each tile takes all of them at once."""
+        taps = self.kernel[0] * self.kernel[1] * self.lanes_in * self.lanes * 4
+        if self.grouped or self.blocks_out * self.reach * taps < _LARGE_WEIGHTS or prod(self.out_size) > _SMALL_IMAGE:
+            return 0
+        near = [n for n in (1, 2, 4) if self.reach % n == 0 and n * taps * self.tile.depth <= _NEAR]
+        return max(near, default=1)
 
     @property
     def _depth(self) -> int:
@@ -159,7 +174,7 @@ def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Te
         return te.sum(read * weight[o, block, ky, kx, lane_in, lane], axis=[block, ky, kx, lane_in])
 
     size = (shape.batch, shape.blocks_out, row_count, tiles, wide, shape.lanes)
-    sums = te.compute(size, term, name="convolution", attrs={_TILE: [wide, deep, int(shape.flat)]})
+    sums = te.compute(size, term, name="convolution", attrs={_TILE: [wide, deep, int(shape.flat), shape.share]})
 
     def result(n, o, y, x, lane):
         row, column = (0, y * columns + x) if shape.flat else (y, x)
@@ -174,15 +189,25 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     sums = find(sch, _TILE)
     if sums is None:
         return None
-    wide, deep, flat = annotation_of(sch, sums, _TILE)
+    wide, deep, flat, share = annotation_of(sch, sums, _TILE)
     result = inline_epilogue(sch, sums)
     if flat:
         merge_axes(sch, result, 2, 2)
+    if share:
+        _by_shares(sch, sums, result, wide, deep, share)
+    else:
+        _by_tiles(sch, sums, result, wide, deep)
+    schedule_pad(sch, target)
+    return sch
+
+
+def _by_tiles(sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: int) -> None:
+    """One tile after the other, each through the whole reduction."""
     n, o, *rows, x, lane = sch.get_loops(result)
     outer, inner = sch.split(o, [None, deep])
     tile, column = sch.split(x, [None, wide])
     sch.reorder(n, outer, *rows, tile, inner, column, lane)
-    if flat:
+    if not rows:
         part, tile = split_for_threads(sch, tile, extent(sch, n) * extent(sch, outer))
         rows = [part]
     sch.parallel(sch.fuse(n, outer, *rows))
@@ -192,5 +217,38 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     sch.compute_at(sums, tile, preserve_unit_loops=True)
     few = extent(sch, sch.get_loops(sums)[-1]) == 1
     accumulate(sch, sums, outer=2, spatial=6, unrolled=3 if few else 1)
-    schedule_pad(sch, target)
-    return sch
+
+
+def _by_shares(
+    sch: s_tir.Schedule,
+    sums: s_tir.schedule.SBlockRV,
+    result: s_tir.schedule.SBlockRV,
+    wide: int,
+    deep: int,
+    share: int,
+) -> None:
+    """A share of the reduction for all tiles of a piece, then the next share: for weights that fit into no cache.
+
+    So a weight comes from memory once and is used for the whole piece while it is near, and memory delivers at an even
+    pace. The sums of a piece wait in the first-level cache.
+    """
+    n, o, *rows, x, lane = sch.get_loops(result)
+    outer, inner = sch.split(o, [None, deep])
+    tile, column = sch.split(x, [None, wide])
+    lines, line_size = (rows[0], extent(sch, tile) * wide) if rows else (tile, wide)
+    count = extent(sch, lines)
+    fitting = max(1, _PIECE // (line_size * deep * extent(sch, lane) * 4))
+    pieces, line = sch.split(lines, [None, max(n for n in range(1, count + 1) if count % n == 0 and n <= fitting)])
+    sch.reorder(n, outer, pieces, inner, line, *([tile] if rows else []), column, lane)
+    piece = sch.fuse(n, outer, pieces)
+    sch.parallel(piece)
+    vectorize(sch, lane)
+    unroll(sch, column)
+    sch.set_scope(sums, 0, "local")
+    sch.compute_at(sums, piece, preserve_unit_loops=True)
+    n, o, y, t, r, lane, block, ky, kx, lane_in = sch.get_loops(sums)[1:]
+    part, block = sch.split(block, [None, share])
+    sch.reorder(n, part, y, t, block, ky, kx, lane_in, o, r, lane)
+    vectorize(sch, lane)
+    unroll(sch, lane_in, o, r)
+    vectorize(sch, sch.get_loops(sch.decompose_reduction(sums, part))[-1])

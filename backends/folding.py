@@ -66,6 +66,8 @@ class _FoldConstants(Rewriter):
                 value = self.builder.normalize(value)
                 result = _EVALUATE[name](value, *arguments)
                 return relax.const(np.ascontiguousarray(result).astype(str(value.ty.dtype), copy=False))
+        if name == "relax.divide":
+            value = _as_product(value)
         return self.builder.emit(value, var.name)
 
     def batch_norm(self, call: relax.Call) -> relax.Expr:
@@ -83,6 +85,17 @@ class _FoldConstants(Rewriter):
         scaled = self.builder.emit(relax.op.multiply(data, _constant(scale, shape, gamma.dtype)))
         shifted = self.builder.emit(relax.op.add(scaled, _constant(shift, shape, gamma.dtype)))
         return relax.Tuple([shifted, parameters[2], parameters[3]])
+
+
+def _as_product(call: relax.Call) -> relax.Call:
+    """A division by float constants as a product, which vectors do faster, if all reciprocals are ordinary numbers."""
+    divisor = constant_of(call.args[1])
+    if divisor is None or divisor.dtype != np.float32 or divisor.size == 0:
+        return call
+    with np.errstate(divide="ignore", over="ignore"):
+        reciprocal = (1 / divisor.astype(np.float64)).astype(np.float32)
+    ordinary = np.isfinite(reciprocal) & (np.abs(reciprocal) >= np.finfo(np.float32).tiny)
+    return relax.op.multiply(call.args[0], relax.const(np.ascontiguousarray(reciprocal))) if ordinary.all() else call
 
 
 def _constant(value: Array, shape: list[int], dtype: Any) -> relax.Expr:

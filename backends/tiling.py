@@ -10,6 +10,10 @@ from .targets import Target
 # A sum has at least this many cycles of latency times issue ports: fewer accumulators leave units idle.
 _IN_FLIGHT = 8
 _SERIAL = 0
+# Bytes per cycle that one core reads: of weights that nobody has touched since the last call, from the third-level
+# cache, from the second-level cache; and how many bytes of one operand stay in the latter beside everything else.
+FROM_MEMORY, _FROM_THIRD, _FROM_SECOND = 6.5, 10.0, 40.0
+_SECOND_LEVEL = 1 << 20
 # Enough parallel pieces to keep the threads of a large machine busy.
 _PIECES = 32
 
@@ -86,6 +90,11 @@ def vectorize(schedule: s_tir.Schedule, loop: s_tir.schedule.LoopRV) -> None:
         schedule.vectorize(loop)
 
 
+def partition(schedule: s_tir.Schedule, loop: s_tir.schedule.LoopRV) -> None:
+    """Take the first and last rounds of a loop apart: those between need not ask whether they are at a border."""
+    schedule.annotate(loop, "pragma_loop_partition_hint", 1)
+
+
 def unroll(schedule: s_tir.Schedule, *loops: s_tir.schedule.LoopRV) -> None:
     """Unroll loops that nobody has claimed yet."""
     for loop in loops:
@@ -125,6 +134,18 @@ def split_for_threads(schedule: s_tir.Schedule, tiles: s_tir.schedule.LoopRV, ot
     return tuple(schedule.split(tiles, [pieces, None]))
 
 
+def rate(size: float) -> float:
+    """Bytes per cycle at which an operand of `size` bytes is read again and again."""
+    return _FROM_SECOND if size <= _SECOND_LEVEL else _FROM_THIRD
+
+
+def efficiency(columns: int, depth: int) -> float:
+    """The share of the peak that a tile of `columns` by `depth` accumulators can reach."""
+    work = columns * depth
+    loads = columns + depth if depth > 1 else columns + 1
+    return work / (max(work, loads, _IN_FLIGHT) + 1)
+
+
 @dataclass(frozen=True, order=True)
 class Tile:
     """A tile of accumulators: `width` columns by `depth` output blocks; `cost` is relative, 1 being perfect."""
@@ -142,10 +163,8 @@ def register_tile(columns: int, blocks: int, registers: int, exact: bool = False
     """
 
     def cost(width: int, depth: int) -> float:
-        work = width * depth
         waste = ceil(columns / width) * width / columns
-        loads = width + depth if depth > 1 else width + 1
-        return round(waste * max(work, loads, _IN_FLIGHT) / work, 3)
+        return round(waste / efficiency(width, depth), 3)
 
     candidates = [
         Tile(cost(width, depth), width, depth)
@@ -164,7 +183,9 @@ def schedule_pad(schedule: s_tir.Schedule, target: Target) -> None:
     loops = schedule.get_loops(pad)
     if extent(schedule, loops[-1]) > 1:
         vectorize(schedule, loops[-1])
+        partition(schedule, loops[-2])
     else:
-        _, lane = schedule.split(loops[-2], [None, target.vector_width])
+        columns, lane = schedule.split(loops[-2], [None, target.vector_width])
         vectorize(schedule, lane)
+        partition(schedule, columns)
     schedule.parallel(schedule.fuse(*loops[:3]))
