@@ -137,7 +137,9 @@ def compile(model: Any, target: str = "x86", *, example_inputs: Any = None, thre
     `example_inputs` as in `optimize` (their shapes are the shapes of the artifact); `threads`: how many the
     artifact runs with here.
 
-    **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file.
+    **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
+    `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was
+    written for, where they matter.
 
     **Raises:** `TargetError`, `CompileError`, `ExampleInputsError`, `UnsupportedModelError`.
     """
