@@ -157,7 +157,38 @@ def _extreme(name: str, combine: Callable, start: float) -> Callable[[relax.Bloc
     return legalize
 
 
+def _product_of(x: tirx.Expr, count: int) -> tirx.Expr:
+    """x multiplied by itself, by squaring."""
+    if count == 1:
+        return x
+    half = _product_of(x, count // 2)
+    return half * half * x if count % 2 else half * half
+
+
+def _power_function(exponent: float) -> Callable[[tirx.Expr], tirx.Expr] | None:
+    """x to the power of a small whole number or of a half, without a logarithm."""
+    if exponent == int(exponent) and 1 <= abs(exponent) <= 8:
+        count = int(exponent)
+        return lambda x: _product_of(x, count) if count > 0 else _f32(1.0) / _product_of(x, -count)
+    return None
+
+
+def _power(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """How `LegalizeOps` turns a power into a kernel: products where the exponent is a small constant."""
+    exponent = call.args[1]
+    constant = exponent.value.numpy() if isinstance(exponent, tvm.ir.GenericConst) else None
+    function = _power_function(float(constant.item())) if constant is not None and constant.size == 1 else None
+    if function is None or dtype_of(call) != "float32" or len(exponent.ty.shape) > len(call.args[0].ty.shape):
+        return tvm.ir.Op.get("relax.power").get_attr("FLegalize")(builder, call)
+
+    def compute(data: te.Tensor) -> te.Tensor:
+        return te.compute(data.shape, lambda *index: _named(data(*index), function), name="compute")
+
+    return builder.call_te(compute, call.args[0], primfunc_name_hint="power")
+
+
 LEGALIZE = {
+    "relax.power": _power,
     **{name: _legalizer(name) for name in FUNCTIONS},
     "relax.max": _extreme("relax.max", lambda x, y: tirx.max(x, y), -math.inf),
     "relax.min": _extreme("relax.min", lambda x, y: tirx.min(x, y), math.inf),

@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from .fastmath import LEGALIZE
+from .flattening import flatten_rows
 from .folding import fold_affine, fold_constants
 from .lowering import lower_to_blocks
 from .schedules import apply_schedules
@@ -32,6 +33,8 @@ def optimize_passes(target: Target) -> list[tvm.transform.Pass]:
         _transform.DecomposeOpsForInference(),
         _transform.CanonicalizeBindings(),
         fold_constants,
+        _transform.DeadCodeElimination(),
+        flatten_rows,
         _transform.DeadCodeElimination(),
         fold_affine,
         _transform.DeadCodeElimination(),
