@@ -19,7 +19,7 @@ from tvm import relax
 
 from .folding import constant_of
 from .rewriting import Rewriter, op_name, rewrite, shape_of
-from .views import MOVES, Shape, Strided, permuted, reshaped, whole
+from .views import MOVES, Shape, Strided, definitions_of, permuted, reshaped, whole
 
 _UNARY = (
     "abs", "acos", "asin", "astype", "atan", "ceil", "clip", "cos", "cosh", "erf", "exp", "floor", "log", "negative",
@@ -27,8 +27,7 @@ _UNARY = (
     "nn.leakyrelu", "nn.relu", "nn.relu6", "nn.silu", "nn.softplus",
 )  # fmt: skip
 _BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum", "power")
-# These may be expressed by strides alone without losing or repeating an element.
-_BIJECTIVE = ("relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze", "relax.permute_dims")
+_RESHAPES = ("relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze")
 
 
 class _FlattenRows(Rewriter):
@@ -36,6 +35,7 @@ class _FlattenRows(Rewriter):
 
     def __init__(self, module: tvm.IRModule, function: relax.Function) -> None:
         super().__init__(module, function)
+        self.definitions = definitions_of(function)
         self.made: dict[Strided, relax.Expr] = {}
         # Results of products: where operands of one elementwise operator lie differently, these stay as they are.
         self.products: set[relax.Expr] = set()
@@ -84,13 +84,21 @@ class _FlattenRows(Rewriter):
         return self.reshape(view.base, (prod(view.shape) // last, last))
 
 
-def _move(rewriter: _FlattenRows, call: relax.Call) -> Strided | None:
-    view = rewriter.view(call.args[0])
-    moved = MOVES[op_name(call)](call, view)
-    if moved is None and not view.is_reshape:
-        # Made a tensor, a transposed value can take any shape.
-        moved = MOVES[op_name(call)](call, whole(rewriter.tensor(view)))
-    return moved
+def _permute(rewriter: _FlattenRows, call: relax.Call) -> Strided | None:
+    return MOVES[op_name(call)](call, rewriter.view(call.args[0]))
+
+
+def _reshape(rewriter: _FlattenRows, call: relax.Call) -> Strided | None:
+    """A reshape, of a value before other reshapes where that is possible: axes are often merged to be split again."""
+    sources = [call.args[0]]
+    while op_name(rewriter.definitions.get(sources[-1])) in _RESHAPES:
+        sources.append(rewriter.definitions[sources[-1]].args[0])
+    for source in reversed(sources):
+        moved = reshaped(rewriter.view(source), shape_of(call))
+        if moved is not None:
+            return moved
+    # Made a tensor, a transposed value can take any shape.
+    return reshaped(whole(rewriter.expression(call.args[0])), shape_of(call))
 
 
 def _same_broadcast(rewriter: _FlattenRows, call: relax.Call) -> Strided | None:
@@ -191,7 +199,8 @@ def _product(rewriter: _FlattenRows, call: relax.Call) -> Strided | None:
 
 
 _HANDLERS: dict[str, Callable[[_FlattenRows, relax.Call], Strided | None]] = {
-    **{name: _move for name in _BIJECTIVE},
+    **{name: _reshape for name in _RESHAPES},
+    "relax.permute_dims": _permute,
     "relax.broadcast_to": _same_broadcast,
     **{f"relax.{name}": _unary for name in _UNARY},
     **{f"relax.{name}": _binary for name in _BINARY},
