@@ -15,6 +15,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
 
 from ..errors import CompileError, ExampleInputsError, TraceError, UnsupportedModelError
+from . import import_attention
 from .artifact import TensorSpec
 from .imported import Imported, brief
 
@@ -58,6 +59,7 @@ CONVERTERS: dict[str, Converter] = {
     "adaptive_max_pool2d.default": _adaptive_max_pool,
     "amin.default": _reduction(relax.op.min),
     "cumsum.default": _cumsum,
+    import_attention.NAME: import_attention.convert,
 }
 
 
@@ -75,12 +77,21 @@ def import_program(program: torch.export.ExportedProgram) -> tvm.IRModule:
     Raises `CompileError` that names the operators which cannot be imported.
     """
     try:
-        return from_exported_program(program, custom_convert_map=dict(CONVERTERS))
+        return from_exported_program(
+            _decomposed(program), custom_convert_map=dict(CONVERTERS), run_ep_decomposition=False
+        )
     except Exception as error:
         raise CompileError(
             f"the model uses something that cannot be compiled: {brief(error)}; "
             "replace the operator in the model, or add it to graphprune.backends.import_torch.CONVERTERS"
         ) from error
+
+
+def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program in torch's core operators, except for those that we convert as a whole."""
+    table = torch.export.default_decompositions()
+    table.pop(torch.ops.aten.scaled_dot_product_attention.default, None)
+    return program.run_decompositions(table)
 
 
 def _export(model: Any, example_inputs: Any) -> torch.export.ExportedProgram:
