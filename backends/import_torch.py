@@ -11,10 +11,10 @@ import torch
 import tvm
 from torch import fx
 from tvm import relax
-from tvm.relax.frontend.torch import from_exported_program
 from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
 
 from ..errors import CompileError, ExampleInputsError, TraceError, UnsupportedModelError
+from . import torch_program
 from .artifact import TensorSpec
 from .imported import Imported, brief
 
@@ -72,15 +72,9 @@ def import_model(model: Any, example_inputs: Any) -> Imported:
 def import_program(program: torch.export.ExportedProgram) -> tvm.IRModule:
     """The Relax module of a program; its main function takes the user inputs and returns a tuple.
 
-    Raises `CompileError` that names the operators which cannot be imported.
+    Raises `CompileError` that names the node which cannot be imported.
     """
-    try:
-        return from_exported_program(program, custom_convert_map=dict(CONVERTERS))
-    except Exception as error:
-        raise CompileError(
-            f"the model uses something that cannot be compiled: {brief(error)}; "
-            "replace the operator in the model, or add it to graphprune.backends.import_torch.CONVERTERS"
-        ) from error
+    return torch_program.import_program(program, CONVERTERS)
 
 
 def _export(model: Any, example_inputs: Any) -> torch.export.ExportedProgram:
