@@ -14,7 +14,7 @@ from tvm import relax
 from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
 
 from ..errors import CompileError, ExampleInputsError, TraceError, UnsupportedModelError
-from . import torch_program
+from . import torch_converters, torch_program
 from .artifact import TensorSpec
 from .imported import Imported, brief
 
@@ -54,6 +54,7 @@ def _adaptive_max_pool(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Va
 
 
 CONVERTERS: dict[str, Converter] = {
+    **torch_converters.CONVERTERS,
     "amax.default": _reduction(relax.op.max),
     "adaptive_max_pool2d.default": _adaptive_max_pool,
     "amin.default": _reduction(relax.op.min),

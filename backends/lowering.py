@@ -117,6 +117,7 @@ def lower_to_blocks(target: Target) -> tvm.transform.Pass:
     """The pass that lowers convolutions, pools, products and what lies between them for a target."""
     from .lower_convolution import HANDLERS as convolutions
     from .lower_elementwise import HANDLERS as elementwise
+    from .lower_gather import HANDLERS as gathers
     from .lower_matmul import HANDLERS as products
     from .lower_pooling import HANDLERS as pools
     from .lower_rows import HANDLERS as rows
@@ -124,7 +125,7 @@ def lower_to_blocks(target: Target) -> tvm.transform.Pass:
     from .lower_transposed import HANDLERS as transposed
     from .lower_volume import HANDLERS as volumes
 
-    table = {**elementwise, **shapes, **pools, **products, **rows, **convolutions, **transposed, **volumes}
+    table = {**elementwise, **shapes, **pools, **products, **rows, **convolutions, **transposed, **volumes, **gathers}
     lowering = type("TargetLowering", (Lowering,), {"target": target, "handlers": table})
 
     @tvm.transform.module_pass(opt_level=0, name="graphprune.LowerToBlocks")

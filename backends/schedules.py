@@ -8,12 +8,19 @@ from collections.abc import Callable, Sequence
 import tvm
 from tvm import s_tir, tirx
 
-from . import convolution, generic, matmul, rows, window
+from . import convolution, generic, matmul, rows, unpacking, window
 from .targets import Target
 
 Rule = Callable[[tirx.PrimFunc, Target], s_tir.Schedule | None]
 
-RULES: tuple[Rule, ...] = (convolution.schedule, window.schedule, matmul.schedule, rows.schedule, generic.schedule)
+RULES: tuple[Rule, ...] = (
+    convolution.schedule,
+    window.schedule,
+    matmul.schedule,
+    rows.schedule,
+    unpacking.schedule,
+    generic.schedule,
+)
 
 
 def apply_schedules(target: Target, rules: Sequence[Rule] = RULES) -> tvm.transform.Pass:

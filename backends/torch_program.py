@@ -11,6 +11,7 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from ..errors import CompileError
 from .imported import brief
+from .torch_converters import decompositions
 
 _WAY_OUT = "; replace the operator in the model, or add it to graphprune.backends.import_torch.CONVERTERS"
 # What a result would have to be like to get a size at compile time.
@@ -41,7 +42,7 @@ def decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedPro
     """The program in torch's core operators."""
     try:
         with _views_as_reshapes(program):
-            return program.run_decompositions()
+            return program.run_decompositions(decompositions())
     except Exception as error:
         # Advice on how to debug torch itself comes last; what went wrong comes first.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

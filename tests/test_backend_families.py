@@ -78,7 +78,9 @@ def test_transposed_convolution(case, batch):
     assert not any("transpose" in name for name in kernels(artifact))
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 4, "padding": 2}, {"stride": 3, "dilation": 2, "groups": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 4, "padding": 2}, {"stride": 3, "dilation": 2, "groups": 2}], ids=str
+)
 def test_transposed_convolution_of_a_line(options):
     model = nn.Sequential(nn.Conv1d(3, 10, 3), nn.ConvTranspose1d(10, 6, 8, **options), nn.Tanh())
     artifact = assert_agrees(model, torch.randn(2, 3, 33))
@@ -134,3 +136,59 @@ def test_volume_with_parts_that_repeat():
         return z * z[:, :, :1], z + z.mean((2,), keepdim=True), z * z[:, :1], F.relu(z - 0.1)
 
     assert_agrees(Wrap(forward, nn.Conv3d(3, 18, 1)), torch.randn(1, 3, 4, 5, 6))
+
+
+RESIZES = [
+    {"scale_factor": 2},
+    {"scale_factor": 1.7},
+    {"size": (5, 13)},
+    {"scale_factor": 2, "mode": "bilinear"},
+    {"scale_factor": 1.7, "mode": "bilinear"},
+    {"scale_factor": 2.3, "mode": "bilinear", "recompute_scale_factor": True},
+    {"size": (10, 9), "mode": "bilinear", "align_corners": True},
+    {"size": (4, 30), "mode": "bicubic"},
+    {"scale_factor": 0.6, "mode": "bicubic", "align_corners": True},
+    {"size": (11, 5), "mode": "nearest-exact"},
+]
+
+
+@pytest.mark.parametrize("channels", [5, 32])
+@pytest.mark.parametrize("options", RESIZES, ids=str)
+def test_resize(options, channels):
+    def forward(body, head, x):
+        return head(F.interpolate(body(x), **options)), F.interpolate(x, **options)
+
+    model = Wrap(forward, nn.Conv2d(3, channels, 1), nn.Conv2d(channels, 4, 1))
+    assert_agrees(model, torch.randn(2, 3, 7, 9), TARGETS[channels == 5])
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape"), [("nearest", (2, 7, 11)), ("linear", (1, 7, 11)), ("trilinear", (1, 5, 3, 4, 5))], ids=str
+)
+def test_resize_of_lines_and_volumes(mode, shape):
+    body = (nn.Conv1d if len(shape) == 3 else nn.Conv3d)(shape[1], 6, 1)
+    assert_agrees(Wrap(lambda body, x: F.interpolate(body(x), scale_factor=1.5, mode=mode), body), torch.randn(shape))
+
+
+PADS = [((1, 2, 0, 3), "constant", 0.0), ((1, 2, 0, 3), "constant", -1.5), ((-1, 2, 3, -2), "constant", 0.0)]
+PADS += [((1, 2, 0, 3), mode, None) for mode in ("reflect", "replicate", "circular")]
+
+
+@pytest.mark.parametrize(("widths", "mode", "value"), PADS, ids=str)
+def test_padding(widths, mode, value):
+    def forward(body, head, x):
+        return head(F.pad(body(x), widths, mode, value)), F.pad(body(x), widths, mode, value)[:, :, 1:-1, ::2]
+
+    assert_agrees(Wrap(forward, nn.Conv2d(3, 10, 1), nn.Conv2d(10, 4, 1)), torch.randn(2, 3, 7, 9))
+    line = Wrap(lambda body, x: F.pad(body(x), (2, 1), mode, value)[:, :, 1:], nn.Conv1d(3, 10, 1))
+    assert_agrees(line, torch.randn(2, 3, 9))
+
+
+@pytest.mark.parametrize("channels", [32, 37])
+def test_leaving_the_blocked_layout(channels):
+    def forward(left, right, x):
+        y = torch.cat([left(x), right(x)], 1)
+        return y, F.gelu(y) * 2, F.gelu(left(x))[:, :, :, 0]
+
+    parts = [nn.Conv2d(3, channels, 1), nn.Conv2d(3, 16, 1)]
+    assert_agrees(Wrap(forward, *parts), torch.randn(2, 3, 6, 7))
