@@ -70,6 +70,26 @@ def import_model(model: Any, example_inputs: Any) -> Imported:
     return Imported(import_program(program), inputs, outputs, tree, {"torch": torch.__version__})
 
 
+def prepare_batches(model: Any, example_inputs: Any) -> tuple[Any, Any]:
+    """A model that can be imported for several batch sizes, and its example inputs."""
+    if not isinstance(model, torch.export.ExportedProgram):
+        if example_inputs is None:
+            raise ExampleInputsError("batch_sizes needs example_inputs: a tensor, a tuple, or a dictionary")
+        return model, example_inputs
+    values = [node.meta["val"] for node in model.graph.nodes if node.name in model.graph_signature.user_inputs]
+    if not any(isinstance(extent, torch.SymInt) for value in values for extent in getattr(value, "shape", ())[:1]):
+        raise UnsupportedModelError(
+            "batch_sizes needs an exported program whose first axis is dynamic: export it with dynamic_shapes, "
+            "or compile the module instead"
+        )
+    if example_inputs is None:
+        args, kwargs = model.example_inputs or ((), {})
+        if bool(args) == bool(kwargs):
+            raise ExampleInputsError("batch_sizes needs example_inputs: a tensor, a tuple, or a dictionary")
+        example_inputs = tuple(args) if args else dict(kwargs)
+    return model.module(), example_inputs
+
+
 def import_program(program: torch.export.ExportedProgram) -> tvm.IRModule:
     """The Relax module of a program; its main function takes the user inputs and returns a tuple.
 
@@ -105,7 +125,9 @@ def _inference(model: torch.nn.Module) -> Iterator[None]:
     """Put every submodule into `eval()` and back into the mode it had."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
+        # Modules of exported programs have the mode they were exported in, and refuse to be asked for another.
+        with contextlib.suppress(NotImplementedError):
+            model.eval()
         yield
     finally:
         for module, training in modes:
@@ -148,7 +170,8 @@ def _signature(program: torch.export.ExportedProgram) -> tuple[list[TensorSpec],
 def _tensor_spec(name: str, value: torch.Tensor) -> TensorSpec:
     if any(not isinstance(extent, int) for extent in value.shape):
         raise UnsupportedModelError(
-            f"{name!r} has the dynamic shape {list(value.shape)}; export the model with static shapes"
+            f"{name!r} has the dynamic shape {list(value.shape)}; export the model with static shapes, or give "
+            "batch_sizes=(1, 8) where it is the batch that is free"
         )
     return TensorSpec(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
 
