@@ -82,6 +82,11 @@ class Convolution:
         return self._flat_tile if self.flat else self._row_tile
 
     @property
+    def blocks(self) -> int:
+        """Output blocks that are computed: whole tiles."""
+        return -(-self.blocks_out // self.tile.depth) * self.tile.depth
+
+    @property
     def share(self) -> int:
         """How many input blocks all tiles of a piece take in turn; 0 where each tile takes all of them at once."""
         taps = self.kernel[0] * self.kernel[1] * self.lanes_in * self.lanes * 4
@@ -164,7 +169,8 @@ def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Te
     ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
     lane_in = te.reduce_axis((0, shape.lanes_in), "lane_in")
 
-    def term(n, o, y, t, r, lane):
+    def term(n, group, member, y, t, r, lane):
+        o = group * deep + member
         channel = first[o] + block if shape.grouped else block
         column = t * wide + r
         if shape.flat:
@@ -174,12 +180,12 @@ def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Te
             read = source[n, channel, y * sy + ky * dy, column * sx + kx * dx, lane_in]
         return te.sum(read * weight[o, block, ky, kx, lane_in, lane], axis=[block, ky, kx, lane_in])
 
-    size = (shape.batch, shape.blocks_out, row_count, tiles, wide, shape.lanes)
+    size = (shape.batch, shape.blocks // deep, deep, row_count, tiles, wide, shape.lanes)
     sums = te.compute(size, term, name="convolution", attrs={_TILE: [wide, deep, int(shape.flat), shape.share]})
 
     def result(n, o, y, x, lane):
         row, column = (0, y * columns + x) if shape.flat else (y, x)
-        return sums[n, o, row, column // wide, column % wide, lane]
+        return sums[n, o // deep, o % deep, row, column // wide, column % wide, lane]
 
     return te.compute((shape.batch, shape.blocks_out, rows, columns, shape.lanes), result, name="untile")
 
@@ -218,7 +224,7 @@ def _by_tiles(sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: 
     sch.set_scope(sums, 0, "local")
     sch.compute_at(sums, tile, preserve_unit_loops=True)
     few = extent(sch, sch.get_loops(sums)[-1]) == 1
-    accumulate(sch, sums, outer=2, spatial=6, unrolled=3 if few else 1)
+    accumulate(sch, sums, outer=2, spatial=7, unrolled=3 if few else 1)
 
 
 def _by_shares(
@@ -248,9 +254,9 @@ def _by_shares(
     unroll(sch, column)
     sch.set_scope(sums, 0, "local")
     sch.compute_at(sums, piece, preserve_unit_loops=True)
-    n, o, y, t, r, lane, block, ky, kx, lane_in = sch.get_loops(sums)[1:]
+    n, group, o, y, t, r, lane, block, ky, kx, lane_in = sch.get_loops(sums)[1:]
     part, block = sch.split(block, [None, share])
-    sch.reorder(n, part, y, t, block, ky, kx, lane_in, o, r, lane)
+    sch.reorder(n, group, part, y, t, block, ky, kx, lane_in, o, r, lane)
     vectorize(sch, lane)
     unroll(sch, lane_in, o, r)
     vectorize(sch, sch.get_loops(sch.decompose_reduction(sums, part))[-1])
@@ -261,7 +267,7 @@ def _with_prefetch(sch: s_tir.Schedule, sums: Block, deep: int, share: int) -> s
     function = sch.mod["main"]
     weight = next(p for p in function.params if len(p.ty.shape) == 6)
     outputs, reach, _, _, lanes_in, lanes = (int(size) for size in weight.shape)
-    piece, n, part, y, t, block, ky, kx, *_ = (sch.get(loop) for loop in sch.get_loops(sums))
+    piece, n, _, part, y, t, block, ky, kx, *_ = (sch.get(loop) for loop in sch.get_loops(sums))
     pieces = int(piece.extent) * deep // outputs
     if y.extent * t.extent > FEW_TILES:
         return sch

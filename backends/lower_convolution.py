@@ -71,6 +71,7 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         padding=border_of(attrs.padding),
         registers=lowering.target.accumulators,
     )
+    packed = np.pad(packed, [(0, numbers.blocks - len(packed)), *[(0, 0)] * 5])
     arguments = [source, relax.const(packed), *([relax.const(first)] if numbers.grouped else [])]
     result = lowering.kernel("convolution", lambda d, w, f=None: convolution.compute(numbers, d, w, f), *arguments)
     return lowering.wrap(result, out_shape)

@@ -9,7 +9,11 @@ from .targets import Target
 
 # A sum has at least this many cycles of latency times issue ports: fewer accumulators leave units idle.
 _IN_FLIGHT = 8
+# Half cycles that a vector of weights takes on its way from the second-level cache.
+_PER_WEIGHT = 3.2
 _SERIAL = 0
+# With more output blocks in a tile than this, too many streams of weights are read at once.
+_DEEPEST = 6
 # Bytes per cycle that one core reads: of weights that nobody has touched since the last call, from the third-level
 # cache, from the second-level cache; and how many bytes of one operand stay in the latter beside everything else.
 FROM_MEMORY, _FROM_THIRD, _FROM_SECOND = 6.5, 10.0, 40.0
@@ -143,7 +147,7 @@ def efficiency(columns: int, depth: int) -> float:
     """The share of the peak that a tile of `columns` by `depth` accumulators can reach."""
     work = columns * depth
     loads = columns + depth if depth > 1 else columns + 1
-    return work / (max(work, loads, _IN_FLIGHT) + 1)
+    return work / (max(work, loads, depth * _PER_WEIGHT, _IN_FLIGHT) + 1)
 
 
 @dataclass(frozen=True, order=True)
@@ -158,21 +162,25 @@ class Tile:
 def register_tile(columns: int, blocks: int, registers: int, exact: bool = False) -> Tile:
     """How many columns and how many output blocks one tile of accumulators takes.
 
-    Unless `exact`, columns need not divide evenly: the last tile computes a few that are thrown away. The
-    choice balances that waste against loads per multiplication and against too few sums in flight.
+    Unless `exact`, neither need divide evenly: the last tile computes some that are thrown away. The choice balances
+    that waste against loads per multiplication and against too few sums in flight.
     """
 
     def cost(width: int, depth: int) -> float:
-        waste = ceil(columns / width) * width / columns
+        waste = _rounded(columns, width) * _rounded(blocks, depth) / (columns * blocks)
         return round(waste / efficiency(width, depth), 3)
 
     candidates = [
         Tile(cost(width, depth), width, depth)
         for width in range(1, min(columns, registers) + 1)
-        for depth in (1, 2, 3, 4)
-        if blocks % depth == 0 and width * depth <= registers and not (exact and columns % width)
+        for depth in range(1, min(blocks, _DEEPEST) + 1)
+        if width * depth <= registers and not (exact and (columns % width or blocks % depth))
     ]
     return min(candidates, key=lambda tile: (tile.cost, -tile.width * tile.depth, tile.depth))
+
+
+def _rounded(number: int, step: int) -> int:
+    return ceil(number / step) * step
 
 
 def schedule_pad(schedule: s_tir.Schedule, target: Target) -> None:

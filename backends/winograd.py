@@ -106,9 +106,7 @@ def _plans(shape: Winograd) -> list[Plan]:
     """All ways to cut the work without a remainder inside a chunk."""
     rows, columns = shape.tiles
     plans = []
-    for deep in (1, 2, 3, 4):
-        if shape.blocks_out % deep:
-            continue
+    for deep in range(1, min(shape.blocks_out, 6) + 1):
         for high, wide in product(range(1, min(rows, 4) + 1), _divisors(columns)):
             if high * wide * deep <= shape.registers:
                 plans += [
@@ -126,13 +124,13 @@ def _cycles(shape: Winograd, chunk: int, high: int, wide: int, deep: int) -> flo
     """What a plan costs: products, the weights and transformed inputs that are read again and again, transforms."""
     rows, columns = shape.tiles
     chunks, positions_ = -(-rows // chunk), shape.span**2
-    tiles, vector = shape.batch * chunks * chunk * columns, 4 * shape.lanes
-    products = tiles * positions_ * shape.blocks_in * shape.blocks_out * shape.lanes / 2
-    weights = positions_ * shape.blocks_in * shape.blocks_out * shape.lanes * vector
+    tiles, vector, groups = shape.batch * chunks * chunk * columns, 4 * shape.lanes, -(-shape.blocks_out // deep)
+    products = tiles * positions_ * shape.blocks_in * groups * deep * shape.lanes / 2
+    weights = positions_ * shape.blocks_in * groups * deep * shape.lanes * vector
     inputs = positions_ * shape.blocks_in * chunk * columns * vector
     streams = shape.batch * chunks - 1
     moved = weights / FROM_MEMORY + streams * weights / rate(weights)
-    moved += shape.batch * chunks * (shape.blocks_out // deep) * inputs / rate(inputs)
+    moved += shape.batch * chunks * groups * inputs / rate(inputs)
     passes = positions_ * (_INPUT_CYCLES * shape.blocks_in + _OUTPUT_CYCLES * shape.blocks_out)
     return products / efficiency(high * wide, deep) + moved + tiles * passes
 
@@ -167,11 +165,12 @@ def pack_weights(weight: np.ndarray, segments_in: tuple[int, ...], shape: Winogr
     """Transformed weights `(blocks_out / deep, span, span, blocks_in, lanes, deep, lanes)`, zero in empty lanes."""
     _, matrix, _ = transforms(shape.size)
     deep, lanes = shape.plan.deep, shape.lanes
+    outputs = -(-shape.blocks_out // deep) * deep
     moved = np.einsum("iy,ocyx,jx->ijoc", matrix, weight.astype(np.float64), matrix, optimize=True)
     span = shape.span
-    places = np.zeros((span, span, shape.blocks_out * lanes, shape.blocks_in * lanes), np.float32)
+    places = np.zeros((span, span, outputs * lanes, shape.blocks_in * lanes), np.float32)
     places[:, :, np.arange(weight.shape[0])[:, None], positions(segments_in, lanes)[None, :]] = moved
-    groups = places.reshape(span, span, shape.blocks_out // deep, deep, lanes, shape.blocks_in, lanes)
+    groups = places.reshape(span, span, outputs // deep, deep, lanes, shape.blocks_in, lanes)
     return np.ascontiguousarray(groups.transpose(2, 0, 1, 5, 6, 3, 4))
 
 
@@ -252,9 +251,9 @@ def compute(shape: Winograd, data: te.Tensor, weight: te.Tensor) -> te.Tensor:
     moved = te.compute((span, span, *lead, rows, columns, shape.lanes), along, name="input")
     block, lane_in = te.reduce_axis((0, shape.blocks_in), "block"), te.reduce_axis((0, shape.lanes), "lane_in")
     products = te.compute(
-        (shape.batch, shape.blocks_out, span, span, rows, columns, shape.lanes),
-        lambda n, o, i, j, t, u, lane: te.sum(
-            moved(i, j, n, block, t, u, lane_in) * weight(o // deep, i, j, block, lane_in, o % deep, lane),
+        (shape.batch, -(-shape.blocks_out // deep), deep, span, span, rows, columns, shape.lanes),
+        lambda n, g, m, i, j, t, u, lane: te.sum(
+            moved(i, j, n, block, t, u, lane_in) * weight(g, i, j, block, lane_in, m, lane),
             axis=[block, lane_in],
         ),
         name="products",
@@ -262,7 +261,7 @@ def compute(shape: Winograd, data: te.Tensor, weight: te.Tensor) -> te.Tensor:
     )
 
     def up(n, o, t, u, y, j, lane):
-        column = [products(n, o, k, j, t, u, lane) for k in range(span)]
+        column = [products(n, o // deep, o % deep, k, j, t, u, lane) for k in range(span)]
         return _choose(y, [_output_row(row, column) for row in output])
 
     half_out = te.compute(
@@ -338,12 +337,12 @@ def _unrolled(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> None:
 
 def _products(sch: s_tir.Schedule, sums: s_tir.schedule.SBlockRV, high: int, wide: int) -> None:
     """Some input blocks at a time for all tiles: so long do their weights stay in the first-level cache."""
-    *_, n, o, i, j, t, u, lane, block, lane_in = sch.get_loops(sums)
+    *_, n, group, o, i, j, t, u, lane, block, lane_in = sch.get_loops(sums)
     t, inner_t = sch.split(t, [None, high])
     u, inner_u = sch.split(u, [None, wide])
     count, deep = extent(sch, block), extent(sch, o)
     part, block = sch.split(block, [None, max(n for n in (1, 2, 4, 8) if count % n == 0 and n * deep <= _NEAR_BLOCKS)])
-    sch.reorder(n, i, j, part, t, u, block, lane_in, o, inner_t, inner_u, lane)
+    sch.reorder(n, group, i, j, part, t, u, block, lane_in, o, inner_t, inner_u, lane)
     vectorize(sch, lane)
     unroll(sch, lane_in, o, inner_t, inner_u)
     vectorize(sch, sch.get_loops(sch.decompose_reduction(sums, part))[-1])
@@ -354,7 +353,7 @@ def _with_prefetch(sch: s_tir.Schedule, sums: s_tir.schedule.SBlockRV) -> s_tir.
     function = sch.mod["main"]
     weight = next(p for p in function.params if len(p.ty.shape) == 7)
     groups, span, _, blocks, lanes_in, deep, lanes = (int(size) for size in weight.shape)
-    _, group, _, i, j, part, t, u, block, *_ = (sch.get(loop) for loop in sch.get_loops(sums))
+    _, group, _, _, i, j, part, t, u, block, *_ = (sch.get(loop) for loop in sch.get_loops(sums))
     tiles, rows = int(t.extent * u.extent), lanes_in * deep
     if tiles > FEW_TILES or groups * span**2 * blocks * rows * lanes * 4 < LARGE_WEIGHTS:
         return sch
