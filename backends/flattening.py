@@ -26,7 +26,10 @@ _UNARY = (
     "round", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh", "nn.gelu", "nn.gelu_tanh",
     "nn.leakyrelu", "nn.relu", "nn.relu6", "nn.silu", "nn.softplus",
 )  # fmt: skip
-_BINARY = ("add", "subtract", "multiply", "divide", "maximum", "minimum", "power")
+_SEVERAL = (
+    "add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "equal", "not_equal", "less", "less_equal",
+    "greater", "greater_equal", "where",
+)  # fmt: skip
 _RESHAPES = ("relax.reshape", "relax.flatten", "relax.expand_dims", "relax.squeeze")
 
 
@@ -120,7 +123,7 @@ def _inherit(rewriter: _FlattenRows, result: relax.Expr, source: relax.Expr) -> 
     return result
 
 
-def _binary(rewriter: _FlattenRows, call: relax.Call) -> Strided | None:
+def _elementwise(rewriter: _FlattenRows, call: relax.Call) -> Strided | None:
     shape = shape_of(call)
     views = [rewriter.view(argument) for argument in call.args]
     full = [view for view in views if view.shape == shape and constant_of(view.base) is None]
@@ -203,7 +206,7 @@ _HANDLERS: dict[str, Callable[[_FlattenRows, relax.Call], Strided | None]] = {
     "relax.permute_dims": _permute,
     "relax.broadcast_to": _same_broadcast,
     **{f"relax.{name}": _unary for name in _UNARY},
-    **{f"relax.{name}": _binary for name in _BINARY},
+    **{f"relax.{name}": _elementwise for name in _SEVERAL},
     "relax.nn.softmax": _norm,
     "relax.nn.layer_norm": _norm,
     "relax.nn.rms_norm": _norm,
