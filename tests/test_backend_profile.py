@@ -3,6 +3,7 @@
 import json
 import threading
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,10 +104,11 @@ def test_names_of_operators():
 
 
 def test_predictions_follow_the_work():
-    small = Facts("", macs=10**6, steps=10**6, bytes=1000, schedule="convolution")
-    large = Facts("", macs=10**9, steps=10**9, bytes=1000, schedule="convolution")
-    moved = Facts("", macs=0, steps=1000, bytes=10**9, schedule="generic")
-    assert predict(small) < predict(large) < predict(Facts(**{**vars(large), "schedule": "generic"}))
+    small = Facts("", macs=10**6, steps=10**6, library_calls=0, bytes=1000, schedule="convolution")
+    large = replace(small, macs=10**9, steps=10**9)
+    moved = replace(small, macs=0, steps=1000, bytes=10**9, schedule="generic")
+    assert predict(small) < predict(large) < predict(replace(large, schedule="generic"))
+    assert predict(moved) < predict(replace(moved, library_calls=10**9))
     assert predict(moved, Peak(1e12, 1e9)) == pytest.approx(1, rel=0.01)
     assert predict(large, Peak(1e12, 1e9)) < predict(large, Peak(1e11, 1e9))
 
@@ -144,6 +146,22 @@ class Volumes(nn.Module):
 
     def forward(self, x):
         return self.second(self.first(x).relu())
+
+
+class Powers(nn.Module):
+    """Elementwise, but each number costs a call of the C library."""
+
+    def forward(self, x, y):
+        return (x.abs() ** y).sin()
+
+
+def test_functions_of_the_c_library_are_slow():
+    x, y = torch.randn(64, 512), torch.rand(64, 512) + 1
+    with pytest.warns(SlowKernelWarning, match=r"\+ (power|sin)"):
+        artifact = graphprune.compile(Powers(), example_inputs=(x, y))
+    (kernel,) = artifact.manifest["kernels"].values()
+    assert kernel["library_calls"] == 2 * 64 * 512
+    torch.testing.assert_close(artifact(x, y), (x.abs() ** y).sin(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("target", ["x86", "x86-avx2"])
