@@ -33,14 +33,25 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape and element type of one input or output."""
+    """Name, shape and element type of one input or output.
+
+    The first axis of a `batched` tensor may have any length; `shape` shows the smallest that was compiled.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    batched: bool = False
 
     def __str__(self) -> str:
-        return f"{self.dtype}{list(self.shape)}"
+        extents = ["batch", *self.shape[1:]] if self.batched else self.shape
+        return f"{self.dtype}[{', '.join(map(str, extents))}]"
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this shape can be given."""
+        if self.batched:
+            return len(shape) == len(self.shape) and shape[0] > 0 and shape[1:] == self.shape[1:]
+        return shape == self.shape
 
 
 class Artifact:
@@ -53,7 +64,8 @@ class Artifact:
     ```
 
     `manifest` is the dictionary stored in the file, `target` the name of the target, `size` the bytes of the
-    file, `threads` the number of threads a call uses (None: as many as the machine has, or `TVM_NUM_THREADS`).
+    file, `threads` the number of threads a call uses (None: as many as the machine has, or `TVM_NUM_THREADS`),
+    `batch_sizes` the sizes that were compiled if calls may have any number of samples, else empty.
     """
 
     def __init__(self, library: bytes, manifest: dict[str, Any], threads: int | None = None) -> None:
@@ -64,6 +76,7 @@ class Artifact:
         self.manifest = manifest
         self.inputs = tuple(_spec(entry) for entry in manifest["inputs"])
         self.outputs = tuple(_spec(entry) for entry in manifest["outputs"])
+        self.batch_sizes = tuple(manifest.get("batch_sizes", ()))
         self._library = library
         self._program = Program(library, threads)
 
@@ -98,12 +111,42 @@ class Artifact:
 
         values = self._bind(args, kwargs)
         pairs = [to_tensor(value, spec.name) for value, spec in zip(values, self.inputs, strict=True)]
-        for (tensor, _), spec in zip(pairs, self.inputs, strict=True):
-            shape, dtype = tuple(int(extent) for extent in tensor.shape), str(tensor.dtype)
-            if shape != spec.shape or dtype != spec.dtype:
-                raise InputError(f"input {spec.name!r} must be {spec}, got {dtype}{list(shape)}")
-        results = self._program([tensor for tensor, _ in pairs])
+        tensors = [tensor for tensor, _ in pairs]
+        count = self._check(tensors)
+        results = self._program(tensors) if count is None else self._run_batch(tensors, count)
         return _unflatten(self.manifest["output_tree"], results, _converter(values))
+
+    def _check(self, tensors: list[Any]) -> int | None:
+        """Compare inputs with what the model takes; returns the number of samples where that is free."""
+        counts = {}
+        for tensor, spec in zip(tensors, self.inputs, strict=True):
+            shape, dtype = tuple(int(extent) for extent in tensor.shape), str(tensor.dtype)
+            if not spec.fits(shape) or dtype != spec.dtype:
+                raise InputError(f"input {spec.name!r} must be {spec}, got {dtype}{list(shape)}")
+            if spec.batched:
+                counts[spec.name] = shape[0]
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
+            raise InputError(f"all inputs must have the same number of samples: {found}")
+        return next(iter(counts.values()), None)
+
+    def _run_batch(self, tensors: list[Any], count: int) -> list[Any]:
+        """The results for any number of samples."""
+        from . import batches
+        from .runtime import to_tensor
+
+        if count in self.batch_sizes:
+            return self._program(tensors, batches.entry_point(count))
+
+        def call(size: int, parts: list[Any]) -> list[Any]:
+            pairs = [to_tensor(part, spec.name) for part, spec in zip(parts, self.inputs, strict=True)]
+            results = self._program([tensor for tensor, _ in pairs], batches.entry_point(size))
+            return [np.from_dlpack(result) for result in results]
+
+        arrays = [np.from_dlpack(tensor) for tensor in tensors]
+        batched = [spec.batched for spec in self.inputs]
+        results = batches.run(call, arrays, batched, count, self.batch_sizes)
+        return [to_tensor(result, "result")[0] for result in results]
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The values in the order of the inputs."""
@@ -194,11 +237,12 @@ def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
 
 def describe(spec: TensorSpec) -> dict[str, Any]:
     """A tensor's entry in the manifest."""
-    return {**asdict(spec), "shape": list(spec.shape)}
+    entry = {**asdict(spec), "shape": list(spec.shape)}
+    return entry if spec.batched else {key: value for key, value in entry.items() if key != "batched"}
 
 
 def _spec(entry: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"])
+    return TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"], entry.get("batched", False))
 
 
 def _converter(values: list[Any]) -> Callable[[Any], Any]:

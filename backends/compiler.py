@@ -9,7 +9,7 @@ artifact = compile_model("model.onnx", target="x86")
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import version
@@ -39,6 +39,7 @@ def compile_model(
     example_inputs: Any = None,
     threads: int | None = None,
     metadata: Mapping[str, Any] | None = None,
+    batch_sizes: Sequence[int] | None = None,
 ) -> Artifact:
     """Compile a model for a target.
 
@@ -47,14 +48,15 @@ def compile_model(
     the inputs: a tensor, a tuple of positional or a dictionary of keyword inputs; an exported program and an ONNX
     model with static shapes need none. A module is compiled as in `eval()`; no model is changed. `threads` is the
     number of threads that calls of the artifact use. `metadata` is stored in the artifact's manifest under `source`
-    and must fit into JSON.
+    and must fit into JSON. With `batch_sizes` the first axis of inputs and outputs is free: a call with any number of
+    samples runs in pieces of these sizes.
 
     Raises `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`, or
     `CompileError`.
     """
     target = get_target(target)
     link = linker()
-    imported: Imported = _importer(model).import_model(model, example_inputs)
+    imported = _import(model, example_inputs, batch_sizes)
     library, kernels = _build(imported, target, link)
     warn_of_slow(kernels)
     manifest = {
@@ -73,7 +75,26 @@ def compile_model(
             "python": platform.python_version(),
         },
     }
-    return Artifact(library, manifest, threads)
+    if imported.batch_sizes:
+        manifest["batch_sizes"] = list(imported.batch_sizes)
+    artifact = Artifact(library, manifest, threads)
+    if imported.batch_sizes and not target.missing_features():
+        from .buckets import check_independence
+
+        check_independence(artifact, imported.examples)
+    return artifact
+
+
+def _import(model: Any, example_inputs: Any, batch_sizes: Sequence[int] | None) -> Imported:
+    """The model as a Relax module, for the shapes of the examples or for several batch sizes."""
+    importer = _importer(model)
+    if batch_sizes is None:
+        imported: Imported = importer.import_model(model, example_inputs)
+        return imported
+    from .buckets import checked_sizes, import_buckets
+
+    buckets: Imported = import_buckets(importer, model, example_inputs, checked_sizes(batch_sizes))
+    return buckets
 
 
 def _importer(model: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from tvm import s_tir, te, tirx
 
 from .layout import positions
+from .prefetch import FEW_TILES, LARGE_WEIGHTS, before_body, line
 from .targets import Target
 from .tiling import (
     Tile,
@@ -31,9 +32,9 @@ from .tiling import (
 Block = s_tir.schedule.SBlockRV
 
 _TILE = "graphprune.convolution"
-# Bytes of weights that are not expected in any cache, output pixels few enough to use them in shares, bytes of a share
-# and of the sums of a piece, which lie together in the first-level cache.
-_LARGE_WEIGHTS, _SMALL_IMAGE, _NEAR, _PIECE = 400 * 1024, 28 * 28, 9 * 1024, 16 * 1024
+# Output pixels few enough to use large weights in shares; bytes of a share and of the sums of a piece, which lie
+# together in the first-level cache.
+_SMALL_IMAGE, _NEAR, _PIECE = 28 * 28, 9 * 1024, 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Convolution:
     def share(self) -> int:
         """How many input blocks all tiles of a piece take in turn; 0 where each tile takes all of them at once."""
         taps = self.kernel[0] * self.kernel[1] * self.lanes_in * self.lanes * 4
-        if self.grouped or self.blocks_out * self.reach * taps < _LARGE_WEIGHTS or prod(self.out_size) > _SMALL_IMAGE:
+        if self.grouped or self.blocks_out * self.reach * taps < LARGE_WEIGHTS or prod(self.out_size) > _SMALL_IMAGE:
             return 0
         near = [n for n in (1, 2, 4) if self.reach % n == 0 and n * taps * self.tile.depth <= _NEAR]
         return max(near, default=1)
@@ -193,12 +194,13 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     result = inline_epilogue(sch, sums)
     if flat:
         merge_axes(sch, result, 2, 2)
-    if share:
-        _by_shares(sch, sums, result, wide, deep, share)
-    else:
+    if not share:
         _by_tiles(sch, sums, result, wide, deep)
+        schedule_pad(sch, target)
+        return sch
+    _by_shares(sch, sums, result, wide, deep, share)
     schedule_pad(sch, target)
-    return sch
+    return _with_prefetch(sch, sums, deep, share)
 
 
 def _by_tiles(sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: int) -> None:
@@ -252,3 +254,33 @@ def _by_shares(
     vectorize(sch, lane)
     unroll(sch, lane_in, o, r)
     vectorize(sch, sch.get_loops(sch.decompose_reduction(sums, part))[-1])
+
+
+def _with_prefetch(sch: s_tir.Schedule, sums: Block, deep: int, share: int) -> s_tir.Schedule:
+    """While a share of the weights is used for one tile after the other, each tile asks for its portion of the next."""
+    function = sch.mod["main"]
+    weight = next(p for p in function.params if len(p.ty.shape) == 6)
+    outputs, reach, _, _, lanes_in, lanes = (int(size) for size in weight.shape)
+    piece, n, part, y, t, block, ky, kx, *_ = (sch.get(loop) for loop in sch.get_loops(sums))
+    pieces = int(piece.extent) * deep // outputs
+    if y.extent * t.extent > FEW_TILES:
+        return sch
+    tile = y.loop_var * t.extent + t.loop_var
+    portion = -(-deep * lanes_in // int(y.extent * t.extent))
+    ahead = part.loop_var + 1
+    over = ahead // part.extent
+    first = piece.loop_var // pieces * deep + over * deep
+    calls = []
+    for number in range(portion):
+        row = tirx.min(tile * portion + number, deep * lanes_in - 1)
+        output = tirx.min(first + row // lanes_in, outputs - 1)
+        place = (
+            output,
+            (ahead - over * part.extent) * share + block.loop_var,
+            ky.loop_var,
+            kx.loop_var,
+            row % lanes_in,
+            0,
+        )
+        calls.append(line(weight, place))
+    return s_tir.Schedule(before_body(function, kx.loop_var, calls))

@@ -53,16 +53,30 @@ def _named(x: tirx.Expr, body: Callable[[tirx.Expr], tirx.Expr]) -> tirx.Expr:
 def exp(x: tirx.Expr) -> tirx.Expr:
     """e to the power of x: 2**n times a polynomial of what is left, a number within half a ln 2 of zero."""
     # The power of two comes from a clamped value, so that it fits an integer; NaN travels through the rest.
-    power = tirx.floor(_clamp(x, 88.0) * _f32(_LOG2E) + _f32(0.5))
+    value = _scaled(x, _clamp(x, 88.0))
+    value = tirx.Select(x > _f32(_EXP_OVERFLOW), _f32(math.inf), value)
+    return tirx.Select(x < _f32(_EXP_UNDERFLOW), _f32(0.0), value)
+
+
+def exp_below_zero(x: tirx.Expr) -> tirx.Expr:
+    """`exp` of numbers that are not positive, as in a softmax: cheaper, and zero a little earlier.
+
+    Sums of much smaller results would be denormal, and those are slow.
+    """
+    # In this order a NaN is not mistaken for a small number.
+    value = _named(tirx.max(_f32(-70.0), x), lambda y: _scaled(y, y))
+    return tirx.Select(x < _f32(-70.0), _f32(0.0), value)
+
+
+def _scaled(x: tirx.Expr, clamped: tirx.Expr) -> tirx.Expr:
+    """2**n times a polynomial, where n comes from `clamped`."""
 
     def scaled(n: tirx.Expr) -> tirx.Expr:
         rest = x - n * _f32(_LN2_HIGH) - n * _f32(_LN2_LOW)
         exponent = (n.astype("int32") + tirx.const(127, "int32")) << tirx.const(23, "int32")
         return _named(rest, lambda r: _horner(r, _EXP) * r * r + r + _f32(1.0)) * tirx.reinterpret("float32", exponent)
 
-    value = _named(power, scaled)
-    value = tirx.Select(x > _f32(_EXP_OVERFLOW), _f32(math.inf), value)
-    return tirx.Select(x < _f32(_EXP_UNDERFLOW), _f32(0.0), value)
+    return _named(tirx.floor(clamped * _f32(_LOG2E) + _f32(0.5)), scaled)
 
 
 def _rational(x: tirx.Expr, bound: float, above: tuple[float, ...], below: tuple[float, ...]) -> tirx.Expr:
@@ -159,7 +173,38 @@ def _extreme(name: str, combine: Callable, start: float) -> Callable[[relax.Bloc
     return legalize
 
 
+def _product_of(x: tirx.Expr, count: int) -> tirx.Expr:
+    """x multiplied by itself, by squaring."""
+    if count == 1:
+        return x
+    half = _product_of(x, count // 2)
+    return half * half * x if count % 2 else half * half
+
+
+def _power_function(exponent: float) -> Callable[[tirx.Expr], tirx.Expr] | None:
+    """x to the power of a small whole number or of a half, without a logarithm."""
+    if exponent == int(exponent) and 1 <= abs(exponent) <= 8:
+        count = int(exponent)
+        return lambda x: _product_of(x, count) if count > 0 else _f32(1.0) / _product_of(x, -count)
+    return None
+
+
+def _power(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """How `LegalizeOps` turns a power into a kernel: products where the exponent is a small constant."""
+    exponent = call.args[1]
+    constant = exponent.value.numpy() if isinstance(exponent, tvm.ir.GenericConst) else None
+    function = _power_function(float(constant.item())) if constant is not None and constant.size == 1 else None
+    if function is None or dtype_of(call) != "float32" or len(exponent.ty.shape) > len(call.args[0].ty.shape):
+        return tvm.ir.Op.get("relax.power").get_attr("FLegalize")(builder, call)
+
+    def compute(data: te.Tensor) -> te.Tensor:
+        return te.compute(data.shape, lambda *index: _named(data(*index), function), name="compute")
+
+    return builder.call_te(compute, call.args[0], primfunc_name_hint="power")
+
+
 LEGALIZE = {
+    "relax.power": _power,
     **{name: _legalizer(name) for name in FUNCTIONS},
     "relax.max": _extreme("relax.max", lambda x, y: tirx.max(x, y), -math.inf),
     "relax.min": _extreme("relax.min", lambda x, y: tirx.min(x, y), math.inf),

@@ -43,6 +43,22 @@ def import_model(model: Any, example_inputs: Any) -> Imported:
     return Imported(module, inputs, outputs, tree, {"onnx": onnx.__version__})
 
 
+def prepare_batches(model: Any, example_inputs: Any) -> tuple[onnx.ModelProto, Any]:
+    """A model that can be imported for several batch sizes, and its example inputs."""
+    proto = _model(model)
+    if example_inputs is not None:
+        return proto, example_inputs
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    examples = {}
+    for value in (value for value in proto.graph.input if value.name not in constants):
+        shape = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        if 0 in shape[1:]:
+            _input(value, None)  # says which axes are dynamic
+        dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        examples[value.name] = np.zeros([extent or 1 for extent in shape], dtype)
+    return proto, examples
+
+
 def _model(origin: Any) -> onnx.ModelProto:
     """A checked `onnx.ModelProto` with all its weights, whatever was given."""
     model = read(origin)

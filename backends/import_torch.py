@@ -11,10 +11,10 @@ import torch
 import tvm
 from torch import fx
 from tvm import relax
-from tvm.relax.frontend.torch import from_exported_program
 from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
 
 from ..errors import CompileError, ExampleInputsError, TraceError, UnsupportedModelError
+from . import import_attention, torch_converters, torch_program
 from .artifact import TensorSpec
 from .imported import Imported, brief
 
@@ -54,10 +54,12 @@ def _adaptive_max_pool(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Va
 
 
 CONVERTERS: dict[str, Converter] = {
+    **torch_converters.CONVERTERS,
     "amax.default": _reduction(relax.op.max),
     "adaptive_max_pool2d.default": _adaptive_max_pool,
     "amin.default": _reduction(relax.op.min),
     "cumsum.default": _cumsum,
+    import_attention.NAME: import_attention.convert,
 }
 
 
@@ -69,18 +71,32 @@ def import_model(model: Any, example_inputs: Any) -> Imported:
     return Imported(import_program(program), inputs, outputs, tree, {"torch": torch.__version__})
 
 
+def prepare_batches(model: Any, example_inputs: Any) -> tuple[Any, Any]:
+    """A model that can be imported for several batch sizes, and its example inputs."""
+    if not isinstance(model, torch.export.ExportedProgram):
+        if example_inputs is None:
+            raise ExampleInputsError("batch_sizes needs example_inputs: a tensor, a tuple, or a dictionary")
+        return model, example_inputs
+    values = [node.meta["val"] for node in model.graph.nodes if node.name in model.graph_signature.user_inputs]
+    if not any(isinstance(extent, torch.SymInt) for value in values for extent in getattr(value, "shape", ())[:1]):
+        raise UnsupportedModelError(
+            "batch_sizes needs an exported program whose first axis is dynamic: export it with dynamic_shapes, "
+            "or compile the module instead"
+        )
+    if example_inputs is None:
+        args, kwargs = model.example_inputs or ((), {})
+        if bool(args) == bool(kwargs):
+            raise ExampleInputsError("batch_sizes needs example_inputs: a tensor, a tuple, or a dictionary")
+        example_inputs = tuple(args) if args else dict(kwargs)
+    return model.module(), example_inputs
+
+
 def import_program(program: torch.export.ExportedProgram) -> tvm.IRModule:
     """The Relax module of a program; its main function takes the user inputs and returns a tuple.
 
-    Raises `CompileError` that names the operators which cannot be imported.
+    Raises `CompileError` that names the node which cannot be imported.
     """
-    try:
-        return from_exported_program(program, custom_convert_map=dict(CONVERTERS))
-    except Exception as error:
-        raise CompileError(
-            f"the model uses something that cannot be compiled: {brief(error)}; "
-            "replace the operator in the model, or add it to graphprune.backends.import_torch.CONVERTERS"
-        ) from error
+    return torch_program.import_program(program, CONVERTERS)
 
 
 def _export(model: Any, example_inputs: Any) -> torch.export.ExportedProgram:
@@ -110,7 +126,9 @@ def _inference(model: torch.nn.Module) -> Iterator[None]:
     """Put every submodule into `eval()` and back into the mode it had."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
+        # Modules of exported programs have the mode they were exported in, and refuse to be asked for another.
+        with contextlib.suppress(NotImplementedError):
+            model.eval()
         yield
     finally:
         for module, training in modes:
@@ -153,7 +171,8 @@ def _signature(program: torch.export.ExportedProgram) -> tuple[list[TensorSpec],
 def _tensor_spec(name: str, value: torch.Tensor) -> TensorSpec:
     if any(not isinstance(extent, int) for extent in value.shape):
         raise UnsupportedModelError(
-            f"{name!r} has the dynamic shape {list(value.shape)}; export the model with static shapes"
+            f"{name!r} has the dynamic shape {list(value.shape)}; export the model with static shapes, or give "
+            "batch_sizes=(1, 8) where it is the batch that is free"
         )
     return TensorSpec(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
 

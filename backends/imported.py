@@ -12,7 +12,8 @@ class Imported:
 
     The main function of `module` takes the tensors `inputs` and returns the tensors `outputs`; `tree` is the structure
     in which the model returns them: numbers stand for outputs, None for None. `tools` names the versions of what
-    made the module.
+    made the module. With `batch_sizes`, the module has one main function per size, and `examples` are
+    inputs of one sample.
     """
 
     module: Any
@@ -20,6 +21,8 @@ class Imported:
     outputs: list[TensorSpec]
     tree: Any
     tools: dict[str, str] = field(default_factory=dict)
+    batch_sizes: tuple[int, ...] = ()
+    examples: tuple[Any, ...] = ()
 
 
 def brief(error: BaseException) -> str:

@@ -82,14 +82,13 @@ def pack_constant(array: np.ndarray, segments: tuple[int, ...], lanes: int, fill
 
 
 def as_image(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """The shape with exactly two space axes: `(batch, channels, length)` becomes one row."""
-    batch, channels, *space = shape
-    height, width = (1, *space) if len(space) == 1 else space
-    return batch, channels, height, width
+    """The shape with exactly two space axes: a line becomes one row, the slices of a volume lie above each other."""
+    batch, channels, *rows, width = shape
+    return batch, channels, prod(rows), width
 
 
 def pack(builder: relax.BlockBuilder, expr: relax.Expr, segments: tuple[int, ...], lanes: int) -> Blocked:
-    """Convert a plain tensor `(batch, channels, *space)` of two or one space axes to the blocked layout."""
+    """Convert a plain tensor `(batch, channels, *space)` of up to three space axes to the blocked layout."""
     shape = tuple(int(extent) for extent in expr.ty.shape)
     batch, channels, height, width = as_image(shape)
     blocks = count_blocks(segments, lanes)
@@ -100,14 +99,20 @@ def pack(builder: relax.BlockBuilder, expr: relax.Expr, segments: tuple[int, ...
     def compute(data: te.Tensor) -> te.Tensor:
         def value(n, block, y, x, lane):
             channel, valid = _channel_at(block, lane, segments, lanes)
-            space = (y, x) if len(shape) == 4 else (x,)
-            read = data(n, channel, *space)
+            read = data(n, channel, *_space(y, x, shape))
             return read if valid is True else tirx.if_then_else(valid, read, tirx.const(0, data.dtype))
 
         return te.compute((batch, blocks, height, width, lanes), value, name="pack")
 
     packed = builder.emit_te(compute, expr, primfunc_name_hint="pack")
     return Blocked(packed, shape, segments, lanes)
+
+
+def _space(y, x, shape: tuple[int, ...]) -> tuple:
+    """The place of a pixel along the space axes of the plain tensor."""
+    if len(shape) == 5:
+        return y // shape[3], y % shape[3], x
+    return (y, x) if len(shape) == 4 else (x,)
 
 
 def _channel_at(block, lane, segments: tuple[int, ...], lanes: int):
@@ -139,7 +144,8 @@ def unpack(builder: relax.BlockBuilder, value: Blocked) -> relax.Expr:
 
     def compute(data: te.Tensor) -> te.Tensor:
         def read(n, channel, *space):
-            y, x = space if len(space) == 2 else (0, *space)
+            *rows, x = space
+            y = rows[0] * shape[3] + rows[1] if len(rows) == 2 else rows[0] if rows else 0
             place = _place_of(channel, segments, lanes)
             return data[n, place // lanes, y, x, place % lanes]
 

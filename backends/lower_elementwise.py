@@ -43,7 +43,7 @@ def _binary(finite: bool) -> Callable[[Lowering, relax.Call], Value | None]:
             return None
         shape = np.broadcast_shapes(*(shape_of(argument) for argument in call.args))
         like = max(blocked, key=lambda value: value.shape[1])
-        if len(shape) != len(like.shape) or shape[1] != like.shape[1]:
+        if len(shape) != len(like.shape) or shape[1] != like.shape[1] or not _repeatable(call, shape):
             return None
         if like.has_holes and not finite and lowering.constant(call.args[1]) is None:
             return None
@@ -60,6 +60,12 @@ def _binary(finite: bool) -> Callable[[Lowering, relax.Call], Value | None]:
         return lowering.wrap(emitted, tuple(int(s) for s in shape), like.segments)
 
     return lower
+
+
+def _repeatable(call: relax.Call, shape: tuple[int, ...]) -> bool:
+    """Whether operands of a volume, whose slices lie above each other, are whole along space or a single number."""
+    spaces = [(1,) * (len(shape) - len(shape_of(argument))) + shape_of(argument) for argument in call.args]
+    return len(shape) != 5 or all(space[2:] in (shape[2:], (1, 1, 1)) for space in spaces)
 
 
 def _enlarges(call: relax.Call, shape: tuple[int, ...]) -> bool:

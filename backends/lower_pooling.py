@@ -50,15 +50,25 @@ def _average(lowering: Lowering, call: relax.Call) -> Value | None:
 
 def _counts(numbers: window.Window, border: tuple[int, int, int, int], with_border: bool) -> np.ndarray:
     """How many positions each window averages over: those inside the input, or inside its border as well."""
-    counts = []
-    for axis in range(2):
-        size = numbers.size[2 + axis]
-        low, high = (-border[axis], size + border[2 + axis]) if with_border else (0, size)
-        starts = np.arange(numbers.out_size[axis]) * numbers.stride[axis] - numbers.before[axis]
-        taps = starts[:, None] + np.arange(numbers.kernel[axis])[None, :] * numbers.dilation[axis]
-        counts.append(((taps >= low) & (taps < high)).sum(axis=1))
+    counts = [
+        counts_along(
+            numbers.size[2 + axis], numbers.out_size[axis], numbers.kernel[axis], numbers.stride[axis],
+            numbers.dilation[axis], (border[axis], border[2 + axis]), with_border,
+        )
+        for axis in range(2)
+    ]  # fmt: skip
     counted = counts[0][:, None] * counts[1][None, :]
     return np.full((1, 1), counted[0, 0]) if (counted == counted[0, 0]).all() else counted
+
+
+def counts_along(
+    size: int, out: int, kernel: int, stride: int, dilation: int, border: tuple[int, int], with_border: bool
+) -> np.ndarray:
+    """How many positions each window averages over along one axis."""
+    low, high = (-border[0], size + border[1]) if with_border else (0, size)
+    starts = np.arange(out) * stride - border[0]
+    taps = starts[:, None] + np.arange(kernel)[None, :] * dilation
+    return ((taps >= low) & (taps < high)).sum(axis=1)
 
 
 def _adaptive(lowering: Lowering, call: relax.Call) -> Value | None:

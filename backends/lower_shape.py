@@ -16,7 +16,9 @@ def _concat(lowering: Lowering, call: relax.Call) -> Value | None:
     if not any(isinstance(value, Blocked) for value in values):
         return None
     rank = len(shape_of(parts.fields[0]))
-    if int(call.attrs.axis) % rank != 1 or not all(lowering.is_image(part) for part in parts.fields):
+    if int(call.attrs.axis) % rank != 1 or not all(
+        lowering.is_image(part) or lowering.is_volume(part) for part in parts.fields
+    ):
         return None
     blocked = [lowering.blocked(value) for value in values]
     joined = lowering.builder.emit(relax.op.concat([value.expr for value in blocked], axis=1))

@@ -92,6 +92,17 @@ class Lowering(Rewriter):
         value = self.value(expr)
         return None if isinstance(value, Blocked) else constant_of(value)
 
+    def variable(self, value: Blocked) -> relax.Var:
+        """A variable that stands for a value where handlers expect one of the old function."""
+        variable = relax.Var("value", relax.TensorType(value.shape, "float32"))
+        self.replaced[variable] = value
+        return variable
+
+    def is_volume(self, expr: relax.Expr) -> bool:
+        """Whether a value is a float32 tensor `(batch, channels, *space)` with three space axes."""
+        shape = shape_of(expr)
+        return shape is not None and len(shape) == 5 and dtype_of(expr) == "float32" and 0 not in shape
+
     def is_image(self, expr: relax.Expr) -> bool:
         """Whether a value is a float32 tensor `(batch, channels, *space)` with one or two space axes."""
         shape = shape_of(expr)
@@ -106,12 +117,15 @@ def lower_to_blocks(target: Target) -> tvm.transform.Pass:
     """The pass that lowers convolutions, pools, products and what lies between them for a target."""
     from .lower_convolution import HANDLERS as convolutions
     from .lower_elementwise import HANDLERS as elementwise
+    from .lower_gather import HANDLERS as gathers
     from .lower_matmul import HANDLERS as products
     from .lower_pooling import HANDLERS as pools
     from .lower_rows import HANDLERS as rows
     from .lower_shape import HANDLERS as shapes
+    from .lower_transposed import HANDLERS as transposed
+    from .lower_volume import HANDLERS as volumes
 
-    table = {**elementwise, **shapes, **pools, **products, **rows, **convolutions}
+    table = {**elementwise, **shapes, **pools, **products, **rows, **convolutions, **transposed, **volumes, **gathers}
     lowering = type("TargetLowering", (Lowering,), {"target": target, "handlers": table})
 
     @tvm.transform.module_pass(opt_level=0, name="graphprune.LowerToBlocks")

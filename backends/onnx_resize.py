@@ -10,6 +10,7 @@ import numpy as np
 from tvm import relax
 
 from ..errors import CompileError
+from . import resizing
 from .onnx_node import Node
 from .rewriting import shape_of
 
@@ -105,9 +106,15 @@ def _resize(node: Node, axes: list[_Axis], mode: str, defaults: dict[str, str]) 
             rounding = defaults.get("nearest_mode", node.text("nearest_mode", "round_prefer_floor"))
             data = _nearest(node, data, index, axis, mode, rounding)
         elif kind in ("linear", "bilinear", "trilinear"):
-            data = _sum(node, data, index, axis, *_linear(axis, mode))
+            data = resizing.weighted(node.emit, data, index, resizing.linear(axis.places(mode), axis.old))
         elif kind == "cubic":
-            data = _sum(node, data, index, axis, *_cubic(node, axis, mode))
+            taps = resizing.cubic(
+                axis.places(mode),
+                axis.old,
+                float(node.attributes.get("cubic_coeff_a", -0.75)),
+                bool(node.attributes.get("exclude_outside", 0)),
+            )
+            data = resizing.weighted(node.emit, data, index, taps)
         else:
             raise CompileError(f"mode {kind} is not compiled")
     return data
@@ -118,42 +125,4 @@ def _nearest(node: Node, data: relax.Expr, index: int, axis: _Axis, mode: str, r
     if mode == "tf_half_pixel_for_nn":
         rounding = "floor"
     places = np.clip(_ROUND[rounding](axis.places(mode)), 0, axis.old - 1).astype("int64")
-    factor = axis.new // axis.old
-    if factor * axis.old == axis.new and np.array_equal(places, np.repeat(np.arange(axis.old), factor)):
-        return node.emit(relax.op.repeat(data, factor, index))
-    return node.emit(relax.op.take(data, relax.const(places), index, mode="clip"))
-
-
-def _linear(axis: _Axis, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """The two old positions next to each new one, and their shares."""
-    places = np.clip(axis.places(mode), 0, axis.old - 1)
-    low = np.floor(places).astype("int64")
-    share = (places - low).astype("float32")
-    return np.stack([low, np.minimum(low + 1, axis.old - 1)]), np.stack([1 - share, share])
-
-
-def _cubic(node: Node, axis: _Axis, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """The four old positions around each new one, and their shares."""
-    a = float(node.attributes.get("cubic_coeff_a", -0.75))
-    places = axis.places(mode).astype("float64")
-    low = np.floor(places)
-    t = places - low
-    near, far = (lambda x: ((a + 2) * x - (a + 3)) * x * x + 1), (lambda x: a * (((x - 5) * x + 8) * x - 4))
-    shares = np.stack([far(t + 1), near(t), near(1 - t), far(2 - t)])
-    taps = low + np.array([[-1], [0], [1], [2]])
-    if node.attributes.get("exclude_outside", 0):
-        shares = np.where((taps < 0) | (taps >= axis.old), 0, shares)
-        shares = shares / shares.sum(axis=0)
-    return np.clip(taps, 0, axis.old - 1).astype("int64"), shares.astype("float32")
-
-
-def _sum(node: Node, data: relax.Expr, index: int, axis: _Axis, places: np.ndarray, shares: np.ndarray) -> relax.Expr:
-    """The sum over taps of what lies at `places`, times `shares`."""
-    shape = [1] * len(shape_of(data))
-    shape[index] = axis.new
-    total = None
-    for taps, weights in zip(places, shares, strict=True):
-        part = node.emit(relax.op.take(data, relax.const(taps), index, mode="clip"))
-        part = node.emit(relax.op.multiply(part, relax.const(weights.reshape(shape))))
-        total = part if total is None else node.emit(relax.op.add(total, part))
-    return total
+    return resizing.gather(node.emit, data, index, places)

@@ -6,7 +6,7 @@ is taken lane by lane first.
 
 from tvm import s_tir, te, tirx
 
-from .fastmath import exp
+from .fastmath import exp_below_zero
 from .targets import Target
 from .tiling import annotation_of, blocks_of, extent, find, inline_epilogue, vectorize
 
@@ -19,7 +19,7 @@ def softmax(data: te.Tensor, lanes: int) -> te.Tensor:
     """Softmax over the last axis of `(*lead, length)`."""
     *lead, length = (int(size) for size in data.shape)
     highest = _maximum(data, lead, length, lanes)
-    powers = te.compute((*lead, length), lambda *i: exp(data(*i) - highest(*i[:-1])), name="powers")
+    powers = te.compute((*lead, length), lambda *i: exp_below_zero(data(*i) - highest(*i[:-1])), name="powers")
     k = te.reduce_axis((0, length), "k")
     total = te.compute(lead, lambda *i: te.sum(powers(*i, k), axis=[k]), name="total")
     inverse = te.compute(lead, lambda *i: tirx.const(1, data.dtype) / total(*i), name="inverse")

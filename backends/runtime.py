@@ -43,13 +43,15 @@ class Program:
         self._module = _load(library)
         self._machine = self._module["vm_load_executable"]()
         self._machine["vm_initialization"](_CPU, 0, _POOLED)
-        self._main = self._machine["main"]
+        self._functions: dict[str, Any] = {}
 
-    def __call__(self, tensors: list[tvm_ffi.Tensor]) -> list[tvm_ffi.Tensor]:
-        """Run the program. Calls from several threads take turns."""
+    def __call__(self, tensors: list[tvm_ffi.Tensor], name: str = "main") -> list[tvm_ffi.Tensor]:
+        """Run the function of this name. Calls from several threads take turns."""
         with self._lock:
             self._configure()
-            result = self._main(*tensors)
+            if name not in self._functions:
+                self._functions[name] = self._machine[name]
+            result = self._functions[name](*tensors)
         return [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
 
     @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import tvm
 from tvm import s_tir, tirx
 
-from . import convolution, generic, matmul, rows, window, winograd
+from . import attention, convolution, generic, matmul, rows, unpacking, window, winograd
 from .facts import note
 from .prediction import UNSCHEDULED
 from .targets import Target
@@ -16,11 +16,13 @@ from .targets import Target
 Rule = Callable[[tirx.PrimFunc, Target], s_tir.Schedule | None]
 
 RULES: tuple[Rule, ...] = (
+    attention.schedule,
     convolution.schedule,
     winograd.schedule,
     window.schedule,
     matmul.schedule,
     rows.schedule,
+    unpacking.schedule,
     generic.schedule,
 )
 

@@ -20,6 +20,7 @@ import numpy as np
 from tvm import s_tir, te, tirx
 
 from .layout import positions
+from .prefetch import FEW_TILES, LARGE_WEIGHTS, before_body, line
 from .targets import Target
 from .tiling import (
     FROM_MEMORY,
@@ -45,6 +46,8 @@ _POINTS = {
 SIZES = tuple(_POINTS)
 # Measured cycles per vector of a tile of inputs and of a tile of products, with its border, loads and stores.
 _INPUT_CYCLES, _OUTPUT_CYCLES = 11.0, 4.5
+# Chunks that are too few to keep threads busy, input blocks whose weights stay in the first-level cache.
+_FEW_CHUNKS, _NEAR_BLOCKS = 4, 8
 # The share of the peak that the direct convolution reaches.
 _DIRECT = 0.93
 
@@ -285,8 +288,7 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     if sums is None:
         return None
     size, rows, high, wide, deep = annotation_of(sch, sums, _TILE)
-    result_tile = named(sch, "output")
-    result = inline_epilogue(sch, result_tile)
+    result = inline_epilogue(sch, named(sch, "output"))
     n, o, y, x, lane = sch.get_loops(result)
     group, inner = sch.split(o, [None, deep])
     chunk, row, dy = sch.split(y, [None, rows, size])
@@ -294,43 +296,44 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     sch.reorder(n, chunk, group, row, column, inner, dy, dx, lane)
     outer = sch.fuse(n, chunk)
     # Loops are marked before blocks move in: halos that chunks share would speak against it afterwards.
-    few = extent(sch, outer) < 4
+    few = extent(sch, outer) < _FEW_CHUNKS
     sch.parallel(group if few else outer)
     vectorize(sch, lane)
     unroll(sch, dy, dx)
-    # Outputs: both halves of the transform beside the pixels they make.
     for name in ("output", "half_output"):
         block = named(sch, name)
         sch.set_scope(block, 0, "local")
         sch.compute_at(block, inner, preserve_unit_loops=True)
-        _unrolled(sch, block, 2)
-    # Products: all positions of a group of output blocks, one tile of registers at a time.
+        _unrolled(sch, block)
     sch.compute_at(sums, group, preserve_unit_loops=True)
     _products(sch, sums, high, wide)
-    # Inputs: a chunk of rows is padded and transformed once for all output blocks.
+    _inputs(sch, outer, few)
+    return _with_prefetch(sch, sums)
+
+
+def _inputs(sch: s_tir.Schedule, outer: s_tir.schedule.LoopRV, few: bool) -> None:
+    """A chunk of rows is padded and transformed once for all output blocks."""
     moved, half, pad = named(sch, "input"), named(sch, "half_input"), named(sch, "pad")
     sch.compute_at(moved, outer, preserve_unit_loops=True)
-    _, i, j, _, c, t, u, moved_lane = sch.get_loops(moved)
-    sch.reorder(c, t, u, i, j, moved_lane)
-    vectorize(sch, moved_lane)
-    unroll(sch, i, j)
+    _, i, j, _, c, t, u, lane = sch.get_loops(moved)
+    sch.reorder(c, t, u, i, j, lane)
     if few:
         sch.parallel(c)
+    _unrolled(sch, moved)
     sch.set_scope(half, 0, "local")
     sch.compute_at(half, u, preserve_unit_loops=True)
-    _unrolled(sch, half, 2)
+    _unrolled(sch, half)
     sch.compute_at(pad, c, preserve_unit_loops=True)
-    *_, column, pad_lane = sch.get_loops(pad)
-    vectorize(sch, pad_lane)
-    partition(sch, column)
-    return sch
-
-
-def _unrolled(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, count: int) -> None:
-    """Vectorise the last loop of a block and unroll the `count` loops before it."""
-    *_, lane = loops = sch.get_loops(block)
+    *_, column, lane = sch.get_loops(pad)
     vectorize(sch, lane)
-    unroll(sch, *loops[-1 - count : -1])
+    partition(sch, column)
+
+
+def _unrolled(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> None:
+    """Vectorise the lanes of a transform and unroll the two loops over the positions of a tile."""
+    *_, first, second, lane = sch.get_loops(block)
+    vectorize(sch, lane)
+    unroll(sch, first, second)
 
 
 def _products(sch: s_tir.Schedule, sums: s_tir.schedule.SBlockRV, high: int, wide: int) -> None:
@@ -338,10 +341,27 @@ def _products(sch: s_tir.Schedule, sums: s_tir.schedule.SBlockRV, high: int, wid
     *_, n, o, i, j, t, u, lane, block, lane_in = sch.get_loops(sums)
     t, inner_t = sch.split(t, [None, high])
     u, inner_u = sch.split(u, [None, wide])
-    count = extent(sch, block)
-    deep = extent(sch, o)
-    part, block = sch.split(block, [None, max(n for n in (1, 2, 4, 8) if count % n == 0 and n * deep <= 16)])
+    count, deep = extent(sch, block), extent(sch, o)
+    part, block = sch.split(block, [None, max(n for n in (1, 2, 4, 8) if count % n == 0 and n * deep <= _NEAR_BLOCKS)])
     sch.reorder(n, i, j, part, t, u, block, lane_in, o, inner_t, inner_u, lane)
     vectorize(sch, lane)
     unroll(sch, lane_in, o, inner_t, inner_u)
     vectorize(sch, sch.get_loops(sch.decompose_reduction(sums, part))[-1])
+
+
+def _with_prefetch(sch: s_tir.Schedule, sums: s_tir.schedule.SBlockRV) -> s_tir.Schedule:
+    """While some weights are used for one tile after the other, each tile asks for its portion of those that follow."""
+    function = sch.mod["main"]
+    weight = next(p for p in function.params if len(p.ty.shape) == 7)
+    groups, span, _, blocks, lanes_in, deep, lanes = (int(size) for size in weight.shape)
+    _, group, _, i, j, part, t, u, block, *_ = (sch.get(loop) for loop in sch.get_loops(sums))
+    tiles, rows = int(t.extent * u.extent), lanes_in * deep
+    if tiles > FEW_TILES or groups * span**2 * blocks * rows * lanes * 4 < LARGE_WEIGHTS:
+        return sch
+    position = (group.loop_var * span + i.loop_var) * span + j.loop_var
+    ahead = position * blocks + (part.loop_var + 1) * block.extent + block.loop_var
+    ahead = tirx.min(ahead, groups * span**2 * blocks - 1)
+    tile, portion = t.loop_var * u.extent + u.loop_var, -(-rows // tiles)
+    chosen = [tirx.min(tile * portion + number, rows - 1) for number in range(portion)]
+    calls = [line(weight, (0, 0, 0, ahead, row // deep, row % deep, 0)) for row in chosen]
+    return s_tir.Schedule(before_body(function, block.loop_var, calls))

@@ -1,7 +1,7 @@
 """The public verbs."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import PlanError, UnsupportedModelError
@@ -130,12 +130,20 @@ def plan_of(slim: Any) -> "Plan | None":
     return plan
 
 
-def compile(model: Any, target: str = "x86", *, example_inputs: Any = None, threads: int | None = None) -> "Artifact":
+def compile(
+    model: Any,
+    target: str = "x86",
+    *,
+    example_inputs: Any = None,
+    threads: int | None = None,
+    batch_sizes: Sequence[int] | None = None,
+) -> "Artifact":
     """Compile a model to an artifact for a target.
 
     **Arguments:** `model`: module, exported program or ONNX model; `target`: a name from `graphprune.backends.targets`;
     `example_inputs` as in `optimize` (their shapes are the shapes of the artifact); `threads`: how many the
-    artifact runs with here.
+    artifact runs with here; `batch_sizes` such as `(1, 4, 16)`: calls may have any number of samples in the first
+    axis, and run in pieces of these sizes.
 
     **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
     `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was
@@ -149,7 +157,9 @@ def compile(model: Any, target: str = "x86", *, example_inputs: Any = None, thre
     inputs = frontend.example_inputs_of(model, example_inputs)
     plan = frontend.plan_of(model)
     metadata = {} if plan is None else {"fingerprint": plan.fingerprint, "report": plan.report}
-    return compile_model(model, target=target, example_inputs=inputs, threads=threads, metadata=metadata)
+    return compile_model(
+        model, target=target, example_inputs=inputs, threads=threads, metadata=metadata, batch_sizes=batch_sizes
+    )
 
 
 def load(path: "str | os.PathLike[str]", threads: int | None = None) -> "Artifact":

@@ -1,0 +1,194 @@
+"""Families of operators beyond plain convolutions and products, at awkward shapes, against torch in float64."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from graphprune.backends.compiler import compile_model
+from helpers import randomise
+
+TARGETS = ("x86", "x86-avx2")
+
+
+class Wrap(nn.Module):
+    """A module from a function and the modules it uses."""
+
+    def __init__(self, function, *modules):
+        super().__init__()
+        self.function = function
+        self.parts = nn.ModuleList(modules)
+
+    def forward(self, *inputs):
+        return self.function(*self.parts, *inputs)
+
+
+def assert_agrees(model, x, target="x86", tolerance=1e-5):
+    """Compile, run, and compare all outputs with the model in float64; returns the artifact."""
+    randomise(model.eval())
+    artifact = compile_model(model, target, x)
+    with torch.no_grad():
+        want = copy.deepcopy(model).double()(x.double() if x.is_floating_point() else x)
+    got = artifact(x)
+    wanted, gotten = ([value] if isinstance(value, torch.Tensor) else list(value) for value in (want, got))
+    for exact, have in zip(wanted, gotten, strict=True):
+        assert exact.shape == have.shape
+        assert exact.numel() == 1 or exact.std() > 0
+        assert (exact - have).abs().max() <= tolerance * exact.abs().max()
+    return artifact
+
+
+def kernels(artifact):
+    """Names of the kernels that a call runs, in order."""
+    import tvm_ffi
+
+    names = []
+    record = tvm_ffi.convert(lambda function, name, before, *rest: names.append(name) if before else None)
+    artifact._program._machine["set_instrument"](record)
+    artifact(*(torch.ones(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in artifact.inputs))
+    return names
+
+
+# channels in, channels out, kernel, options, input size
+TRANSPOSED = [
+    (5, 7, 3, {"stride": 2, "padding": 1}, (6, 5)),
+    (16, 20, 4, {"stride": 2, "padding": 1}, (7, 9)),
+    (8, 6, 2, {"stride": 2}, (5, 5)),
+    (8, 6, 3, {"stride": 2, "padding": 1, "output_padding": 1}, (5, 4)),
+    (3, 5, 3, {"padding": 1}, (8, 8)),
+    (7, 4, 3, {"stride": 3, "padding": 2, "dilation": 2, "output_padding": 1}, (6, 7)),
+    (7, 4, 3, {"stride": 2, "dilation": 2}, (6, 7)),
+    (6, 4, (1, 5), {"stride": (3, 2), "padding": (0, 4)}, (5, 9)),
+    (6, 4, 2, {"stride": 3, "output_padding": 2}, (4, 4)),
+    (6, 6, 4, {"stride": 2, "padding": 1, "groups": 6}, (6, 6)),
+    (12, 18, 3, {"stride": 2, "padding": 1, "groups": 3, "bias": False}, (6, 6)),
+    (4, 3, 3, {"stride": 1, "padding": 3}, (9, 9)),
+]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("case", TRANSPOSED, ids=str)
+def test_transposed_convolution(case, batch):
+    channels_in, channels_out, kernel, options, size = case
+    body = nn.ConvTranspose2d(channels_in, channels_out, kernel, **options)
+    model = nn.Sequential(body, nn.BatchNorm2d(channels_out), nn.ReLU(), nn.Conv2d(channels_out, 3, 1))
+    artifact = assert_agrees(model, torch.randn(batch, channels_in, *size), TARGETS[batch == 3])
+    assert not any("transpose" in name for name in kernels(artifact))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 4, "padding": 2}, {"stride": 3, "dilation": 2, "groups": 2}], ids=str
+)
+def test_transposed_convolution_of_a_line(options):
+    model = nn.Sequential(nn.Conv1d(3, 10, 3), nn.ConvTranspose1d(10, 6, 8, **options), nn.Tanh())
+    artifact = assert_agrees(model, torch.randn(2, 3, 33))
+    assert not any("transpose" in name for name in kernels(artifact))
+
+
+# channels in, channels out, kernel, options, input size
+VOLUMES = [
+    (2, 5, 3, {"padding": 1}, (6, 6, 6)),
+    (19, 21, (3, 1, 5), {"padding": (1, 0, 2), "stride": (2, 1, 2)}, (5, 7, 9)),
+    (16, 16, 1, {}, (4, 5, 6)),
+    (16, 8, 1, {"stride": 2}, (5, 5, 6)),
+    (9, 18, 3, {"groups": 3, "padding": 1}, (4, 5, 5)),
+    (10, 10, 3, {"groups": 10, "padding": (2, 1, 1), "dilation": (2, 1, 1)}, (6, 5, 5)),
+    (4, 6, (2, 3, 3), {"bias": False}, (2, 6, 6)),
+]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("case", VOLUMES, ids=str)
+def test_volume_convolution(case, batch):
+    channels_in, channels_out, kernel, options, size = case
+    body = nn.Conv3d(channels_in, channels_out, kernel, **options)
+    model = nn.Sequential(body, nn.BatchNorm3d(channels_out), nn.ReLU(), nn.Conv3d(channels_out, 3, 1))
+    artifact = assert_agrees(model, torch.randn(batch, channels_in, *size), TARGETS[batch == 2])
+    assert not any("conv3d" in name for name in kernels(artifact))
+
+
+VOLUME_POOLS = [
+    nn.MaxPool3d(2),
+    nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+    nn.MaxPool3d(3, 2, 1, ceil_mode=True),
+    nn.AvgPool3d(2),
+    nn.AvgPool3d(3, 2, 1),
+    nn.AvgPool3d(3, 2, 1, count_include_pad=False),
+    nn.AdaptiveAvgPool3d(1),
+]
+
+
+@pytest.mark.parametrize("pool", VOLUME_POOLS, ids=str)
+def test_volume_pooling(pool):
+    def forward(body, pool, scale, x):
+        y = body(x)
+        y = torch.cat([y * y.mean((2, 3, 4), keepdim=True), y + x[:, :1]], 1)
+        return scale(pool(y))
+
+    assert_agrees(Wrap(forward, nn.Conv3d(3, 10, 3, padding=1), pool, nn.Conv3d(20, 4, 1)), torch.randn(2, 3, 7, 6, 9))
+
+
+def test_volume_with_parts_that_repeat():
+    def forward(body, x):
+        z = body(x)
+        return z * z[:, :, :1], z + z.mean((2,), keepdim=True), z * z[:, :1], F.relu(z - 0.1)
+
+    assert_agrees(Wrap(forward, nn.Conv3d(3, 18, 1)), torch.randn(1, 3, 4, 5, 6))
+
+
+RESIZES = [
+    {"scale_factor": 2},
+    {"scale_factor": 1.7},
+    {"size": (5, 13)},
+    {"scale_factor": 2, "mode": "bilinear"},
+    {"scale_factor": 1.7, "mode": "bilinear"},
+    {"scale_factor": 2.3, "mode": "bilinear", "recompute_scale_factor": True},
+    {"size": (10, 9), "mode": "bilinear", "align_corners": True},
+    {"size": (4, 30), "mode": "bicubic"},
+    {"scale_factor": 0.6, "mode": "bicubic", "align_corners": True},
+    {"size": (11, 5), "mode": "nearest-exact"},
+]
+
+
+@pytest.mark.parametrize("channels", [5, 32])
+@pytest.mark.parametrize("options", RESIZES, ids=str)
+def test_resize(options, channels):
+    def forward(body, head, x):
+        return head(F.interpolate(body(x), **options)), F.interpolate(x, **options)
+
+    model = Wrap(forward, nn.Conv2d(3, channels, 1), nn.Conv2d(channels, 4, 1))
+    assert_agrees(model, torch.randn(2, 3, 7, 9), TARGETS[channels == 5])
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape"), [("nearest", (2, 7, 11)), ("linear", (1, 7, 11)), ("trilinear", (1, 5, 3, 4, 5))], ids=str
+)
+def test_resize_of_lines_and_volumes(mode, shape):
+    body = (nn.Conv1d if len(shape) == 3 else nn.Conv3d)(shape[1], 6, 1)
+    assert_agrees(Wrap(lambda body, x: F.interpolate(body(x), scale_factor=1.5, mode=mode), body), torch.randn(shape))
+
+
+PADS = [((1, 2, 0, 3), "constant", 0.0), ((1, 2, 0, 3), "constant", -1.5), ((-1, 2, 3, -2), "constant", 0.0)]
+PADS += [((1, 2, 0, 3), mode, None) for mode in ("reflect", "replicate", "circular")]
+
+
+@pytest.mark.parametrize(("widths", "mode", "value"), PADS, ids=str)
+def test_padding(widths, mode, value):
+    def forward(body, head, x):
+        return head(F.pad(body(x), widths, mode, value)), F.pad(body(x), widths, mode, value)[:, :, 1:-1, ::2]
+
+    assert_agrees(Wrap(forward, nn.Conv2d(3, 10, 1), nn.Conv2d(10, 4, 1)), torch.randn(2, 3, 7, 9))
+    line = Wrap(lambda body, x: F.pad(body(x), (2, 1), mode, value)[:, :, 1:], nn.Conv1d(3, 10, 1))
+    assert_agrees(line, torch.randn(2, 3, 9))
+
+
+@pytest.mark.parametrize("channels", [32, 37])
+def test_leaving_the_blocked_layout(channels):
+    def forward(left, right, x):
+        y = torch.cat([left(x), right(x)], 1)
+        return y, F.gelu(y) * 2, F.gelu(left(x))[:, :, :, 0]
+
+    parts = [nn.Conv2d(3, channels, 1), nn.Conv2d(3, 16, 1)]
+    assert_agrees(Wrap(forward, *parts), torch.randn(2, 3, 6, 7))
