@@ -13,6 +13,7 @@ _EFFICIENCY = {
     "convolution": 0.8,
     "winograd": 0.6,
     "matmul": 0.8,
+    "attention": 0.4,
     "window": 0.25,
     "rows": 0.05,
     "generic": 0.04,
