@@ -165,9 +165,9 @@ def present(figures: dict[str, dict[str, Times]], targets: Sequence[str]) -> Non
 TEXT = """
 Printed by `python benchmarks/staircase.py`. {}.
 
-A stack of eight equal layers, each with a ReLU, as many channels out as in, on 28x28 pixels or 128 rows; the least
-time of a stack over many turns, over eight. Pruned models have any channel count, and code works on whole vectors: between the
-steps of the staircase, channels are free.
+A stack of eight equal layers, each with a ReLU, as many channels out as in, on 28x28 pixels or 128 rows, batch 1; the
+least time of a stack over many turns, divided by eight. Pruned models have any channel count, and code works on whole
+vectors: between the steps of the staircase, channels are free.
 
 ![microseconds per layer over channels](staircase.svg)
 
