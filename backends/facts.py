@@ -16,10 +16,15 @@ from tvm import s_tir, tirx
 
 from .prediction import Facts
 
+Writer = Callable[[dict[str, int], list[int]], str]
+
 _ATTRIBUTE = "graphprune.facts"
 _SPATIAL = 0
+_LIBRARY = frozenset(
+    f"tirx.{name}" for name in ("exp", "exp2", "log", "log2", "pow", "tanh", "erf", "sin", "cos", "tan")
+)
 # Templates that are not named after one operator of Relax.
-_TEMPLATES = ("convolution", "depthwise", "linear", "max_pool", "average_pool")
+_TEMPLATES = ("convolution", "depthwise", "linear", "winograd", "attention", "max_pool", "average_pool")
 
 
 def note(function: tirx.PrimFunc, original: tirx.PrimFunc, name: str, schedule: str) -> tirx.PrimFunc:
@@ -39,9 +44,10 @@ def examine(function: tirx.PrimFunc, name: str, schedule: str) -> Facts:
     blocks = [(_adds_products(block), _iterations(block), block) for block in _blocks(function)]
     most = max(blocks, key=lambda entry: entry[:2], default=(False, 0, None))[2]
     return Facts(
-        description=_describe(function, name, most),
+        description=_describe(function, name, most, _SIZES.get(schedule)),
         macs=sum(steps for products, steps, _ in blocks if products),
         steps=max((steps for _, steps, _ in blocks), default=0),
+        library_calls=sum(steps * _library_calls(getattr(block.body, "value", None)) for _, steps, block in blocks),
         bytes=sum(prod(shape) * width for shape, width in _tensors(function)),
         schedule=schedule,
     )
@@ -68,6 +74,20 @@ def _adds_products(block: Any) -> bool:
     return reduces and isinstance(value, tirx.Add) and isinstance(value.b, tirx.Mul)
 
 
+def _library_calls(expression: Any) -> int:
+    """How many functions of the C library an expression calls."""
+    own = isinstance(expression, tvm.ir.Call) and str(getattr(expression.op, "name", "")) in _LIBRARY
+    return int(own) + sum(map(_library_calls, _operands(expression)))
+
+
+def _operands(expression: Any) -> list[Any]:
+    if isinstance(expression, tvm.ir.Call):
+        return list(expression.args)
+    if isinstance(expression, tirx.Select):
+        return [expression.true_value, expression.false_value]
+    return [getattr(expression, name) for name in ("a", "b", "value") if hasattr(expression, name)]
+
+
 def _tensors(function: tirx.PrimFunc) -> list[tuple[list[int], int]]:
     """The shape of every tensor that a function takes or returns, and the bytes of its elements."""
     buffers = [buffer for buffer in function.params if hasattr(buffer, "shape")]
@@ -75,14 +95,13 @@ def _tensors(function: tirx.PrimFunc) -> list[tuple[list[int], int]]:
     return [(shape, np.dtype(str(buffer.dtype)).itemsize) for shape, buffer in zip(shapes, buffers, strict=True)]
 
 
-def _describe(function: tirx.PrimFunc, name: str, block: Any) -> str:
+def _describe(function: tirx.PrimFunc, name: str, block: Any, write: "Writer | None") -> str:
     """`convolution 3x3 64->64 56x56 + add + relu`."""
     first, *others = operations(name)
     shapes = [shape for shape, _ in _tensors(function) if shape]
-    write = _SIZES.get(str(block.name_hint)) if block is not None else None
-    if write is not None:
-        axes = {v.var.name.removeprefix("v_"): int(v.dom.extent) for v in block.iter_vars}
-        size = write(axes, shapes[-1])
+    axes = {v.var.name.removeprefix("v_"): v.dom.extent for v in block.iter_vars} if block is not None else {}
+    if write is not None and all(isinstance(extent, tirx.IntImm) for extent in axes.values()):
+        size = write({axis: int(extent) for axis, extent in axes.items()}, shapes[-1])
     else:
         size = " -> ".join("x".join(map(str, shape)) for shape in (shapes[:1] + shapes[1:][-1:]))
     return " + ".join([f"{first} {size}".strip(), *others])
@@ -91,6 +110,17 @@ def _describe(function: tirx.PrimFunc, name: str, block: Any) -> str:
 def _convolution(axes: dict[str, int], result: list[int]) -> str:
     inner, outer = axes["block"] * axes["lane_in"], axes["o"] * axes["lane"]
     return f"{axes['ky']}x{axes['kx']} {inner}->{outer} {result[2]}x{result[3]}"
+
+
+def _winograd(axes: dict[str, int], result: list[int]) -> str:
+    return _convolution({**axes, "ky": 3, "kx": 3}, result)
+
+
+def _attention(axes: dict[str, int], result: list[int]) -> str:
+    # The larger of two products: queries by keys, with a sum over features "d", or by values, with a sum over keys "k".
+    columns = axes["o"] * axes["v"]
+    heads, queries = axes["b"] * axes["h"], axes["t"] * axes["r"]
+    return f"{heads} heads {queries}x{axes.get('k', columns)}x{axes.get('d', columns)}"
 
 
 def _window(axes: dict[str, int], result: list[int]) -> str:
@@ -102,9 +132,11 @@ def _matmul(axes: dict[str, int], result: list[int]) -> str:
     return f"{batch}{prod(result) // result[-1] // axes['b']}x{axes['k']}x{result[-1]}"
 
 
-# How sizes are written, by the name of the block that does most of the work.
-_SIZES: dict[str, Callable[[dict[str, int], list[int]], str]] = {
+# How sizes are written, by the schedule: from the axes of the block that does most of the work, and the result's shape.
+_SIZES: dict[str, Writer] = {
+    "attention": _attention,
     "convolution": _convolution,
+    "winograd": _winograd,
     "window": _window,
     "matmul": _matmul,
 }

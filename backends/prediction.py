@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 # The share of the peak that each schedule rule reaches on kernels that fill the machine.
 _EFFICIENCY = {
-    "convolution": 0.75,
-    "matmul": 0.75,
-    "window": 0.35,
+    "convolution": 0.8,
+    "winograd": 0.6,
+    "matmul": 0.8,
+    "attention": 0.4,
+    "window": 0.25,
     "rows": 0.05,
     "generic": 0.04,
 }
@@ -22,6 +24,7 @@ UNSCHEDULED, _PLAIN = "none", 0.01
 # Sums of products on the generic schedule read one number for every multiplication.
 GENERIC, _GENERIC_SUMS = "generic", 0.03
 _CALL = 1e-6
+_LIBRARY_CALL = 8e-9
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Facts:
     """A kernel in numbers.
 
     `macs` are the multiply-adds that it executes, those of empty lanes included; `steps` the iterations of its longest
-    loop nest; `bytes` the sizes of what it reads and writes, each counted once; `schedule` the rule that took it.
+    loop nest; `library_calls` the calls of functions that no vector instructions exist for, such as `pow`; `bytes` the
+    sizes of what it reads and writes, each counted once; `schedule` the rule that took it.
     """
 
     description: str
     macs: int
     steps: int
+    library_calls: int
     bytes: int
     schedule: str
 
@@ -58,4 +63,5 @@ def predict(facts: Facts, peak: Peak = TYPICAL) -> float:
     elif facts.schedule == GENERIC and facts.macs:
         efficiency = _GENERIC_SUMS
     work = facts.macs or facts.steps
-    return _CALL + max(work / (peak.macs * efficiency), facts.bytes / peak.bytes)
+    computing = work / (peak.macs * efficiency) + facts.library_calls * _LIBRARY_CALL
+    return _CALL + max(computing, facts.bytes / peak.bytes)

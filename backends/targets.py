@@ -34,7 +34,7 @@ class Target:
 
     @property
     def channel_alignment(self) -> int:
-        """Channel counts that are multiples of this number waste no lanes."""
+        """Channel counts that are multiples of this number waste no lanes; benchmarks/staircase.py measures it."""
         return self.vector_width
 
     def missing_features(self) -> list[str]:

@@ -4,7 +4,7 @@
 
 Every model and number of threads is measured in a process of its own, in which all programs take turns. Results are
 kept in `build/x86_latency.jsonl` (`--results`): a run that was interrupted goes on where it stopped. The page and the
-plot are written when everything is there, or of what there is with `--page`. transformers is in the extra `coverage`.
+plot are written when everything is there, or of what there is with `--page`. transformers is in the extra `bench`.
 """
 
 import argparse

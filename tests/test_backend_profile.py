@@ -3,10 +3,12 @@
 import json
 import threading
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import graphprune
 from graphprune.backends import peak as peaks
@@ -95,6 +97,31 @@ def test_profile_of_a_saved_artifact(artifact, inputs, tmp_path):
     assert profile.kernels[0].name in str(profile)
 
 
+def test_kernels_are_described_by_their_sizes():
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ConvTranspose2d(16, 8, 2, 2)).eval()
+    found = [
+        facts["description"]
+        for example, module in ((torch.randn(1, 16, 56, 56), model), (torch.randn(1, 24, 32), Self(attention)))
+        for facts in compile_model(module, "x86-avx2", example).manifest["kernels"].values()
+    ]
+    assert "winograd 3x3 16->16 56x56 + add" in found
+    assert any(text.startswith("attention 4 heads 24x32x8") for text in found)
+    assert any(text.startswith("linear 24x32x96") for text in found)
+
+
+class Self(nn.Module):
+    """Attention of a tensor to itself."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
 def test_names_of_operators():
     assert operations("fused_convolution16_add2_relu8") == ["convolution", "add", "relu"]
     assert operations("fused_layer_norm2_tir_clip1_broadcast_to12") == ["layer_norm", "clip", "broadcast_to"]
@@ -103,10 +130,11 @@ def test_names_of_operators():
 
 
 def test_predictions_follow_the_work():
-    small = Facts("", macs=10**6, steps=10**6, bytes=1000, schedule="convolution")
-    large = Facts("", macs=10**9, steps=10**9, bytes=1000, schedule="convolution")
-    moved = Facts("", macs=0, steps=1000, bytes=10**9, schedule="generic")
-    assert predict(small) < predict(large) < predict(Facts(**{**vars(large), "schedule": "generic"}))
+    small = Facts("", macs=10**6, steps=10**6, library_calls=0, bytes=1000, schedule="convolution")
+    large = replace(small, macs=10**9, steps=10**9)
+    moved = replace(small, macs=0, steps=1000, bytes=10**9, schedule="generic")
+    assert predict(small) < predict(large) < predict(replace(large, schedule="generic"))
+    assert predict(moved) < predict(replace(moved, library_calls=10**9))
     assert predict(moved, Peak(1e12, 1e9)) == pytest.approx(1, rel=0.01)
     assert predict(large, Peak(1e12, 1e9)) < predict(large, Peak(1e11, 1e9))
 
@@ -135,29 +163,40 @@ def test_a_peak_that_cannot_be_measured_says_why(tmp_path, monkeypatch):
     assert not (tmp_path / "graphprune").exists()
 
 
-class Volumes(nn.Module):
-    """A three-dimensional convolution, for which there is no schedule, between operators for which there is one."""
+class Correlation(nn.Module):
+    """A convolution with one input by the other: only constant weights are packed for a schedule."""
 
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv3d(4, 8, 3, padding=1), nn.Linear(16, 8)
+    def forward(self, x, weight):
+        return functional.conv2d(x, weight, padding=1).relu()
 
-    def forward(self, x):
-        return self.second(self.first(x).relu())
+
+class Powers(nn.Module):
+    """Elementwise, but each number costs a call of the C library."""
+
+    def forward(self, x, y):
+        return (x.abs() ** y).sin()
+
+
+def test_functions_of_the_c_library_are_slow():
+    x, y = torch.randn(64, 512), torch.rand(64, 512) + 1
+    with pytest.warns(SlowKernelWarning, match=r"\+ (power|sin)"):
+        artifact = graphprune.compile(Powers(), example_inputs=(x, y))
+    (kernel,) = artifact.manifest["kernels"].values()
+    assert kernel["library_calls"] == 2 * 64 * 512
+    torch.testing.assert_close(artifact(x, y), (x.abs() ** y).sin(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("target", ["x86", "x86-avx2"])
 def test_operators_without_a_schedule_are_named_once(target):
     torch.manual_seed(0)
-    model, x = Volumes().eval(), torch.randn(1, 4, 16, 16, 16)
-    with pytest.warns(SlowKernelWarning, match=r"artifact.profile.*\n.*% of the time: conv3d") as caught:
-        artifact = graphprune.compile(model, target, example_inputs=x)
+    inputs = torch.randn(1, 16, 32, 32), torch.randn(24, 16, 3, 3)
+    with pytest.warns(SlowKernelWarning, match=r"artifact.profile.*\n.*% of the time: conv2d") as caught:
+        artifact = graphprune.compile(Correlation(), target, example_inputs=inputs)
     (warning,) = (warning for warning in caught if warning.category is SlowKernelWarning)
     assert warning.filename == __file__
-    with torch.no_grad():
-        want = model.double()(x.double())
+    want = Correlation()(*(tensor.double() for tensor in inputs))
     assert want.std() > 0.1
-    torch.testing.assert_close(artifact(x).double(), want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(artifact(*inputs).double(), want, rtol=1e-5, atol=1e-5)
 
 
 def test_models_with_schedules_do_not_warn():
@@ -166,4 +205,4 @@ def test_models_with_schedules_do_not_warn():
         warnings.simplefilter("error", SlowKernelWarning)
         graphprune.compile(torchvision.models.resnet18().eval(), example_inputs=torch.randn(1, 3, 64, 64))
         # On the generic schedule, but too small to matter.
-        graphprune.compile(nn.Conv3d(1, 2, 3).eval(), example_inputs=torch.randn(1, 1, 4, 4, 4))
+        graphprune.compile(Correlation(), example_inputs=(torch.randn(1, 1, 6, 6), torch.randn(1, 1, 3, 3)))
