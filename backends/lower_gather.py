@@ -66,7 +66,7 @@ def _pad(lowering: Lowering, call: relax.Call) -> Value | None:
     return lowering.wrap(padded, out, data.segments)
 
 
-def numbers_of(lowering: Lowering, expr: relax.Expr) -> list[int] | None:
+def numbers_of(expr: relax.Expr) -> list[int] | None:
     """A list of integers that an operator takes as an argument."""
     if isinstance(expr, relax.ShapeExpr):
         return [int(number) for number in expr.values]
@@ -78,10 +78,10 @@ def numbers_of(lowering: Lowering, expr: relax.Expr) -> list[int] | None:
     return None
 
 
-def slices_of(lowering: Lowering, call: relax.Call) -> dict[int, slice] | None:
+def slices_of(call: relax.Call) -> dict[int, slice] | None:
     """What a slice with constant limits takes of each axis that it cuts."""
     shape = shape_of(call.args[0])
-    lists = [numbers_of(lowering, argument) for argument in call.args[1:]]
+    lists = [numbers_of(argument) for argument in call.args[1:]]
     if shape is None or any(numbers is None for numbers in lists):
         return None
     axes, starts, ends, *steps = lists
@@ -92,7 +92,7 @@ def slices_of(lowering: Lowering, call: relax.Call) -> dict[int, slice] | None:
 
 def _slice(lowering: Lowering, call: relax.Call) -> Value | None:
     """A cut-out of the pixels of a blocked value."""
-    data, cuts = lowering.value(call.args[0]), slices_of(lowering, call)
+    data, cuts = lowering.value(call.args[0]), slices_of(call)
     if not isinstance(data, Blocked) or cuts is None or len(data.shape) > 4 or any(axis < 2 for axis in cuts):
         return None
     shift = 1 if len(data.shape) == 3 else 0

@@ -1,30 +1,10 @@
-"""Lowers what joins, cuts and reduces blocked values."""
+"""Lowers what reduces and reshapes blocked values."""
 
 from tvm import relax
 
 from .layout import Blocked
 from .lowering import Lowering, Value
 from .rewriting import shape_of
-
-
-def _concat(lowering: Lowering, call: relax.Call) -> Value | None:
-    """Channels are joined block by block: ragged parts keep their empty lanes as segments."""
-    parts = call.args[0]
-    if not isinstance(parts, relax.Tuple):
-        return None
-    values = [lowering.value(part) for part in parts.fields]
-    if not any(isinstance(value, Blocked) for value in values):
-        return None
-    rank = len(shape_of(parts.fields[0]))
-    if int(call.attrs.axis) % rank != 1 or not all(
-        lowering.is_image(part) or lowering.is_volume(part) for part in parts.fields
-    ):
-        return None
-    blocked = [lowering.blocked(value) for value in values]
-    joined = lowering.builder.emit(relax.op.concat([value.expr for value in blocked], axis=1))
-    channels = sum(value.shape[1] for value in blocked)
-    shape = (blocked[0].shape[0], channels, *blocked[0].shape[2:])
-    return lowering.wrap(joined, shape, tuple(s for value in blocked for s in value.segments))
 
 
 def _mean(lowering: Lowering, call: relax.Call) -> Value | None:
@@ -50,4 +30,4 @@ def _same(lowering: Lowering, call: relax.Call) -> Value | None:
     return None
 
 
-HANDLERS = {"relax.concat": _concat, "relax.mean": _mean, "relax.reshape": _same}
+HANDLERS = {"relax.mean": _mean, "relax.reshape": _same}

@@ -87,7 +87,7 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         return None
     shape = (out_shape[0], out_shape[1], *out)
     skips = {key: (axes[0][key[0]].skip, axes[1][key[1]].skip) for key in parts}
-    result = _interleave(lowering, parts, skips, shape, stride)
+    result = interleave(lowering, parts, skips, shape, stride)
     return lowering.wrap(result, out_shape, next(iter(parts.values())).segments)
 
 
@@ -118,7 +118,7 @@ def _convolve(
     return lowering.blocked(lowering.handlers["relax.nn.conv2d"](lowering, ordinary))
 
 
-def _interleave(lowering: Lowering, parts: dict, skips: dict, shape: tuple, stride: tuple) -> relax.Expr:
+def interleave(lowering: Lowering, parts: dict, skips: dict, shape: tuple, stride: tuple) -> relax.Expr:
     """The phases side by side, `(batch, blocks, height, width, lanes)`; phases that no tap reaches are zero."""
     if stride == (1, 1) and skips[0, 0] == (0, 0) and parts[0, 0].shape[2:] == shape[2:]:
         return parts[0, 0].expr

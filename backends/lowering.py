@@ -10,21 +10,31 @@ module = lower_to_blocks(target)(module)
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import tvm
 from tvm import relax
 
+from .channels import Channels, channels_of
 from .folding import constant_of
 from .layout import Blocked, merge, pack, unpack
 from .rewriting import Rewriter, dtype_of, op_name, rewrite, shape_of
 from .targets import Target
 
-Value = relax.Expr | Blocked
-Handler = Callable[["Lowering", relax.Call], Value | None]
-
 # How TVM's fusion sees a kernel: it may take elementwise readers of its result into itself.
 FUSABLE = {"op_pattern": 4}
+
+
+@dataclass(frozen=True, eq=False)
+class Later:
+    """An operator of the old function that is copied when somebody asks for its result."""
+
+    call: relax.Call
+
+
+Value = relax.Expr | Blocked | Channels | Later | tuple
+Handler = Callable[["Lowering", relax.Call], Value | None]
 
 
 class Lowering(Rewriter):
@@ -36,6 +46,8 @@ class Lowering(Rewriter):
     def __init__(self, module: tvm.IRModule, function: relax.Function) -> None:
         super().__init__(module, function)
         self.unpacked: dict[relax.Expr, relax.Expr] = {}
+        bindings = [binding for block in function.body.blocks for binding in block.bindings]
+        self.definitions = {binding.var: binding.value for binding in bindings}
         self.packed: dict[tuple[relax.Expr, tuple[int, ...]], Blocked] = {}
 
     @property
@@ -47,21 +59,38 @@ class Lowering(Rewriter):
         """The lowered value of one binding."""
         if isinstance(value, relax.Var):
             return self.replaced.get(value, value)
+        if isinstance(value, relax.TupleGetItem) and isinstance(self.replaced.get(value.tuple_value), tuple):
+            return self.replaced[value.tuple_value][value.index]
         handler = self.handlers.get(op_name(value))
-        if handler is not None and shape_of(var) is not None:
+        if handler is not None and (shape_of(var) is not None or isinstance(var.ty, relax.TupleType)):
             lowered = handler(self, value)
             if lowered is not None:
                 return lowered
         return super().visit(var, value)
 
     def value(self, expr: relax.Expr) -> Value:
-        """What an old expression became, in whatever layout it has."""
-        return self.replaced.get(expr, expr) if isinstance(expr, relax.Var) else expr
+        """What an old expression became, in whatever layout it has. Channels that were to move do so now."""
+        value = self.replaced.get(expr, expr) if isinstance(expr, relax.Var) else expr
+        if isinstance(value, Later):
+            value = self.replaced[expr] = self.builder.emit(self.copy(value.call), expr.name)
+        if isinstance(value, Channels):
+            from .lower_channels import settle
+
+            value = self.replaced[expr] = settle(self, value)
+        return value
+
+    def channels(self, expr: relax.Expr) -> Channels | None:
+        """The channels of a value that is blocked, wherever they lie."""
+        value = self.replaced.get(expr) if isinstance(expr, relax.Var) else None
+        return channels_of(value) if isinstance(value, Blocked) else value if isinstance(value, Channels) else None
 
     def expression(self, expr: relax.Expr) -> relax.Expr:
         """What an old expression became, as a plain tensor."""
         if isinstance(expr, relax.Tuple):
             return super().expression(expr)
+        parts = self.replaced.get(expr) if isinstance(expr, relax.Var) else None
+        if isinstance(parts, tuple):
+            return relax.Tuple([self.expression(self.variable(part)) for part in parts])
         value = self.value(expr)
         return self.plain(value) if isinstance(value, Blocked) else value
 
@@ -92,7 +121,7 @@ class Lowering(Rewriter):
         value = self.value(expr)
         return None if isinstance(value, Blocked) else constant_of(value)
 
-    def variable(self, value: Blocked) -> relax.Var:
+    def variable(self, value: Blocked | Channels) -> relax.Var:
         """A variable that stands for a value where handlers expect one of the old function."""
         variable = relax.Var("value", relax.TensorType(value.shape, "float32"))
         self.replaced[variable] = value
@@ -115,6 +144,7 @@ class Lowering(Rewriter):
 
 def lower_to_blocks(target: Target) -> tvm.transform.Pass:
     """The pass that lowers convolutions, pools, products and what lies between them for a target."""
+    from .lower_channels import with_channels
     from .lower_convolution import HANDLERS as convolutions
     from .lower_elementwise import HANDLERS as elementwise
     from .lower_gather import HANDLERS as gathers
@@ -126,6 +156,7 @@ def lower_to_blocks(target: Target) -> tvm.transform.Pass:
     from .lower_volume import HANDLERS as volumes
 
     table = {**elementwise, **shapes, **pools, **products, **rows, **convolutions, **transposed, **volumes, **gathers}
+    table = with_channels(table)
     lowering = type("TargetLowering", (Lowering,), {"target": target, "handlers": table})
 
     @tvm.transform.module_pass(opt_level=0, name="graphprune.LowerToBlocks")

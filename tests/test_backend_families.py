@@ -192,3 +192,49 @@ def test_leaving_the_blocked_layout(channels):
 
     parts = [nn.Conv2d(3, channels, 1), nn.Conv2d(3, 16, 1)]
     assert_agrees(Wrap(forward, *parts), torch.randn(2, 3, 6, 7))
+
+
+def shuffled(x, groups):
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5, 7), (1, 6, 33), (2, 6, 3, 4, 5)], ids=str)
+@pytest.mark.parametrize("target", TARGETS)
+def test_moving_channels(shape, target):
+    """Cuts, joins and orders of channels, alone and on top of each other; some results leave the blocked layout."""
+    conv = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[len(shape)]
+    left, right, last = conv(6, 21, 1), conv(6, 40, 1), conv(61, 5, 1)
+
+    def forward(left, right, last, x):
+        a, b = left(x), right(x)
+        y = shuffled(torch.cat([a[:, 3:18], b, a[:, :6]], 1), 1)
+        first, second, third = y.split((7, 20, 34), 1)
+        z = torch.cat([third, shuffled(second, 4), first.flip(1), shuffled(b, 5)[:, ::4], a[:, -1:] * 2], 1)
+        return last(z[:, :61]), y, z, first.relu() + a[:, :7], torch.cat(b.chunk(3, 1), 1)
+
+    assert_agrees(Wrap(forward, left, right, last), torch.randn(shape), target)
+
+
+def test_shuffled_channels_move_in_one_kernel():
+    """A unit as in ShuffleNet: what passes by is not copied again and again."""
+
+    def forward(first, body, head, x):
+        y = first(x)
+        for layer in body:
+            passing, worked = y.chunk(2, 1)
+            y = shuffled(torch.cat([passing, layer(worked)], 1), 2)
+        return head(y)
+
+    body = nn.ModuleList([nn.Conv2d(29, 29, 1) for _ in range(3)])
+    artifact = assert_agrees(Wrap(forward, nn.Conv2d(3, 58, 1), body, nn.Conv2d(58, 4, 1)), torch.randn(1, 3, 6, 6))
+    moves = [name for name in kernels(artifact) if "channels" in name]
+    assert len(moves) == 4 and not any("transpose" in name or "concat" in name for name in kernels(artifact))
+
+
+@pytest.mark.parametrize("channels", [24, 64])
+def test_pixel_shuffle(channels):
+    def forward(first, last, x):
+        y = first(x)
+        return last(F.pixel_shuffle(y, 2)), F.pixel_unshuffle(y, 2), F.pixel_shuffle(y, 2)
+
+    assert_agrees(Wrap(forward, nn.Conv2d(3, channels, 1), nn.Conv2d(channels // 4, 5, 1)), torch.randn(2, 3, 6, 4))
