@@ -108,7 +108,7 @@ def _describe(function: tirx.PrimFunc, name: str, block: Any, write: "Writer | N
 
 
 def _convolution(axes: dict[str, int], result: list[int]) -> str:
-    inner, outer = axes["block"] * axes["lane_in"], axes["o"] * axes["lane"]
+    inner, outer = axes["block"] * axes["lane_in"], result[1] * axes["lane"]
     return f"{axes['ky']}x{axes['kx']} {inner}->{outer} {result[2]}x{result[3]}"
 
 
