@@ -15,8 +15,9 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from ..errors import CompileError, GraphPruneError, UnsupportedModelError
+from ..errors import CompileError, GraphPruneError, OptionError, UnsupportedModelError
 from .artifact import FORMAT, FORMAT_VERSION, Artifact, describe
+from .choices import Choose, first
 from .imported import Imported, brief
 from .linker import linker
 from .prediction import Facts
@@ -40,6 +41,7 @@ def compile_model(
     threads: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     batch_sizes: Sequence[int] | None = None,
+    tune: float | None = None,
 ) -> Artifact:
     """Compile a model for a target.
 
@@ -49,15 +51,18 @@ def compile_model(
     model with static shapes need none. A module is compiled as in `eval()`; no model is changed. `threads` is the
     number of threads that calls of the artifact use. `metadata` is stored in the artifact's manifest under `source`
     and must fit into JSON. With `batch_sizes` the first axis of inputs and outputs is free: a call with any number of
-    samples runs in pieces of these sizes.
+    samples runs in pieces of these sizes. With `tune` candidates for the kernels are measured for so many seconds, and
+    the fastest known ones are taken; 0 measures nothing, but uses what is known.
 
-    Raises `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`, or
-    `CompileError`.
+    Raises `OptionError`, `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`,
+    or `CompileError`.
     """
     target = get_target(target)
     link = linker()
+    tune = None if tune is None else _checked_budget(tune)
     imported = _import(model, example_inputs, batch_sizes)
-    library, kernels = _build(imported, target, link)
+    choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads)
+    library, kernels = _build(imported, target, link, choose)
     warn_of_slow(kernels)
     manifest = {
         "format": FORMAT,
@@ -77,12 +82,21 @@ def compile_model(
     }
     if imported.batch_sizes:
         manifest["batch_sizes"] = list(imported.batch_sizes)
+    if tuning is not None:
+        manifest["tuning"] = tuning
     artifact = Artifact(library, manifest, threads)
     if imported.batch_sizes and not target.missing_features():
         from .buckets import check_independence
 
         check_independence(artifact, imported.examples)
     return artifact
+
+
+def _checked_budget(seconds: Any) -> float:
+    """A time budget; raises `OptionError` for anything but a number of seconds that is not negative."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise OptionError(f"tune must be a number of seconds, 0 or more, not {seconds!r}")
+    return float(seconds)
 
 
 def _import(model: Any, example_inputs: Any, batch_sizes: Sequence[int] | None) -> Imported:
@@ -111,7 +125,20 @@ def _importer(model: Any) -> Any:
     )
 
 
-def _build(imported: Imported, target: Target, link: Any) -> tuple[bytes, dict[str, Facts]]:
+def _tune(imported: Imported, target: Target, seconds: float, threads: int | None) -> tuple[Choose, dict[str, int]]:
+    """A choice by what was measured, now and before, and how far the measurements got."""
+    from .tuning import tune
+
+    try:
+        record, coverage = tune(imported.module, target, seconds, threads)
+    except GraphPruneError:
+        raise
+    except Exception as error:
+        raise CompileError(f"the model could not be tuned for {target.name}: {brief(error)}") from error
+    return record.choose, coverage.to_json()
+
+
+def _build(imported: Imported, target: Target, link: Any, choose: Choose) -> tuple[bytes, dict[str, Facts]]:
     """The shared library, optimised and linked, and the facts of its kernels."""
     import tvm
 
@@ -119,7 +146,7 @@ def _build(imported: Imported, target: Target, link: Any) -> tuple[bytes, dict[s
     from .pipeline import llvm_target, pipeline
 
     try:
-        module = pipeline(target)(imported.module)
+        module = pipeline(target, choose)(imported.module)
         executable = tvm.compile(module, target=llvm_target(target), relax_pipeline=None)
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             path = os.path.join(folder, "library.so")

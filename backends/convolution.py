@@ -5,7 +5,7 @@ computed in tiles that stay in registers; the tile may be larger than what is le
 padded input supplies zeros and the surplus columns are dropped.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -22,7 +22,7 @@ from .tiling import (
     find,
     inline_epilogue,
     merge_axes,
-    register_tile,
+    register_tiles,
     schedule_pad,
     split_for_threads,
     unroll,
@@ -35,6 +35,8 @@ _TILE = "graphprune.convolution"
 # Output pixels few enough to use large weights in shares; bytes of a share and of the sums of a piece, which lie
 # together in the first-level cache.
 _SMALL_IMAGE, _NEAR, _PIECE = 28 * 28, 9 * 1024, 16 * 1024
+# Rows as one may cost this much more than rows apart: they need no padding.
+_FLAT = 1.1
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Convolution:
 
     `lanes_in` is 1 for a plain input `(batch, channels, height, width)`, the vector width for a blocked one.
     `reach` is the number of input blocks that one output block reads; `grouped` tells that they start at a
-    different block for each output block.
+    different block for each output block. `chosen` is the `choice` to take; None for the one that promises to be the
+    fastest.
     """
 
     batch: int
@@ -60,6 +63,37 @@ class Convolution:
     dilation: tuple[int, int]
     padding: tuple[int, int, int, int]
     registers: int
+    chosen: tuple[int, int, int, int] | None = None
+
+    @property
+    def choice(self) -> tuple[int, int, int, int]:
+        """What may be chosen: columns and output blocks per register tile, whether rows make one, the share."""
+        if self.chosen:
+            return self.chosen
+        tile = self._flat_tiles[0] if self.flat else self._row_tiles[0]
+        return tile.width, tile.depth, int(self.flat), self._share(tile.depth)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds, those of empty lanes included."""
+        taps = prod(self.kernel) * self.reach * self.lanes_in
+        return self.batch * prod(self.out_size) * taps * self.blocks * self.lanes
+
+    def candidates(self) -> "list[Convolution]":
+        """This convolution with every choice, the most promising first."""
+        tiles = [(tile.cost, tile.width, tile.depth, 0) for tile in self._row_tiles]
+        if self._pointwise:
+            tiles += [(tile.cost / _FLAT, tile.width, tile.depth, 1) for tile in self._flat_tiles]
+        width, depth, flat, _ = self.choice
+        choices = [self.choice, *((width, depth, flat, share) for share in self._shares())]
+        choices += [(width, depth, flat, self._share(depth)) for _, width, depth, flat in sorted(tiles)]
+        return [replace(self, chosen=choice) for choice in dict.fromkeys(choices)]
+
+    def _shares(self) -> list[int]:
+        """The shares that are worth a try beside the one that suits."""
+        if self.grouped or self.reach == 1 or prod(self.out_size) > _SMALL_IMAGE:
+            return []
+        return [0, *(n for n in (1, 2, 4) if self.reach % n == 0)]
 
     @property
     def out_size(self) -> tuple[int, int]:
@@ -72,41 +106,49 @@ class Convolution:
     @property
     def flat(self) -> bool:
         """A pointwise convolution has no rows: all pixels make one long row, if some tile divides it well."""
-        if self.kernel != (1, 1) or self.stride != (1, 1) or any(self.padding):
-            return False
-        return self._flat_tile.cost <= self._row_tile.cost * 1.1
+        if self.chosen:
+            return bool(self.chosen[2])
+        return self._pointwise and self._flat_tiles[0].cost <= self._row_tiles[0].cost * _FLAT
 
     @property
-    def tile(self) -> Tile:
+    def tile(self) -> tuple[int, int]:
         """Columns and output blocks per register tile."""
-        return self._flat_tile if self.flat else self._row_tile
+        return self.choice[:2]
 
     @property
     def blocks(self) -> int:
         """Output blocks that are computed: whole tiles."""
-        return -(-self.blocks_out // self.tile.depth) * self.tile.depth
+        return -(-self.blocks_out // self.tile[1]) * self.tile[1]
 
     @property
     def share(self) -> int:
         """How many input blocks all tiles of a piece take in turn; 0 where each tile takes all of them at once."""
+        return self.choice[3]
+
+    def _share(self, depth: int) -> int:
+        """The share that suits tiles of so many output blocks."""
         taps = self.kernel[0] * self.kernel[1] * self.lanes_in * self.lanes * 4
         if self.grouped or self.blocks_out * self.reach * taps < LARGE_WEIGHTS or prod(self.out_size) > _SMALL_IMAGE:
             return 0
-        near = [n for n in (1, 2, 4) if self.reach % n == 0 and n * taps * self.tile.depth <= _NEAR]
+        near = [n for n in (1, 2, 4) if self.reach % n == 0 and n * taps * depth <= _NEAR]
         return max(near, default=1)
+
+    @property
+    def _pointwise(self) -> bool:
+        return self.kernel == (1, 1) and self.stride == (1, 1) and not any(self.padding)
 
     @property
     def _depth(self) -> int:
         return 1 if self.grouped else self.blocks_out
 
     @property
-    def _flat_tile(self) -> Tile:
+    def _flat_tiles(self) -> list[Tile]:
         rows, columns = self.out_size
-        return register_tile(rows * columns, self._depth, self.registers, exact=True)
+        return register_tiles(rows * columns, self._depth, self.registers, exact=True)
 
     @property
-    def _row_tile(self) -> Tile:
-        return register_tile(self.out_size[1], self._depth, self.registers)
+    def _row_tiles(self) -> list[Tile]:
+        return register_tiles(self.out_size[1], self._depth, self.registers)
 
 
 def pack_weights(weight: np.ndarray, groups: int, segments_in: tuple[int, ...], lanes_in: int, lanes: int) -> tuple:
@@ -156,7 +198,7 @@ def _pad(data: te.Tensor, size: tuple[int, int], shape: Convolution) -> te.Tenso
 def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Tensor | None) -> te.Tensor:
     """The convolution as an expression, `(batch, blocks_out, out_height, out_width, lanes)`."""
     (rows, columns), (kh, kw), (sy, sx), (dy, dx) = shape.out_size, shape.kernel, shape.stride, shape.dilation
-    wide, deep = shape.tile.width, shape.tile.depth
+    wide, deep = shape.tile
     row_count, column_count = (1, rows * columns) if shape.flat else (rows, columns)
     tiles = -(-column_count // wide)
     if shape.flat:
@@ -181,7 +223,7 @@ def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Te
         return te.sum(read * weight[o, block, ky, kx, lane_in, lane], axis=[block, ky, kx, lane_in])
 
     size = (shape.batch, shape.blocks // deep, deep, row_count, tiles, wide, shape.lanes)
-    sums = te.compute(size, term, name="convolution", attrs={_TILE: [wide, deep, int(shape.flat), shape.share]})
+    sums = te.compute(size, term, name="convolution", attrs={_TILE: list(shape.choice)})
 
     def result(n, o, y, x, lane):
         row, column = (0, y * columns + x) if shape.flat else (y, x)

@@ -1,9 +1,12 @@
 """Lowers `conv1d` and `conv2d` with constant weights: dense, grouped, depthwise."""
 
+from itertools import zip_longest
+
 import numpy as np
 from tvm import relax
 
 from . import convolution, window, winograd
+from .choices import Candidate
 from .layout import Blocked, as_image, count_blocks
 from .lowering import Lowering, Value
 from .rewriting import shape_of
@@ -49,11 +52,6 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         source = lowering.blocked(data)
         segments, lanes_in, source = source.segments, lowering.lanes, source.expr
     batch, _, height, width = as_image(shape)
-    transformed = None if few or groups > 1 else _winograd(lowering, call, weight, segments, (batch, height, width))
-    if transformed is not None:
-        packed = relax.const(winograd.pack_weights(weight, segments, transformed))
-        result = lowering.kernel("winograd", lambda d, w: winograd.compute(transformed, d, w), source, packed)
-        return lowering.wrap(result, out_shape)
     packed, first = convolution.pack_weights(weight, groups, segments, lanes_in, lowering.lanes)
     numbers = convolution.Convolution(
         batch=batch,
@@ -71,28 +69,32 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         padding=border_of(attrs.padding),
         registers=lowering.target.accumulators,
     )
+    numbers = lowering.choose(_candidates(numbers, few or groups > 1))
+    if isinstance(numbers, winograd.Winograd):
+        packed = relax.const(winograd.pack_weights(weight, segments, numbers))
+        result = lowering.kernel("winograd", lambda d, w: winograd.compute(numbers, d, w), source, packed)
+        return lowering.wrap(result, out_shape)
     packed = np.pad(packed, [(0, numbers.blocks - len(packed)), *[(0, 0)] * 5])
     arguments = [source, relax.const(packed), *([relax.const(first)] if numbers.grouped else [])]
     result = lowering.kernel("convolution", lambda d, w, f=None: convolution.compute(numbers, d, w, f), *arguments)
     return lowering.wrap(result, out_shape)
 
 
-def _winograd(
-    lowering: Lowering, call: relax.Call, weight: np.ndarray, segments: tuple[int, ...], image: tuple[int, int, int]
-) -> winograd.Winograd | None:
-    """The numbers of the Winograd kernel where it promises to be faster than the direct one."""
-    attrs, lanes = call.attrs, lowering.lanes
-    if weight.shape[2:] != (3, 3) or pair(attrs.strides, 1) != (1, 1) or pair(attrs.dilation, 1) != (1, 1):
-        return None
-    batch, height, width = image
-    blocks = count_blocks(segments, lanes), -(-weight.shape[0] // lanes)
-    registers = lowering.target.accumulators
-    numbers = [
-        winograd.Winograd(batch, *blocks, lanes, height, width, border_of(attrs.padding), size, registers)
-        for size in winograd.SIZES
+def _candidates(numbers: convolution.Convolution, direct_only: bool) -> list[Candidate]:
+    """Ways to compute a convolution, the most promising first: direct ones and those by Winograd in turn."""
+    direct = numbers.candidates()
+    once = numbers.stride == (1, 1) and numbers.dilation == (1, 1)
+    if direct_only or numbers.kernel != (3, 3) or not once:
+        return direct
+    size = (numbers.batch, numbers.blocks_in, numbers.blocks_out, numbers.lanes, numbers.height, numbers.width)
+    transformed = [
+        winograd.Winograd(*size, numbers.padding, tile, numbers.registers).candidates() for tile in winograd.SIZES
     ]
-    best = min(numbers, key=lambda shape: shape.plan.cycles)
-    return best if best.plan.cycles < _MARGIN * winograd.direct_cycles(best) else None
+    transformed.sort(key=lambda plans: plans[0].plan.cycles)
+    best = transformed[0][0]
+    pays = best.plan.cycles < _MARGIN * winograd.direct_cycles(best)
+    turns = [*transformed, direct] if pays else [direct, *transformed]
+    return [candidate for turn in zip_longest(*turns) for candidate in turn if candidate is not None]
 
 
 def _depthwise(lowering: Lowering, call: relax.Call, data: Value, weight: np.ndarray, out_shape: tuple) -> Value:
@@ -111,6 +113,7 @@ def _depthwise(lowering: Lowering, call: relax.Call, data: Value, weight: np.nda
         out_size=as_image(out_shape)[2:],
         registers=lowering.target.accumulators,
     )
+    numbers = lowering.choose(numbers.candidates())
     packed = relax.const(window.pack_weights(weight, source.segments, lowering.lanes))
     result = lowering.kernel("depthwise", lambda d, w: window.compute(numbers, d, w), source.expr, packed)
     return lowering.wrap(result, out_shape, source.segments)

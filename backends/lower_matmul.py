@@ -19,7 +19,7 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     weight = lowering.constant(call.args[1])
     data = lowering.expression(call.args[0])
     if weight is not None and weight.ndim == 2:
-        shape = _numbers(lowering, 1, prod(left[:-1]), left[-1], right[-1])
+        shape = lowering.choose(_numbers(lowering, 1, prod(left[:-1]), left[-1], right[-1]).candidates())
         packed = relax.const(matmul.pack_weights(weight, shape))
         if sum(extent > 1 for extent in out[:-1]) > 1 and shape.rows % shape.tile[0]:
             # Tiles that straddle rows of several axes must fit exactly; else the rows are made one axis first.

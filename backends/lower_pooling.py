@@ -31,7 +31,7 @@ def _max(lowering: Lowering, call: relax.Call) -> Value | None:
     if not isinstance(data, Blocked):
         return None
     out_shape = shape_of(call)
-    numbers = _sliding(lowering, call, data, "max", out_shape)
+    numbers = lowering.choose(_sliding(lowering, call, data, "max", out_shape).candidates())
     result = lowering.kernel("max_pool", lambda d: window.compute(numbers, d), data.expr)
     return lowering.wrap(result, out_shape, data.segments)
 
@@ -41,7 +41,7 @@ def _average(lowering: Lowering, call: relax.Call) -> Value | None:
     if not isinstance(data, Blocked):
         return None
     out_shape = shape_of(call)
-    numbers = _sliding(lowering, call, data, "sum", out_shape)
+    numbers = lowering.choose(_sliding(lowering, call, data, "sum", out_shape).candidates())
     total = lowering.kernel("average_pool", lambda d: window.compute(numbers, d), data.expr)
     share = 1 / _counts(numbers, border_of(call.attrs.padding), bool(call.attrs.count_include_pad))
     factor = relax.const(np.ascontiguousarray(share.astype("float32").reshape(1, 1, *share.shape, 1)))

@@ -17,6 +17,7 @@ import tvm
 from tvm import relax
 
 from .channels import Channels, channels_of
+from .choices import Choose, first
 from .folding import constant_of
 from .layout import Blocked, merge, pack, unpack
 from .rewriting import Rewriter, dtype_of, op_name, rewrite, shape_of
@@ -42,6 +43,7 @@ class Lowering(Rewriter):
 
     target: Target
     handlers: dict[str, Handler]
+    choose: Choose
 
     def __init__(self, module: tvm.IRModule, function: relax.Function) -> None:
         super().__init__(module, function)
@@ -142,8 +144,11 @@ class Lowering(Rewriter):
         return self.builder.emit_te(compute, *arguments, primfunc_name_hint=name, primfunc_attrs=FUSABLE)
 
 
-def lower_to_blocks(target: Target) -> tvm.transform.Pass:
-    """The pass that lowers convolutions, pools, products and what lies between them for a target."""
+def lower_to_blocks(target: Target, choose: Choose = first) -> tvm.transform.Pass:
+    """The pass that lowers convolutions, pools, products and what lies between them for a target.
+
+    `choose` picks one of the candidates for each kernel.
+    """
     from .lower_channels import with_channels
     from .lower_convolution import HANDLERS as convolutions
     from .lower_elementwise import HANDLERS as elementwise
@@ -157,7 +162,9 @@ def lower_to_blocks(target: Target) -> tvm.transform.Pass:
 
     table = {**elementwise, **shapes, **pools, **products, **rows, **convolutions, **transposed, **volumes, **gathers}
     table = with_channels(table)
-    lowering = type("TargetLowering", (Lowering,), {"target": target, "handlers": table})
+    lowering = type(
+        "TargetLowering", (Lowering,), {"target": target, "handlers": table, "choose": staticmethod(choose)}
+    )
 
     @tvm.transform.module_pass(opt_level=0, name="graphprune.LowerToBlocks")
     def run(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:

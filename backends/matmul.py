@@ -4,7 +4,7 @@ The result is computed in tiles of a few rows by a few vectors that stay in regi
 not fill a tile are computed from zeros or from the last row and dropped.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -21,6 +21,7 @@ from .tiling import (
     merge_axes,
     named,
     register_tile,
+    register_tiles,
     split_for_threads,
     unroll,
     vectorize,
@@ -33,7 +34,10 @@ _CACHE, _PANEL = 2 << 20, 256 << 10
 
 @dataclass(frozen=True)
 class MatMul:
-    """`batch` independent products of `(rows, inner)` and `(inner, columns)`."""
+    """`batch` independent products of `(rows, inner)` and `(inner, columns)`.
+
+    `chosen` is the `choice` to take; None for the one that promises to be the fastest.
+    """
 
     batch: int
     rows: int
@@ -41,10 +45,29 @@ class MatMul:
     columns: int
     lanes: int
     registers: int
+    chosen: tuple[int, int] | None = None
+
+    @property
+    def choice(self) -> tuple[int, int]:
+        """What may be chosen: rows and column blocks per register tile."""
+        return self.tile
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds, those of empty lanes included."""
+        return self.batch * self.rows * self.inner * self.blocks * self.lanes
+
+    def candidates(self) -> "list[MatMul]":
+        """This product with every choice, the most promising first."""
+        tiles = register_tiles(self.rows, -(-self.columns // self.lanes), self.registers)
+        choices = dict.fromkeys([self.tile, *((tile.width, tile.depth) for tile in tiles)])
+        return [replace(self, chosen=choice) for choice in choices]
 
     @property
     def tile(self) -> tuple[int, int]:
         """Rows and column blocks per register tile."""
+        if self.chosen:
+            return self.chosen
         if self.rows == 1:
             return 1, min(8, -(-self.columns // self.lanes))
         if self.registers >= 16 and self.rows * self.inner * 4 > _CACHE and self.columns >= 4 * self.lanes:

@@ -10,6 +10,7 @@ executable = tvm.compile(module, target=llvm_target("x86"), relax_pipeline=pipel
 import tvm
 from tvm import relax
 
+from .choices import Choose, first
 from .fastmath import LEGALIZE
 from .flattening import flatten_rows
 from .folding import fold_affine, fold_constants
@@ -28,7 +29,7 @@ def llvm_target(target: "str | Target") -> tvm.target.Target:
     return tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, **options})
 
 
-def optimize_passes(target: Target) -> list[tvm.transform.Pass]:
+def optimize_passes(target: Target, choose: Choose = first) -> list[tvm.transform.Pass]:
     """Framework operators in, blocked kernels and plain operators out."""
     return [
         _transform.DecomposeOpsForInference(),
@@ -41,7 +42,7 @@ def optimize_passes(target: Target) -> list[tvm.transform.Pass]:
         _transform.DeadCodeElimination(),
         fold_affine,
         _transform.DeadCodeElimination(),
-        lower_to_blocks(target),
+        lower_to_blocks(target, choose),
         _transform.DeadCodeElimination(),
     ]
 
@@ -78,14 +79,17 @@ def runtime_passes() -> list[tvm.transform.Pass]:
     ]
 
 
-def pipeline(target: "str | Target" = "x86") -> tvm.transform.Pass:
-    """The whole pipeline as one pass over any Relax module with static shapes."""
+def pipeline(target: "str | Target" = "x86", choose: Choose = first) -> tvm.transform.Pass:
+    """The whole pipeline as one pass over any Relax module with static shapes.
+
+    `choose` picks one of the candidates for each kernel: the most promising one, or by a record of measurements.
+    """
     target = get_target(target)
 
     @tvm.transform.module_pass(opt_level=0, name="graphprune.Pipeline")
     def run(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
         with llvm_target(target):
-            passes = optimize_passes(target) + kernel_passes(target) + runtime_passes()
+            passes = optimize_passes(target, choose) + kernel_passes(target) + runtime_passes()
             return tvm.transform.Sequential(passes)(module)
 
     return run

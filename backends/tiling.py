@@ -160,7 +160,12 @@ class Tile:
 
 
 def register_tile(columns: int, blocks: int, registers: int, exact: bool = False) -> Tile:
-    """How many columns and how many output blocks one tile of accumulators takes.
+    """How many columns and how many output blocks one tile of accumulators takes: the cheapest of `register_tiles`."""
+    return register_tiles(columns, blocks, registers, exact)[0]
+
+
+def register_tiles(columns: int, blocks: int, registers: int, exact: bool = False) -> list[Tile]:
+    """Tiles of accumulators that fit into so many registers, the cheapest first.
 
     Unless `exact`, neither need divide evenly: the last tile computes some that are thrown away. The choice balances
     that waste against loads per multiplication and against too few sums in flight.
@@ -176,7 +181,7 @@ def register_tile(columns: int, blocks: int, registers: int, exact: bool = False
         for depth in range(1, min(blocks, _DEEPEST) + 1)
         if width * depth <= registers and not (exact and (columns % width or blocks % depth))
     ]
-    return min(candidates, key=lambda tile: (tile.cost, -tile.width * tile.depth, tile.depth))
+    return sorted(candidates, key=lambda tile: (tile.cost, -tile.width * tile.depth, tile.depth))
 
 
 def _rounded(number: int, step: int) -> int:

@@ -4,7 +4,8 @@ All lanes of a vector do the same, so channels need no mixing; the output is com
 stay in registers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -12,14 +13,17 @@ from tvm import s_tir, te, tirx
 
 from .layout import pack_constant
 from .targets import Target
-from .tiling import accumulate, annotation_of, find, inline_epilogue, partition, register_tile, unroll, vectorize
+from .tiling import accumulate, annotation_of, find, inline_epilogue, partition, register_tiles, unroll, vectorize
 
 _TILE = "graphprune.window"
 
 
 @dataclass(frozen=True)
 class Window:
-    """The numbers that make one sliding window different from another; `out_size` is the size of the result."""
+    """The numbers that make one sliding window different from another; `out_size` is the size of the result.
+
+    `chosen` is the `choice` to take; None for the one that promises to be the fastest.
+    """
 
     kind: Literal["depthwise", "max", "sum"]
     size: tuple[int, int, int, int, int]
@@ -29,11 +33,27 @@ class Window:
     before: tuple[int, int]
     out_size: tuple[int, int]
     registers: int
+    chosen: tuple[int] | None = None
+
+    @property
+    def choice(self) -> tuple[int]:
+        """What may be chosen: output columns per register tile."""
+        return self.chosen or (register_tiles(self.out_size[1], 1, self.registers)[0].width,)
 
     @property
     def columns(self) -> int:
         """Output columns per register tile."""
-        return register_tile(self.out_size[1], 1, self.registers).width
+        return self.choice[0]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds, or comparisons."""
+        return prod((*self.size[:2], *self.out_size, *self.kernel, self.size[4]))
+
+    def candidates(self) -> "list[Window]":
+        """This window with every choice, the most promising first."""
+        tiles = register_tiles(self.out_size[1], 1, self.registers)
+        return [replace(self, chosen=(tile.width,)) for tile in tiles]
 
 
 def pack_weights(weight: np.ndarray, segments: tuple[int, ...], lanes: int) -> np.ndarray:

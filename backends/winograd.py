@@ -10,7 +10,7 @@ matter: Barabasz, Anderson, Soodhalter and Gregg, "Error Analysis and Improving 
 for Deep Neural Networks" (2020).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import product
@@ -54,7 +54,10 @@ _DIRECT = 0.93
 
 @dataclass(frozen=True)
 class Winograd:
-    """The numbers of one kernel; `size` is the width of a tile of outputs."""
+    """The numbers of one kernel; `size` is the width of a tile of outputs.
+
+    `chosen` is the plan to follow; None for the cheapest one.
+    """
 
     batch: int
     blocks_in: int
@@ -65,6 +68,23 @@ class Winograd:
     padding: tuple[int, int, int, int]
     size: int
     registers: int
+    chosen: "Plan | None" = None
+
+    @property
+    def choice(self) -> tuple[int, ...]:
+        """What may be chosen, as numbers: the size of a tile and the plan."""
+        plan = self.plan
+        return self.size, plan.chunk, plan.high, plan.wide, plan.deep
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the products."""
+        channels = self.blocks_in * self.blocks_out * self.lanes**2
+        return self.batch * prod(self.tiles) * self.span**2 * channels
+
+    def candidates(self) -> "list[Winograd]":
+        """This kernel with every plan, the most promising first."""
+        return [replace(self, chosen=plan) for plan in sorted(_plans(self))]
 
     @property
     def span(self) -> int:
@@ -85,8 +105,8 @@ class Winograd:
 
     @cached_property
     def plan(self) -> "Plan":
-        """The cheapest way to cut the work into chunks and tiles of registers."""
-        return min(_plans(self))
+        """The chosen or cheapest way to cut the work into chunks and tiles of registers."""
+        return self.chosen or min(_plans(self))
 
 
 @dataclass(frozen=True, order=True)
@@ -257,7 +277,7 @@ def compute(shape: Winograd, data: te.Tensor, weight: te.Tensor) -> te.Tensor:
             axis=[block, lane_in],
         ),
         name="products",
-        attrs={_TILE: [size, plan.chunk, plan.high, plan.wide, plan.deep]},
+        attrs={_TILE: list(shape.choice)},
     )
 
     def up(n, o, t, u, y, j, lane):

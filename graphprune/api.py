@@ -137,19 +137,22 @@ def compile(
     example_inputs: Any = None,
     threads: int | None = None,
     batch_sizes: Sequence[int] | None = None,
+    tune: float | None = None,
 ) -> "Artifact":
     """Compile a model to an artifact for a target.
 
     **Arguments:** `model`: module, exported program or ONNX model; `target`: a name from `graphprune.backends.targets`;
     `example_inputs` as in `optimize` (their shapes are the shapes of the artifact); `threads`: how many the
     artifact runs with here; `batch_sizes` such as `(1, 4, 16)`: calls may have any number of samples in the first
-    axis, and run in pieces of these sizes.
+    axis, and run in pieces of these sizes; `tune`: measure candidates for the kernels on this machine for so many
+    seconds and take the fastest ones. What was measured is remembered, also when this is interrupted; `tune=0` uses
+    it without measuring.
 
     **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
     `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was
     written for, where they matter.
 
-    **Raises:** `TargetError`, `CompileError`, `ExampleInputsError`, `UnsupportedModelError`.
+    **Raises:** `TargetError`, `CompileError`, `ExampleInputsError`, `UnsupportedModelError`, `OptionError`.
     """
     from .backends.compiler import compile_model
 
@@ -158,7 +161,13 @@ def compile(
     plan = frontend.plan_of(model)
     metadata = {} if plan is None else {"fingerprint": plan.fingerprint, "report": plan.report}
     return compile_model(
-        model, target=target, example_inputs=inputs, threads=threads, metadata=metadata, batch_sizes=batch_sizes
+        model,
+        target=target,
+        example_inputs=inputs,
+        threads=threads,
+        metadata=metadata,
+        batch_sizes=batch_sizes,
+        tune=tune,
     )
 
 
