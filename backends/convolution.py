@@ -18,6 +18,7 @@ from .tiling import (
     Tile,
     accumulate,
     annotation_of,
+    blocks_of,
     extent,
     find,
     inline_epilogue,
@@ -200,6 +201,9 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     result = inline_epilogue(sch, sums)
     if flat:
         merge_axes(sch, result, 2, 2)
+        # Sizes of tiles are derived from how their places are written: rows and columns apart would hide them.
+        sch = s_tir.Schedule(s_tir.transform.StmtSimplify()(sch.mod))
+        sums, result = find(sch, _TILE), blocks_of(sch)[-1]
     if not share:
         _by_tiles(sch, sums, result, wide, deep)
         schedule_pad(sch, target)

@@ -162,8 +162,8 @@ class Tile:
 def register_tile(columns: int, blocks: int, registers: int, exact: bool = False) -> Tile:
     """How many columns and how many output blocks one tile of accumulators takes.
 
-    Unless `exact`, neither need divide evenly: the last tile computes some that are thrown away. The choice balances
-    that waste against loads per multiplication and against too few sums in flight.
+    Unless `exact`, columns need not divide evenly, and blocks never: the last tile computes some that are thrown away.
+    The choice balances that waste against loads per multiplication and against too few sums in flight.
     """
 
     def cost(width: int, depth: int) -> float:
@@ -174,7 +174,7 @@ def register_tile(columns: int, blocks: int, registers: int, exact: bool = False
         Tile(cost(width, depth), width, depth)
         for width in range(1, min(columns, registers) + 1)
         for depth in range(1, min(blocks, _DEEPEST) + 1)
-        if width * depth <= registers and not (exact and (columns % width or blocks % depth))
+        if width * depth <= registers and not (exact and columns % width)
     ]
     return min(candidates, key=lambda tile: (tile.cost, -tile.width * tile.depth, tile.depth))
 
