@@ -252,8 +252,8 @@ def compute(shape: Winograd, data: te.Tensor, weight: te.Tensor) -> te.Tensor:
     block, lane_in = te.reduce_axis((0, shape.blocks_in), "block"), te.reduce_axis((0, shape.lanes), "lane_in")
     products = te.compute(
         (shape.batch, -(-shape.blocks_out // deep), deep, span, span, rows, columns, shape.lanes),
-        lambda n, g, m, i, j, t, u, lane: te.sum(
-            moved(i, j, n, block, t, u, lane_in) * weight(g, i, j, block, lane_in, m, lane),
+        lambda n, group, member, i, j, t, u, lane: te.sum(
+            moved(i, j, n, block, t, u, lane_in) * weight(group, i, j, block, lane_in, member, lane),
             axis=[block, lane_in],
         ),
         name="products",
