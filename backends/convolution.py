@@ -28,6 +28,7 @@ from .tiling import (
 )
 
 _TILE = "graphprune.convolution"
+_UNROLLED_TAPS = 64
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,9 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     unroll(sch, inner, column)
     sch.set_scope(sums, 0, "local")
     sch.compute_at(sums, tile, preserve_unit_loops=True)
-    few = extent(sch, sch.get_loops(sums)[-1]) == 1
+    *_, ky, kx, lane_in = sch.get_loops(sums)
+    # Of a plain input with few channels the taps are unrolled, if the code for them stays small.
+    few = extent(sch, lane_in) == 1 and extent(sch, ky) * extent(sch, kx) <= _UNROLLED_TAPS
     accumulate(sch, sums, outer=2, spatial=6, unrolled=3 if few else 1)
     schedule_pad(sch, target)
     return sch
