@@ -10,7 +10,7 @@ help:
 	@echo "make demo    train, prune, verify and compile a small network; shows one table and one picture"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff, the import border, mypy"
-	@echo "make bench   speed against Torch-Pruning, accuracy on CIFAR-10, latency; writes docs/benchmarks/"
+	@echo "make bench   speed against Torch-Pruning, accuracy on CIFAR-10, latency (hours); writes docs/benchmarks/"
 	@echo "make coverage   prune and prove 256 models of torchvision, timm and Hugging Face; writes docs/coverage.md"
 	@echo "make clean   remove .venv and everything else that was made"
 
@@ -27,7 +27,8 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/staircase.py
+	$(BIN)/python benchmarks/x86_latency.py
 	$(BIN)/python benchmarks/cifar.py
 	$(BIN)/python benchmarks/scaling.py
 

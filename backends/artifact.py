@@ -9,16 +9,20 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import FileFormatError, InputError, TargetError
 from ..files import atomic_path
 from .targets import host_features
+
+if TYPE_CHECKING:
+    from .profile import Profile
 
 FORMAT = "graphprune-artifact"
 FORMAT_VERSION = 1
@@ -156,6 +160,24 @@ class Artifact:
             wanted = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
             raise InputError(f"expected {len(names)} input(s) ({wanted}), got {len(got)} ({', '.join(got)})")
         return [given.get(name, kwargs.get(name)) for name in names]
+
+    def profile(self, *args: Any, repeats: int = 20, **kwargs: Any) -> "Profile":
+        """The time of every kernel in calls with these inputs, beside what was to be expected and the machine's peak.
+
+        ```python
+        print(artifact.profile(x))      # a table, slowest kernels first
+        artifact.profile(x).kernels[0].milliseconds
+        ```
+
+        The peak of a machine is measured once, with the compiler, and then kept in the user's cache folder.
+        """
+        from .profile import measure
+
+        return measure(self, lambda: self(*args, **kwargs), repeats)
+
+    def watched(self, watch: Callable[[str, bool], None]) -> AbstractContextManager[None]:
+        """A context in which `watch(name, before)` is called before and after every kernel of every call."""
+        return self._program.watched(watch)
 
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write the artifact to one file, whole or not at all."""

@@ -10,6 +10,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +19,8 @@ from ..errors import CompileError, GraphPruneError, UnsupportedModelError
 from .artifact import FORMAT, FORMAT_VERSION, Artifact, describe
 from .imported import Imported, brief
 from .linker import linker
+from .prediction import Facts
+from .slow import warn_of_slow
 from .targets import Target, get_target
 
 # Which file imports which kind of model. Classes go by name: nothing is imported in vain.
@@ -54,7 +57,8 @@ def compile_model(
     target = get_target(target)
     link = linker()
     imported = _import(model, example_inputs, batch_sizes)
-    library = _build(imported, target, link)
+    library, kernels = _build(imported, target, link)
+    warn_of_slow(kernels)
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -62,6 +66,7 @@ def compile_model(
         "inputs": [describe(spec) for spec in imported.inputs],
         "outputs": [describe(spec) for spec in imported.outputs],
         "output_tree": imported.tree,
+        "kernels": {name: asdict(facts) for name, facts in kernels.items()},
         "source": dict(metadata or {}),
         "tools": {
             "graphprune": version("graphprune"),
@@ -106,19 +111,21 @@ def _importer(model: Any) -> Any:
     )
 
 
-def _build(imported: Imported, target: Target, link: Any) -> bytes:
-    """The shared library: optimise, generate code, link."""
+def _build(imported: Imported, target: Target, link: Any) -> tuple[bytes, dict[str, Facts]]:
+    """The shared library, optimised and linked, and the facts of its kernels."""
     import tvm
 
+    from .facts import facts_of
     from .pipeline import llvm_target, pipeline
 
     try:
-        executable = tvm.compile(imported.module, target=llvm_target(target), relax_pipeline=pipeline(target))
+        module = pipeline(target)(imported.module)
+        executable = tvm.compile(module, target=llvm_target(target), relax_pipeline=None)
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             path = os.path.join(folder, "library.so")
             executable.export_library(path, fcompile=link)
             with open(path, "rb") as file:
-                return file.read()
+                return file.read(), facts_of(module)
     except GraphPruneError:
         raise
     except Exception as error:

@@ -6,11 +6,13 @@ padded input supplies zeros and the surplus columns are dropped.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from tvm import s_tir, te, tirx
 
 from .layout import positions
+from .prefetch import FEW_TILES, LARGE_WEIGHTS, before_body, line
 from .targets import Target
 from .tiling import (
     Tile,
@@ -27,8 +29,13 @@ from .tiling import (
     vectorize,
 )
 
+Block = s_tir.schedule.SBlockRV
+
 _TILE = "graphprune.convolution"
 _UNROLLED_TAPS = 64
+# Output pixels few enough to use large weights in shares; bytes of a share and of the sums of a piece, which lie
+# together in the first-level cache.
+_SMALL_IMAGE, _NEAR, _PIECE = 28 * 28, 9 * 1024, 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,20 @@ class Convolution:
     def tile(self) -> Tile:
         """Columns and output blocks per register tile."""
         return self._flat_tile if self.flat else self._row_tile
+
+    @property
+    def blocks(self) -> int:
+        """Output blocks that are computed: whole tiles."""
+        return -(-self.blocks_out // self.tile.depth) * self.tile.depth
+
+    @property
+    def share(self) -> int:
+        """How many input blocks all tiles of a piece take in turn; 0 where each tile takes all of them at once."""
+        taps = self.kernel[0] * self.kernel[1] * self.lanes_in * self.lanes * 4
+        if self.grouped or self.blocks_out * self.reach * taps < LARGE_WEIGHTS or prod(self.out_size) > _SMALL_IMAGE:
+            return 0
+        near = [n for n in (1, 2, 4) if self.reach % n == 0 and n * taps * self.tile.depth <= _NEAR]
+        return max(near, default=1)
 
     @property
     def _depth(self) -> int:
@@ -149,7 +170,8 @@ def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Te
     ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
     lane_in = te.reduce_axis((0, shape.lanes_in), "lane_in")
 
-    def term(n, o, y, t, r, lane):
+    def term(n, group, member, y, t, r, lane):
+        o = group * deep + member
         channel = first[o] + block if shape.grouped else block
         column = t * wide + r
         if shape.flat:
@@ -159,12 +181,12 @@ def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Te
             read = source[n, channel, y * sy + ky * dy, column * sx + kx * dx, lane_in]
         return te.sum(read * weight[o, block, ky, kx, lane_in, lane], axis=[block, ky, kx, lane_in])
 
-    size = (shape.batch, shape.blocks_out, row_count, tiles, wide, shape.lanes)
-    sums = te.compute(size, term, name="convolution", attrs={_TILE: [wide, deep, int(shape.flat)]})
+    size = (shape.batch, shape.blocks // deep, deep, row_count, tiles, wide, shape.lanes)
+    sums = te.compute(size, term, name="convolution", attrs={_TILE: [wide, deep, int(shape.flat), shape.share]})
 
     def result(n, o, y, x, lane):
         row, column = (0, y * columns + x) if shape.flat else (y, x)
-        return sums[n, o, row, column // wide, column % wide, lane]
+        return sums[n, o // deep, o % deep, row, column // wide, column % wide, lane]
 
     return te.compute((shape.batch, shape.blocks_out, rows, columns, shape.lanes), result, name="untile")
 
@@ -175,15 +197,26 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     sums = find(sch, _TILE)
     if sums is None:
         return None
-    wide, deep, flat = annotation_of(sch, sums, _TILE)
+    wide, deep, flat, share = annotation_of(sch, sums, _TILE)
     result = inline_epilogue(sch, sums)
     if flat:
         merge_axes(sch, result, 2, 2)
+    if not share:
+        _by_tiles(sch, sums, result, wide, deep)
+        schedule_pad(sch, target)
+        return sch
+    _by_shares(sch, sums, result, wide, deep, share)
+    schedule_pad(sch, target)
+    return _with_prefetch(sch, sums, deep, share)
+
+
+def _by_tiles(sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: int) -> None:
+    """One tile after the other, each through the whole reduction."""
     n, o, *rows, x, lane = sch.get_loops(result)
     outer, inner = sch.split(o, [None, deep])
     tile, column = sch.split(x, [None, wide])
     sch.reorder(n, outer, *rows, tile, inner, column, lane)
-    if flat:
+    if not rows:
         part, tile = split_for_threads(sch, tile, extent(sch, n) * extent(sch, outer))
         rows = [part]
     sch.parallel(sch.fuse(n, outer, *rows))
@@ -194,6 +227,69 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     *_, ky, kx, lane_in = sch.get_loops(sums)
     # Of a plain input with few channels the taps are unrolled, if the code for them stays small.
     few = extent(sch, lane_in) == 1 and extent(sch, ky) * extent(sch, kx) <= _UNROLLED_TAPS
-    accumulate(sch, sums, outer=2, spatial=6, unrolled=3 if few else 1)
-    schedule_pad(sch, target)
-    return sch
+    accumulate(sch, sums, outer=2, spatial=7, unrolled=3 if few else 1)
+
+
+def _by_shares(
+    sch: s_tir.Schedule,
+    sums: s_tir.schedule.SBlockRV,
+    result: s_tir.schedule.SBlockRV,
+    wide: int,
+    deep: int,
+    share: int,
+) -> None:
+    """A share of the reduction for all tiles of a piece, then the next share: for weights that fit into no cache.
+
+    So a weight comes from memory once and is used for the whole piece while it is near, and memory delivers at an even
+    pace. The sums of a piece wait in the first-level cache.
+    """
+    n, o, *rows, x, lane = sch.get_loops(result)
+    outer, inner = sch.split(o, [None, deep])
+    tile, column = sch.split(x, [None, wide])
+    lines, line_size = (rows[0], extent(sch, tile) * wide) if rows else (tile, wide)
+    count = extent(sch, lines)
+    fitting = max(1, _PIECE // (line_size * deep * extent(sch, lane) * 4))
+    pieces, line = sch.split(lines, [None, max(n for n in range(1, count + 1) if count % n == 0 and n <= fitting)])
+    sch.reorder(n, outer, pieces, inner, line, *([tile] if rows else []), column, lane)
+    piece = sch.fuse(n, outer, pieces)
+    sch.parallel(piece)
+    vectorize(sch, lane)
+    unroll(sch, column)
+    sch.set_scope(sums, 0, "local")
+    sch.compute_at(sums, piece, preserve_unit_loops=True)
+    n, group, o, y, t, r, lane, block, ky, kx, lane_in = sch.get_loops(sums)[1:]
+    part, block = sch.split(block, [None, share])
+    sch.reorder(n, group, part, y, t, block, ky, kx, lane_in, o, r, lane)
+    vectorize(sch, lane)
+    unroll(sch, lane_in, o, r)
+    vectorize(sch, sch.get_loops(sch.decompose_reduction(sums, part))[-1])
+
+
+def _with_prefetch(sch: s_tir.Schedule, sums: Block, deep: int, share: int) -> s_tir.Schedule:
+    """While a share of the weights is used for one tile after the other, each tile asks for its portion of the next."""
+    function = sch.mod["main"]
+    weight = next(p for p in function.params if len(p.ty.shape) == 6)
+    outputs, reach, _, _, lanes_in, lanes = (int(size) for size in weight.shape)
+    piece, n, _, part, y, t, block, ky, kx, *_ = (sch.get(loop) for loop in sch.get_loops(sums))
+    pieces = int(piece.extent) * deep // outputs
+    if y.extent * t.extent > FEW_TILES:
+        return sch
+    tile = y.loop_var * t.extent + t.loop_var
+    portion = -(-deep * lanes_in // int(y.extent * t.extent))
+    ahead = part.loop_var + 1
+    over = ahead // part.extent
+    first = piece.loop_var // pieces * deep + over * deep
+    calls = []
+    for number in range(portion):
+        row = tirx.min(tile * portion + number, deep * lanes_in - 1)
+        output = tirx.min(first + row // lanes_in, outputs - 1)
+        place = (
+            output,
+            (ahead - over * part.extent) * share + block.loop_var,
+            ky.loop_var,
+            kx.loop_var,
+            row % lanes_in,
+            0,
+        )
+        calls.append(line(weight, place))
+    return s_tir.Schedule(before_body(function, kx.loop_var, calls))

@@ -17,6 +17,7 @@ _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 _EXP_OVERFLOW, _EXP_UNDERFLOW = 88.72283, -87.33654
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_SIGMOID_UNDERFLOW = -17.0
 _TANH_BOUND = 7.90531110763549805
 _TANH_ABOVE = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
                1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03)  # fmt: skip
@@ -52,16 +53,30 @@ def _named(x: tirx.Expr, body: Callable[[tirx.Expr], tirx.Expr]) -> tirx.Expr:
 def exp(x: tirx.Expr) -> tirx.Expr:
     """e to the power of x: 2**n times a polynomial of what is left, a number within half a ln 2 of zero."""
     # The power of two comes from a clamped value, so that it fits an integer; NaN travels through the rest.
-    power = tirx.floor(_clamp(x, 88.0) * _f32(_LOG2E) + _f32(0.5))
+    value = _scaled(x, _clamp(x, 88.0))
+    value = tirx.Select(x > _f32(_EXP_OVERFLOW), _f32(math.inf), value)
+    return tirx.Select(x < _f32(_EXP_UNDERFLOW), _f32(0.0), value)
+
+
+def exp_below_zero(x: tirx.Expr) -> tirx.Expr:
+    """`exp` of numbers that are not positive, as in a softmax: cheaper, and zero a little earlier.
+
+    Sums of much smaller results would be denormal, and those are slow.
+    """
+    # In this order a NaN is not mistaken for a small number.
+    value = _named(tirx.max(_f32(-70.0), x), lambda y: _scaled(y, y))
+    return tirx.Select(x < _f32(-70.0), _f32(0.0), value)
+
+
+def _scaled(x: tirx.Expr, clamped: tirx.Expr) -> tirx.Expr:
+    """2**n times a polynomial, where n comes from `clamped`."""
 
     def scaled(n: tirx.Expr) -> tirx.Expr:
         rest = x - n * _f32(_LN2_HIGH) - n * _f32(_LN2_LOW)
         exponent = (n.astype("int32") + tirx.const(127, "int32")) << tirx.const(23, "int32")
         return _named(rest, lambda r: _horner(r, _EXP) * r * r + r + _f32(1.0)) * tirx.reinterpret("float32", exponent)
 
-    value = _named(power, scaled)
-    value = tirx.Select(x > _f32(_EXP_OVERFLOW), _f32(math.inf), value)
-    return tirx.Select(x < _f32(_EXP_UNDERFLOW), _f32(0.0), value)
+    return _named(tirx.floor(clamped * _f32(_LOG2E) + _f32(0.5)), scaled)
 
 
 def _rational(x: tirx.Expr, bound: float, above: tuple[float, ...], below: tuple[float, ...]) -> tirx.Expr:
@@ -73,14 +88,15 @@ def _rational(x: tirx.Expr, bound: float, above: tuple[float, ...], below: tuple
     return tirx.Select(tirx.isnan(x), x, _named(_clamp(x, bound), quotient))
 
 
-def sigmoid(x: tirx.Expr) -> tirx.Expr:
-    """1 / (1 + exp(-x))."""
-    return _f32(1.0) / (_f32(1.0) + _named(_f32(0.0) - x, exp))
-
-
 def tanh(x: tirx.Expr) -> tirx.Expr:
     """The hyperbolic tangent."""
     return _rational(x, _TANH_BOUND, _TANH_ABOVE, _TANH_BELOW)
+
+
+def sigmoid(x: tirx.Expr) -> tirx.Expr:
+    """1 / (1 + exp(-x)), as a hyperbolic tangent: a third cheaper, and as exact beside 1."""
+    value = _f32(0.5) + _f32(0.5) * _named(x * _f32(0.5), tanh)
+    return tirx.Select(x < _f32(_SIGMOID_UNDERFLOW), _f32(0.0), value)
 
 
 def erf(x: tirx.Expr) -> tirx.Expr:
@@ -157,7 +173,38 @@ def _extreme(name: str, combine: Callable, start: float) -> Callable[[relax.Bloc
     return legalize
 
 
+def _product_of(x: tirx.Expr, count: int) -> tirx.Expr:
+    """x multiplied by itself, by squaring."""
+    if count == 1:
+        return x
+    half = _product_of(x, count // 2)
+    return half * half * x if count % 2 else half * half
+
+
+def _power_function(exponent: float) -> Callable[[tirx.Expr], tirx.Expr] | None:
+    """x to the power of a small whole number or of a half, without a logarithm."""
+    if exponent == int(exponent) and 1 <= abs(exponent) <= 8:
+        count = int(exponent)
+        return lambda x: _product_of(x, count) if count > 0 else _f32(1.0) / _product_of(x, -count)
+    return None
+
+
+def _power(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """How `LegalizeOps` turns a power into a kernel: products where the exponent is a small constant."""
+    exponent = call.args[1]
+    constant = exponent.value.numpy() if isinstance(exponent, tvm.ir.GenericConst) else None
+    function = _power_function(float(constant.item())) if constant is not None and constant.size == 1 else None
+    if function is None or dtype_of(call) != "float32" or len(exponent.ty.shape) > len(call.args[0].ty.shape):
+        return tvm.ir.Op.get("relax.power").get_attr("FLegalize")(builder, call)
+
+    def compute(data: te.Tensor) -> te.Tensor:
+        return te.compute(data.shape, lambda *index: _named(data(*index), function), name="compute")
+
+    return builder.call_te(compute, call.args[0], primfunc_name_hint="power")
+
+
 LEGALIZE = {
+    "relax.power": _power,
     **{name: _legalizer(name) for name in FUNCTIONS},
     "relax.max": _extreme("relax.max", lambda x, y: tirx.max(x, y), -math.inf),
     "relax.min": _extreme("relax.min", lambda x, y: tirx.min(x, y), math.inf),

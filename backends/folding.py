@@ -8,7 +8,6 @@ module = fold_affine(module)
 ```
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from .evaluating import EVALUATE
 from .rewriting import Rewriter, op_name, rewrite, shape_of
 
 Array = np.ndarray
@@ -24,30 +24,6 @@ Array = np.ndarray
 def constant_of(expr: object) -> Array | None:
     """The numpy value of a constant expression, or None."""
     return expr.value.numpy() if isinstance(expr, tvm.ir.GenericConst) else None
-
-
-def _reshape(call: relax.Call, data: Array) -> Array:
-    return data.reshape(shape_of(call))
-
-
-_EVALUATE: dict[str, Callable[..., Array]] = {
-    "relax.add": lambda call, a, b: a + b,
-    "relax.subtract": lambda call, a, b: a - b,
-    "relax.multiply": lambda call, a, b: a * b,
-    "relax.divide": lambda call, a, b: a / b,
-    "relax.sqrt": lambda call, a: np.sqrt(a),
-    "relax.rsqrt": lambda call, a: 1 / np.sqrt(a),
-    "relax.negative": lambda call, a: -a,
-    "relax.astype": lambda call, a: a.astype(str(call.attrs.dtype)),
-    "relax.broadcast_to": lambda call, a: np.broadcast_to(a, shape_of(call)),
-    "relax.reshape": _reshape,
-    "relax.expand_dims": _reshape,
-    "relax.squeeze": _reshape,
-    "relax.flatten": _reshape,
-    "relax.permute_dims": lambda call, a: np.transpose(
-        a, [int(i) for i in call.attrs.axes] if call.attrs.axes else None
-    ),
-}
 
 
 class _FoldConstants(Rewriter):
@@ -60,13 +36,32 @@ class _FoldConstants(Rewriter):
         name = op_name(value)
         if name == "relax.nn.batch_norm" and not value.attrs.training:
             return self.batch_norm(value)
-        if name in _EVALUATE:
-            arguments = [constant_of(a) for a in value.args if not isinstance(a, relax.ShapeExpr)]
-            if all(argument is not None for argument in arguments):
-                value = self.builder.normalize(value)
-                result = _EVALUATE[name](value, *arguments)
-                return relax.const(np.ascontiguousarray(result).astype(str(value.ty.dtype), copy=False))
+        if name == "relax.where" and shape_of(value.args[2]) == shape_of(var):
+            mask = constant_of(value.args[0])
+            if mask is not None and not mask.any():
+                return value.args[2]
+        if name in EVALUATE and shape_of(var) is not None:
+            result = self.evaluate(value)
+            if result is not None:
+                return result
+        if name == "relax.divide":
+            value = _as_product(value)
         return self.builder.emit(value, var.name)
+
+    def evaluate(self, call: relax.Call) -> relax.Expr | None:
+        """The value of a call whose tensor arguments are all constant."""
+        tensors = [argument for argument in call.args if isinstance(argument.ty, relax.TensorType)]
+        if not all(isinstance(argument, tvm.ir.GenericConst) for argument in tensors):
+            return None
+        call = self.builder.normalize(call)
+        try:
+            with np.errstate(all="ignore"):
+                result = EVALUATE[op_name(call)](call, *(argument.value.numpy() for argument in tensors))
+        except (IndexError, ValueError):
+            # Not as numpy would have it: the operator keeps its meaning and is left to run.
+            return None
+        dtype = str(call.ty.dtype)
+        return relax.const(np.ascontiguousarray(result, dtype).reshape(shape_of(call)), dtype)
 
     def batch_norm(self, call: relax.Call) -> relax.Expr:
         """Inference-time batch norm is one multiplication and one addition per channel."""
@@ -83,6 +78,17 @@ class _FoldConstants(Rewriter):
         scaled = self.builder.emit(relax.op.multiply(data, _constant(scale, shape, gamma.dtype)))
         shifted = self.builder.emit(relax.op.add(scaled, _constant(shift, shape, gamma.dtype)))
         return relax.Tuple([shifted, parameters[2], parameters[3]])
+
+
+def _as_product(call: relax.Call) -> relax.Call:
+    """A division by float constants as a product, which vectors do faster, if all reciprocals are ordinary numbers."""
+    divisor = constant_of(call.args[1])
+    if divisor is None or divisor.dtype != np.float32 or divisor.size == 0:
+        return call
+    with np.errstate(divide="ignore", over="ignore"):
+        reciprocal = (1 / divisor.astype(np.float64)).astype(np.float32)
+    ordinary = np.isfinite(reciprocal) & (np.abs(reciprocal) >= np.finfo(np.float32).tiny)
+    return relax.op.multiply(call.args[0], relax.const(np.ascontiguousarray(reciprocal))) if ordinary.all() else call
 
 
 def _constant(value: Array, shape: list[int], dtype: Any) -> relax.Expr:

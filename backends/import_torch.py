@@ -14,7 +14,7 @@ from tvm import relax
 from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
 
 from ..errors import CompileError, ExampleInputsError, TraceError, UnsupportedModelError
-from . import torch_converters, torch_program
+from . import import_attention, torch_converters, torch_program
 from .artifact import TensorSpec
 from .imported import Imported
 
@@ -59,6 +59,7 @@ CONVERTERS: dict[str, Converter] = {
     "adaptive_max_pool2d.default": _adaptive_max_pool,
     "amin.default": _reduction(relax.op.min),
     "cumsum.default": _cumsum,
+    import_attention.NAME: import_attention.convert,
 }
 
 

@@ -3,13 +3,15 @@
 import numpy as np
 from tvm import relax
 
-from . import convolution, window
+from . import convolution, window, winograd
 from .layout import Blocked, as_image, count_blocks
 from .lowering import Lowering, Value
 from .rewriting import shape_of
 
 # A plain input of up to this many channels (an image) is read as it is instead of being blocked first.
 _FEW_CHANNELS = 4
+# How much faster the Winograd algorithm must promise to be: its estimate is the less certain one.
+_MARGIN = 0.9
 
 
 def pair(values: object, fill: int) -> tuple[int, int]:
@@ -46,8 +48,13 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     else:
         source = lowering.blocked(data)
         segments, lanes_in, source = source.segments, lowering.lanes, source.expr
-    packed, first = convolution.pack_weights(weight, groups, segments, lanes_in, lowering.lanes)
     batch, _, height, width = as_image(shape)
+    transformed = None if few or groups > 1 else _winograd(lowering, call, weight, segments, (batch, height, width))
+    if transformed is not None:
+        packed = relax.const(winograd.pack_weights(weight, segments, transformed))
+        result = lowering.kernel("winograd", lambda d, w: winograd.compute(transformed, d, w), source, packed)
+        return lowering.wrap(result, out_shape)
+    packed, first = convolution.pack_weights(weight, groups, segments, lanes_in, lowering.lanes)
     numbers = convolution.Convolution(
         batch=batch,
         blocks_in=count_blocks(segments, lanes_in),
@@ -64,9 +71,28 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         padding=border_of(attrs.padding),
         registers=lowering.target.accumulators,
     )
+    packed = np.pad(packed, [(0, numbers.blocks - len(packed)), *[(0, 0)] * 5])
     arguments = [source, relax.const(packed), *([relax.const(first)] if numbers.grouped else [])]
     result = lowering.kernel("convolution", lambda d, w, f=None: convolution.compute(numbers, d, w, f), *arguments)
     return lowering.wrap(result, out_shape)
+
+
+def _winograd(
+    lowering: Lowering, call: relax.Call, weight: np.ndarray, segments: tuple[int, ...], image: tuple[int, int, int]
+) -> winograd.Winograd | None:
+    """The numbers of the Winograd kernel where it promises to be faster than the direct one."""
+    attrs, lanes = call.attrs, lowering.lanes
+    if weight.shape[2:] != (3, 3) or pair(attrs.strides, 1) != (1, 1) or pair(attrs.dilation, 1) != (1, 1):
+        return None
+    batch, height, width = image
+    blocks = count_blocks(segments, lanes), -(-weight.shape[0] // lanes)
+    registers = lowering.target.accumulators
+    numbers = [
+        winograd.Winograd(batch, *blocks, lanes, height, width, border_of(attrs.padding), size, registers)
+        for size in winograd.SIZES
+    ]
+    best = min(numbers, key=lambda shape: shape.plan.cycles)
+    return best if best.plan.cycles < _MARGIN * winograd.direct_cycles(best) else None
 
 
 def _depthwise(lowering: Lowering, call: relax.Call, data: Value, weight: np.ndarray, out_shape: tuple) -> Value:

@@ -1,5 +1,7 @@
 """Lowers softmax and layer norm over the last axis."""
 
+from functools import partial
+
 from tvm import relax
 
 from . import rows
@@ -27,7 +29,8 @@ def _layer_norm(lowering: Lowering, call: relax.Call) -> Value | None:
         return None
     data, scale, shift = (lowering.expression(argument) for argument in call.args)
     epsilon = float(attrs.epsilon)
-    return lowering.kernel("layer_norm", lambda d, g, b: rows.layer_norm(d, g, b, epsilon), data, scale, shift)
+    compute = partial(rows.layer_norm, epsilon=epsilon, lanes=lowering.lanes)
+    return lowering.kernel("layer_norm", compute, data, scale, shift)
 
 
 HANDLERS = {"relax.nn.softmax": _softmax, "relax.nn.layer_norm": _layer_norm}

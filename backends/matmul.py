@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 from tvm import s_tir, te, tirx
 
+from .prefetching import prefetch_panels
 from .targets import Target
 from .tiling import (
     accumulate,
@@ -26,6 +27,8 @@ from .tiling import (
 )
 
 _TILE = "graphprune.matmul"
+# What a processor's second-level cache holds of the left operand, and of the next panel of weights.
+_CACHE, _PANEL = 2 << 20, 256 << 10
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class MatMul:
         """Rows and column blocks per register tile."""
         if self.rows == 1:
             return 1, min(8, -(-self.columns // self.lanes))
+        if self.registers >= 16 and self.rows * self.inner * 4 > _CACHE and self.columns >= 4 * self.lanes:
+            # The rows do not stay in the cache: a tile of more columns reads them less often.
+            return 6, 4
         rows = register_tile(self.rows, 2, self.registers).width
         return rows, min(max(1, self.registers // rows), -(-self.columns // self.lanes))
 
@@ -138,15 +144,20 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     sch.reorder(*batch, block, tile, inner_block, inner_row, lane)
     others = prod(extent(sch, loop) for loop in (*batch, block))
     part, tile = split_for_threads(sch, tile, others)
+    panels, parts = extent(sch, block), extent(sch, part)
     sch.parallel(sch.fuse(*batch, block, part))
     vectorize(sch, lane)
     unroll(sch, inner_block, inner_row)
     sch.set_scope(sums, 0, "local")
     sch.compute_at(sums, tile, preserve_unit_loops=True)
     *_, k = sch.get_loops(sums)
+    inner = extent(sch, k)
     sch.split(k, [None, 8])
     accumulate(sch, sums, outer=2, spatial=5, unrolled=1)
     pack = named(sch, "pack_columns")
+    if pack is None and panels > 1 and deep * inner * lanes * 4 <= _PANEL:
+        weights = next(read.source for read in sch.get(sums).reads if len(read.region) == 3)
+        return s_tir.Schedule(prefetch_panels(sch.mod["main"], weights, deep, deep * inner * lanes * 4, parts))
     if pack is not None:
         b, o, _, lane = sch.get_loops(pack)
         vectorize(sch, lane)

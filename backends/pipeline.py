@@ -11,7 +11,9 @@ import tvm
 from tvm import relax
 
 from .fastmath import LEGALIZE
+from .flattening import flatten_rows
 from .folding import fold_affine, fold_constants
+from .lower_attention import lower_attention
 from .lowering import lower_to_blocks
 from .schedules import apply_schedules
 from .targets import Target, get_target
@@ -32,6 +34,10 @@ def optimize_passes(target: Target) -> list[tvm.transform.Pass]:
         _transform.DecomposeOpsForInference(),
         _transform.CanonicalizeBindings(),
         fold_constants,
+        _transform.DeadCodeElimination(),
+        lower_attention(target),
+        _transform.DeadCodeElimination(),
+        flatten_rows,
         _transform.DeadCodeElimination(),
         fold_affine,
         _transform.DeadCodeElimination(),

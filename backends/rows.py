@@ -1,12 +1,14 @@
 """Softmax and layer norm: statistics of a row, then one step per element. Rows run in parallel.
 
-Sums over a row are plain loops, which the code generator vectorises. It may not reorder a maximum, so that one
-is taken lane by lane first.
+Sums and maxima over a row are taken lane by lane first. Sums over ragged rows are plain loops, which the code
+generator vectorises; it may not reorder a maximum.
 """
+
+from collections.abc import Callable
 
 from tvm import s_tir, te, tirx
 
-from .fastmath import exp
+from .fastmath import exp_below_zero
 from .targets import Target
 from .tiling import annotation_of, blocks_of, extent, find, inline_epilogue, vectorize
 
@@ -19,9 +21,8 @@ def softmax(data: te.Tensor, lanes: int) -> te.Tensor:
     """Softmax over the last axis of `(*lead, length)`."""
     *lead, length = (int(size) for size in data.shape)
     highest = _maximum(data, lead, length, lanes)
-    powers = te.compute((*lead, length), lambda *i: exp(data(*i) - highest(*i[:-1])), name="powers")
-    k = te.reduce_axis((0, length), "k")
-    total = te.compute(lead, lambda *i: te.sum(powers(*i, k), axis=[k]), name="total")
+    powers = te.compute((*lead, length), lambda *i: exp_below_zero(data(*i) - highest(*i[:-1])), name="powers")
+    total = _sum(powers, lead, length, lanes, "total")
     inverse = te.compute(lead, lambda *i: tirx.const(1, data.dtype) / total(*i), name="inverse")
     return te.compute(
         (*lead, length), lambda *i: powers(*i) * inverse(*i[:-1]), name="softmax", attrs={_ROWS: [len(lead)]}
@@ -47,16 +48,37 @@ def _maximum(data: te.Tensor, lead: list[int], length: int, lanes: int) -> te.Te
     return te.compute(lead, lambda *i: te.max(last(*i), axis=[r]), name="highest")
 
 
-def layer_norm(data: te.Tensor, scale: te.Tensor, shift: te.Tensor, epsilon: float) -> te.Tensor:
+def _sum(value: Callable[..., tirx.Expr], lead: list[int], length: int, lanes: int, name: str) -> te.Tensor:
+    """The sum of each row: lane by lane where vectors fill it, and then over the lanes in a tree."""
+    if length % lanes:
+        k = te.reduce_axis((0, length), "k")
+        return te.compute(lead, lambda *i: te.sum(value(*i, k), axis=[k]), name=name)
+    k = te.reduce_axis((0, length // lanes), "k")
+    per_lane = te.compute(
+        (*lead, lanes),
+        lambda *i: te.sum(value(*i[:-1], k * lanes + i[-1]), axis=[k]),
+        name=f"{name}_lanes",
+        attrs={_LANES: [1]},
+    )
+
+    def over_lanes(*i):
+        parts = [per_lane(*i, lane) for lane in range(lanes)]
+        while len(parts) > 1:
+            parts = [left + right for left, right in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
+
+    return te.compute(lead, over_lanes, name=name)
+
+
+def layer_norm(data: te.Tensor, scale: te.Tensor, shift: te.Tensor, epsilon: float, lanes: int) -> te.Tensor:
     """Normalise the last axis of `(*lead, length)` to mean 0 and variance 1, then scale and shift."""
     *lead, length = (int(size) for size in data.shape)
     share = tirx.const(1.0 / length, data.dtype)
-    k, j = te.reduce_axis((0, length), "k"), te.reduce_axis((0, length), "j")
-    total = te.compute(lead, lambda *i: te.sum(data(*i, k), axis=[k]), name="total")
+    total = _sum(data, lead, length, lanes, "total")
     mean = te.compute(lead, lambda *i: total(*i) * share, name="mean")
     # The variance comes from the differences: subtracting two large sums would lose the digits that matter.
     centred = te.compute((*lead, length), lambda *i: data(*i) - mean(*i[:-1]), name="centred")
-    squares = te.compute(lead, lambda *i: te.sum(centred(*i, j) * centred(*i, j), axis=[j]), name="squares")
+    squares = _sum(lambda *i: centred(*i) * centred(*i), lead, length, lanes, "squares")
     inverse = te.compute(
         lead, lambda *i: te.rsqrt(squares(*i) * share + tirx.const(epsilon, data.dtype)), name="inverse"
     )

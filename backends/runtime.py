@@ -5,6 +5,8 @@ import importlib.util
 import os
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,20 @@ class Program:
                 self._functions[name] = self._machine[name]
             result = self._functions[name](*tensors)
         return [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
+
+    @contextmanager
+    def watched(self, watch: Callable[[str, bool], None]) -> "Iterator[None]":
+        """While this is open, `watch(name, before)` is called before and after everything that the program calls."""
+
+        def instrument(function: Any, name: str, before: bool, *rest: Any) -> int:
+            watch(name, before)
+            return 0  # go on
+
+        self._machine["set_instrument"](tvm_ffi.convert(instrument))
+        try:
+            yield
+        finally:
+            self._machine["set_instrument"](None)
 
     def _configure(self) -> None:
         """Each calling thread has its own pool of workers; give it the size that was asked for."""

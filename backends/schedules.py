@@ -8,13 +8,17 @@ from collections.abc import Callable, Sequence
 import tvm
 from tvm import s_tir, tirx
 
-from . import convolution, generic, matmul, rows, unpacking, window
+from . import attention, convolution, generic, matmul, rows, unpacking, window, winograd
+from .facts import note
+from .prediction import UNSCHEDULED
 from .targets import Target
 
 Rule = Callable[[tirx.PrimFunc, Target], s_tir.Schedule | None]
 
 RULES: tuple[Rule, ...] = (
+    attention.schedule,
     convolution.schedule,
+    winograd.schedule,
     window.schedule,
     matmul.schedule,
     rows.schedule,
@@ -24,16 +28,16 @@ RULES: tuple[Rule, ...] = (
 
 
 def apply_schedules(target: Target, rules: Sequence[Rule] = RULES) -> tvm.transform.Pass:
-    """A pass that schedules every PrimFunc of a module that has no schedule yet."""
+    """A pass that schedules every PrimFunc of a module that has no schedule yet, and notes the facts of all."""
 
     @tvm.transform.module_pass(opt_level=0, name="graphprune.ApplySchedules")
     def run(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
         updated = {}
         for name, function in module.functions_items():
-            if isinstance(function, tirx.PrimFunc) and not is_scheduled(function):
-                scheduled = _first(rules, function, target)
-                if scheduled is not None:
-                    updated[name] = scheduled
+            if isinstance(function, tirx.PrimFunc):
+                found = None if is_scheduled(function) else _first(rules, function, target)
+                scheduled, rule = (function, UNSCHEDULED) if found is None else found
+                updated[name] = note(scheduled, function, name.name_hint, rule)
         for name, function in updated.items():
             module[name] = function
         return module
@@ -48,8 +52,8 @@ def is_scheduled(function: tirx.PrimFunc) -> bool:
     return finished or bool(function.attrs.get("tirx.is_scheduled"))
 
 
-def _first(rules: Sequence[Rule], function: tirx.PrimFunc, target: Target) -> tirx.PrimFunc | None:
-    """The function as the first rule that can handle it schedules it."""
+def _first(rules: Sequence[Rule], function: tirx.PrimFunc, target: Target) -> tuple[tirx.PrimFunc, str] | None:
+    """The function as the first rule that can handle it schedules it, and the name of the file of that rule."""
     for rule in rules:
         try:
             schedule = rule(function, target)
@@ -57,5 +61,5 @@ def _first(rules: Sequence[Rule], function: tirx.PrimFunc, target: Target) -> ti
             # Something unforeseen was fused into the kernel: a more general rule will do.
             continue
         if schedule is not None:
-            return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
+            return schedule.mod["main"].with_attr("tirx.is_scheduled", True), rule.__module__.rpartition(".")[2]
     return None

@@ -35,7 +35,7 @@ class Target:
 
     @property
     def channel_alignment(self) -> int:
-        """Channel counts that are multiples of this number waste no lanes."""
+        """Channel counts that are multiples of this number waste no lanes; benchmarks/staircase.py measures it."""
         return self.vector_width
 
     def missing_features(self) -> list[str]:
@@ -118,11 +118,19 @@ def host_extras() -> tuple[str, ...]:
 @cache
 def host_features() -> frozenset[str]:
     """Processor flags of this machine, as Linux names them; empty where they cannot be read."""
+    return frozenset(_processor_field("flags").split())
+
+
+@cache
+def processor() -> str:
+    """The name of this machine's processor; empty where it cannot be read."""
+    return _processor_field("model name").strip()
+
+
+def _processor_field(name: str) -> str:
+    """A field of the first processor in /proc/cpuinfo; empty where there is none."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.split(":", 1)[1].split())
-    return frozenset()
+        return ""
+    return next((line.partition(":")[2] for line in text.splitlines() if line.startswith(name)), "")

@@ -9,7 +9,15 @@ from .targets import Target
 
 # A sum has at least this many cycles of latency times issue ports: fewer accumulators leave units idle.
 _IN_FLIGHT = 8
+# Half cycles that a vector of weights takes on its way from the second-level cache.
+_PER_WEIGHT = 3.2
 _SERIAL = 0
+# With more output blocks in a tile than this, too many streams of weights are read at once.
+_DEEPEST = 6
+# Bytes per cycle that one core reads: of weights that nobody has touched since the last call, from the third-level
+# cache, from the second-level cache; and how many bytes of one operand stay in the latter beside everything else.
+FROM_MEMORY, _FROM_THIRD, _FROM_SECOND = 6.5, 10.0, 40.0
+_SECOND_LEVEL = 1 << 20
 # Enough parallel pieces to keep the threads of a large machine busy.
 _PIECES = 32
 
@@ -86,6 +94,11 @@ def vectorize(schedule: s_tir.Schedule, loop: s_tir.schedule.LoopRV) -> None:
         schedule.vectorize(loop)
 
 
+def partition(schedule: s_tir.Schedule, loop: s_tir.schedule.LoopRV) -> None:
+    """Take the first and last rounds of a loop apart: those between need not ask whether they are at a border."""
+    schedule.annotate(loop, "pragma_loop_partition_hint", 1)
+
+
 def unroll(schedule: s_tir.Schedule, *loops: s_tir.schedule.LoopRV) -> None:
     """Unroll loops that nobody has claimed yet."""
     for loop in loops:
@@ -125,6 +138,18 @@ def split_for_threads(schedule: s_tir.Schedule, tiles: s_tir.schedule.LoopRV, ot
     return tuple(schedule.split(tiles, [pieces, None]))
 
 
+def rate(size: float) -> float:
+    """Bytes per cycle at which an operand of `size` bytes is read again and again."""
+    return _FROM_SECOND if size <= _SECOND_LEVEL else _FROM_THIRD
+
+
+def efficiency(columns: int, depth: int) -> float:
+    """The share of the peak that a tile of `columns` by `depth` accumulators can reach."""
+    work = columns * depth
+    loads = columns + depth if depth > 1 else columns + 1
+    return work / (max(work, loads, depth * _PER_WEIGHT, _IN_FLIGHT) + 1)
+
+
 @dataclass(frozen=True, order=True)
 class Tile:
     """A tile of accumulators: `width` columns by `depth` output blocks; `cost` is relative, 1 being perfect."""
@@ -137,23 +162,25 @@ class Tile:
 def register_tile(columns: int, blocks: int, registers: int, exact: bool = False) -> Tile:
     """How many columns and how many output blocks one tile of accumulators takes.
 
-    Unless `exact`, columns need not divide evenly: the last tile computes a few that are thrown away. The
-    choice balances that waste against loads per multiplication and against too few sums in flight.
+    Unless `exact`, neither need divide evenly: the last tile computes some that are thrown away. The choice balances
+    that waste against loads per multiplication and against too few sums in flight.
     """
 
     def cost(width: int, depth: int) -> float:
-        work = width * depth
-        waste = ceil(columns / width) * width / columns
-        loads = width + depth if depth > 1 else width + 1
-        return round(waste * max(work, loads, _IN_FLIGHT) / work, 3)
+        waste = _rounded(columns, width) * _rounded(blocks, depth) / (columns * blocks)
+        return round(waste / efficiency(width, depth), 3)
 
     candidates = [
         Tile(cost(width, depth), width, depth)
         for width in range(1, min(columns, registers) + 1)
-        for depth in (1, 2, 3, 4)
-        if blocks % depth == 0 and width * depth <= registers and not (exact and columns % width)
+        for depth in range(1, min(blocks, _DEEPEST) + 1)
+        if width * depth <= registers and not (exact and (columns % width or blocks % depth))
     ]
     return min(candidates, key=lambda tile: (tile.cost, -tile.width * tile.depth, tile.depth))
+
+
+def _rounded(number: int, step: int) -> int:
+    return ceil(number / step) * step
 
 
 def schedule_pad(schedule: s_tir.Schedule, target: Target) -> None:
@@ -164,7 +191,9 @@ def schedule_pad(schedule: s_tir.Schedule, target: Target) -> None:
     loops = schedule.get_loops(pad)
     if extent(schedule, loops[-1]) > 1:
         vectorize(schedule, loops[-1])
+        partition(schedule, loops[-2])
     else:
-        _, lane = schedule.split(loops[-2], [None, target.vector_width])
+        columns, lane = schedule.split(loops[-2], [None, target.vector_width])
         vectorize(schedule, lane)
+        partition(schedule, columns)
     schedule.parallel(schedule.fuse(*loops[:3]))

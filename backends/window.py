@@ -12,7 +12,7 @@ from tvm import s_tir, te, tirx
 
 from .layout import pack_constant
 from .targets import Target
-from .tiling import accumulate, annotation_of, find, inline_epilogue, register_tile, schedule_pad, unroll, vectorize
+from .tiling import accumulate, annotation_of, find, inline_epilogue, partition, register_tile, unroll, vectorize
 
 _TILE = "graphprune.window"
 
@@ -41,19 +41,6 @@ def pack_weights(weight: np.ndarray, segments: tuple[int, ...], lanes: int) -> n
     return pack_constant(weight.transpose(1, 0, 2, 3), segments, lanes)[0]
 
 
-def _pad(data: te.Tensor, rows: int, columns: int, window: Window) -> te.Tensor:
-    """The input with a border that never wins a maximum and never adds to a sum."""
-    batch, blocks, height, width, lanes = window.size
-    top, left = window.before
-    border = te.min_value(data.dtype) if window.kind == "max" else tirx.const(0, data.dtype)
-
-    def value(n, c, y, x, lane):
-        inside = tirx.all(y >= top, y < height + top, x >= left, x < width + left)
-        return tirx.if_then_else(inside, data[n, c, y - top, x - left, lane], border)
-
-    return te.compute((batch, blocks, rows, columns, lanes), value, name="pad")
-
-
 def compute(window: Window, data: te.Tensor, weight: te.Tensor | None = None) -> te.Tensor:
     """The reduction over the window as an expression, `(batch, blocks, out_height, out_width, lanes)`."""
     batch, blocks, height, width, lanes = window.size
@@ -61,13 +48,15 @@ def compute(window: Window, data: te.Tensor, weight: te.Tensor | None = None) ->
     (sy, sx), (dy, dx) = window.stride, window.dilation
     wide = window.columns
     tiles = -(-columns // wide)
-    needed = ((rows - 1) * sy + (kh - 1) * dy + 1, (tiles * wide - 1) * sx + (kw - 1) * dx + 1)
-    fits = window.before == (0, 0) and needed[0] <= height and needed[1] <= width
-    source = data if fits else _pad(data, *needed, window)
+    top, left = window.before
+    # A border that never wins a maximum and never adds to a sum.
+    border = te.min_value(data.dtype) if window.kind == "max" else tirx.const(0, data.dtype)
     ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
 
     def term(n, c, y, t, r, lane):
-        read = source[n, c, y * sy + ky * dy, (t * wide + r) * sx + kx * dx, lane]
+        row, column = y * sy + ky * dy - top, (t * wide + r) * sx + kx * dx - left
+        inside = tirx.all(row >= 0, row < height, column >= 0, column < width)
+        read = tirx.if_then_else(inside, data[n, c, row, column, lane], border)
         if window.kind == "max":
             return te.max(read, axis=[ky, kx])
         return te.sum(read if weight is None else read * weight[c, ky, kx, lane], axis=[ky, kx])
@@ -96,5 +85,5 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     sch.set_scope(reduced, 0, "local")
     sch.compute_at(reduced, tile, preserve_unit_loops=True)
     accumulate(sch, reduced, outer=2, spatial=6, unrolled=2 if taps <= 32 else 1)
-    schedule_pad(sch, target)
+    partition(sch, tile)
     return sch

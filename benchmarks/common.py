@@ -28,11 +28,12 @@ def torchvision_model(name: str, seed: int = 0) -> torch.nn.Module:
     return models.get_model(name, weights=None, **({"init_weights": True} if name == "googlenet" else {})).eval()
 
 
-def machine(threads: int, *packages: str) -> str:
-    """One line: processor, threads, versions, date."""
+def machine(threads: int | None, *packages: str) -> str:
+    """One line: processor, threads unless there are several numbers of them, versions, date."""
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", *packages))
     python = f"Python {platform.python_version()}"
-    return f"{_processor()}, {threads} thread{'s' * (threads > 1)}; {python}, {versions}; {date.today()}"
+    counted = "" if threads is None else f", {threads} thread{'s' * (threads > 1)}"
+    return f"{_processor()}{counted}; {python}, {versions}; {date.today()}"
 
 
 def _processor() -> str:

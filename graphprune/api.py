@@ -145,7 +145,9 @@ def compile(
     artifact runs with here; `batch_sizes` such as `(1, 4, 16)`: calls may have any number of samples in the first
     axis, and run in pieces of these sizes.
 
-    **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file.
+    **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
+    `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was
+    written for, where they matter.
 
     **Raises:** `TargetError`, `CompileError`, `ExampleInputsError`, `UnsupportedModelError`.
     """

@@ -1,4 +1,4 @@
-"""The command line: `graphprune demo | explain | optimize | verify | compile`.
+"""The command line: `graphprune demo | explain | optimize | verify | compile | bench`.
 
 Frameworks are imported inside the commands, so that `--help` answers at once.
 """
@@ -222,6 +222,48 @@ def compile_(
         _print_json({"target": target, "bytes": size, "out": str(out)})
     else:
         print(f"written to {out}: {report.size(size)} for {target}")
+
+
+@app.command(epilog="Example: [b]graphprune bench torchvision.models:resnet18 --profile[/b]")
+def bench(
+    model: Model,
+    sparsity: Annotated[float, typer.Option(help="The share of the budget to remove.")] = 0.5,
+    budget: Annotated[Literal["params", "macs"], typer.Option(help="What is counted.")] = "macs",
+    target: Annotated[str, typer.Option(help="The machine to compile for.")] = "x86",
+    multiple_of: Annotated[int | None, typer.Option(min=1, help="Keep channel counts multiples of this.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every program.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of every program.")] = 20,
+    inductor: Annotated[bool, typer.Option("--inductor", help="Measure torch.compile, too (slow to start).")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Show where the time of the artifacts goes.")] = False,
+    inputs: Inputs = None,
+    weights: Weights = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time a model and what pruning leaves of it: compiled, in ONNX Runtime and, for modules, in PyTorch."""
+    from .bench import bench as measure
+    from .frontends import source_of
+
+    example_inputs = source_of(model).example_inputs(inputs or [])
+    loaded = _load(model, weights)
+    with _status("starting") as status:
+        found = measure(
+            loaded,
+            example_inputs,
+            sparsity=sparsity,
+            budget=budget,
+            target=target,
+            multiple_of=multiple_of,
+            threads=threads,
+            repeats=repeats,
+            inductor=inductor,
+            profile=profile,
+            progress=lambda step: status.update(f"{step} ..."),
+        )
+    if as_json:
+        _print_json(found.figures())
+    else:
+        for table in found.tables():
+            Console().print(table)
 
 
 def _load(model: str, weights: Path | None) -> Any:

@@ -78,3 +78,7 @@ class InputError(GraphPruneError, ValueError):
 
 class OptionError(GraphPruneError, ValueError):
     """An option has a value that is not among those it can take."""
+
+
+class SlowKernelWarning(UserWarning):
+    """A compiled model will spend a notable part of its time in kernels that no schedule was written for."""

@@ -65,6 +65,11 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def percent(share: float) -> str:
+    """`0.0123` -> `'1.2 %'`."""
+    return f"{100 * share:.1f} %"
+
+
 def optimized(params: Sequence[int], macs: Sequence[int]) -> Table:
     """The table that follows an optimisation: [before, after] of each cost."""
     rows = [

@@ -14,6 +14,8 @@ def alternate(
     warmup: int = 3,
     clock: Clock = time.perf_counter,
     arguments: Callable[[], tuple[Any, ...]] = tuple,
+    in_a_row: int = 1,
+    summary: Callable[[list[float]], float] = statistics.median,
 ) -> dict[str, float]:
     """Median seconds of each call over `repeats` turns.
 
@@ -23,14 +25,21 @@ def alternate(
 
     `clock=time.process_time` counts processor seconds instead of wall time. `arguments()` makes the arguments of each
     single call, before its clock starts: a fresh copy for a call that changes what it is given.
+
+    `in_a_row` is how many times a call that has its turn is timed; where that is more than once, it is called once
+    before that without being timed, while the threads of its predecessor go to sleep. `summary=min` tells what a call
+    takes at best instead of the median.
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warmup + repeats):
         for name, call in calls.items():
-            given = arguments()
-            start = clock()
-            call(*given)
-            seconds = clock() - start
-            if turn >= warmup:
-                samples[name].append(seconds)
-    return {name: statistics.median(values) for name, values in samples.items()}
+            if in_a_row > 1:
+                call(*arguments())
+            for _ in range(in_a_row):
+                given = arguments()
+                start = clock()
+                call(*given)
+                seconds = clock() - start
+                if turn >= warmup:
+                    samples[name].append(seconds)
+    return {name: summary(values) for name, values in samples.items()}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import graphprune
+from graphprune.backends import peers
 from graphprune.cli import main
 
 MODELS = """
@@ -144,6 +145,54 @@ def test_compile(graphprune_, folder: Path) -> None:
     x = torch.randn(1, 3, 8, 8)
     slim = graphprune.load_weights(_small(), folder / "slim.safetensors").eval()
     torch.testing.assert_close(torch.as_tensor(graphprune.load(folder / "slim.gp")(x)), slim(x), rtol=1e-4, atol=1e-5)
+
+
+def test_bench_compares_dense_and_slim_with_other_runtimes(
+    graphprune_, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    options = ("-i", SHAPE, *"--repeats 2 --sparsity 0.4 --budget params --multiple-of 2".split())
+    before = sorted(folder.iterdir())
+    code, out, err = graphprune_("bench", SMALL, *options, "--json", "--profile")
+    assert code == 0, err
+    found = json.loads(out)
+    assert set(found["seconds"]) == {"dense", "slim"} and found["threads"] == 1
+    for seconds in found["seconds"].values():
+        assert set(seconds) == {"artifact", "ONNX Runtime", "PyTorch"} and min(seconds.values()) > 0
+    assert found["params"][0] == _parameters(_small()) and 0 < found["params"][1] <= 0.6 * found["params"][0]
+    assert 0 < found["macs"][1] < found["macs"][0] and 0 < max(found["difference"].values()) < 1e-5
+    for profile in found["profiles"].values():
+        assert any("convolution" in row["description"] for row in profile["kernels"])
+    code, out, err = graphprune_("bench", SMALL, *options)
+    assert code == 0, err
+    assert "dense / slim" in out and "ONNX Runtime" in out and "1 thread" in out
+    assert [path for path in sorted(folder.iterdir()) if path.name != "__pycache__"] == before
+
+
+def test_bench_of_an_onnx_model(graphprune_, folder: Path) -> None:
+    torch.onnx.export(_small(), (torch.randn(1, 3, 8, 8),), folder / "small.onnx", dynamo=False)
+    options = "--repeats 1 --threads 2 --multiple-of 1 --json".split()
+    code, out, err = graphprune_("bench", "small.onnx", *options)
+    assert code == 0, err
+    found = json.loads(out)
+    assert set(found["seconds"]["slim"]) == {"artifact", "ONNX Runtime"} and found["threads"] == 2
+    assert found["macs"][1] <= 0.5 * found["macs"][0] and max(found["difference"].values()) < 1e-5
+    _fails(graphprune_("bench", "absent.onnx"), "absent.onnx")
+    _fails(graphprune_("bench", "small.onnx", "--sparsity", "1.5"), "1.5")
+
+
+def test_bench_with_torch_compile(graphprune_, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    eager = peers.eager
+
+    def compiled(model: torch.nn.Module, inputs: tuple, freezing: bool):
+        made.append(freezing)
+        return eager(model, inputs)
+
+    monkeypatch.setattr(peers, "inductor", compiled)  # the compiler takes its time
+    code, out, err = graphprune_("bench", SMALL, "-i", SHAPE, "--repeats", "1", "--multiple-of", "4", "--inductor")
+    assert code == 0, err
+    assert len(made) == 2 and "torch.compile" in out
 
 
 @pytest.mark.parametrize(

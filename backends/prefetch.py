@@ -1,0 +1,54 @@
+"""Fetching weights before they are needed, at an even pace.
+
+Hardware fetches ahead within a page of memory, and starts anew behind every edge. A convolution that reads megabytes of
+weights once stalls there, unless the lines of the next share are asked for while the present one is used.
+"""
+
+from collections.abc import Callable, Sequence
+
+from tvm import ir, s_tir, tirx
+
+# Bytes of weights that are not expected in any cache when they are needed. With many tiles to use a share of them for,
+# memory keeps up by itself.
+LARGE_WEIGHTS, FEW_TILES = 400 * 1024, 16
+# Read, keep in the second-level cache, data: arguments of LLVM's prefetch.
+_READ, _SECOND_LEVEL, _DATA = 0, 2, 1
+
+
+def line(tensor: ir.Var, place: Sequence[tirx.Expr]) -> tirx.Stmt:
+    """Ask for the line of memory that holds an element of a parameter."""
+    address = tirx.address_of(tirx.BufferLoad(tensor, list(place)))
+    flags = [tirx.const(flag, "int32") for flag in (_READ, _SECOND_LEVEL, _DATA)]
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, *flags))
+
+
+def before_body(function: tirx.PrimFunc, loop_var: ir.Var, statements: Sequence[tirx.Stmt]) -> tirx.PrimFunc:
+    """The function with statements at the start of every round of one loop."""
+
+    def insert(loop: tirx.For) -> tirx.For:
+        return _with_body(loop, tirx.SeqStmt([*statements, loop.body]))
+
+    return function.with_body(_change(function.body, loop_var, insert))
+
+
+def _change(statement: tirx.Stmt, loop_var: ir.Var, change: Callable[[tirx.For], tirx.Stmt]) -> tirx.Stmt:
+    """The statement with one loop changed, wherever it is nested."""
+    if isinstance(statement, tirx.For):
+        if statement.loop_var.same_as(loop_var):
+            return change(statement)
+        return _with_body(statement, _change(statement.body, loop_var, change))
+    if isinstance(statement, tirx.SeqStmt):
+        return tirx.SeqStmt([_change(part, loop_var, change) for part in statement.seq])
+    if isinstance(statement, s_tir.SBlockRealize) and not statement.iter_values:
+        block = statement.block
+        body = _change(block.body, loop_var, change)
+        changed = s_tir.SBlock(
+            block.iter_vars, block.reads, block.writes, block.name_hint, body,
+            block.init, block.alloc_buffers, block.match_buffers, block.annotations,
+        )  # fmt: skip
+        return s_tir.SBlockRealize(statement.iter_values, statement.predicate, changed)
+    return statement
+
+
+def _with_body(loop: tirx.For, body: tirx.Stmt) -> tirx.For:
+    return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, loop.thread_binding, loop.annotations)

@@ -1,0 +1,157 @@
+"""`graphprune bench`: a model and what pruning leaves of it, compiled by us and run by others, taking turns."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from . import api, report
+from .backends import peers
+from .frontends import frontend_of
+from .timing import alternate
+
+if TYPE_CHECKING:
+    from .backends.artifact import Artifact
+    from .backends.profile import Profile
+
+ARTIFACT = "artifact"
+IN_A_ROW = 3
+# The rows of a profile that are worth reading.
+_MOST = 15
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Figures of the dense and the slim model.
+
+    `seconds` are medians by model and program; `params` and `macs` are [dense, slim]; `difference` is how far the
+    result of each artifact is from that of the first other program, relative to its largest number.
+    """
+
+    params: list[int]
+    macs: list[int]
+    seconds: dict[str, dict[str, float]]
+    difference: dict[str, float]
+    target: str
+    threads: int
+    profiles: "dict[str, Profile]"
+
+    def figures(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return asdict(self)
+
+    def tables(self) -> list[Table]:
+        """What a person reads: times, and where the time of each artifact goes."""
+        programs = list(self.seconds["dense"])
+        rows = []
+        for index, (name, seconds) in enumerate(self.seconds.items()):
+            costs = [report.count(self.params[index]), report.count(self.macs[index])]
+            rows.append([name, *costs, *(report.duration(seconds[program]) for program in programs)])
+        dense, slim = self.seconds["dense"], self.seconds["slim"]
+        fewer = [f"{dense_cost / max(slim_cost, 1):.2f} x" for dense_cost, slim_cost in (self.params, self.macs)]
+        rows.append(["dense / slim", *fewer, *(f"{dense[program] / slim[program]:.2f} x" for program in programs)])
+        for name, seconds in self.seconds.items():
+            ours = seconds[ARTIFACT]
+            ratios = [f"{ours / seconds[program]:.2f}" for program in programs[1:]]
+            rows.append([f"artifact / other, {name}", "", "", "", *ratios])
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        worst = max(self.difference.values())
+        caption = f"medians of calls that take turns; artifacts differ from the others by {worst:.0e} at most"
+        columns = ("", "parameters", "MACs", *programs)
+        drawn = [report.table(f"{self.target}, {threads}", columns, rows, caption)]
+        return drawn + [profile.table(_MOST) for profile in self.profiles.values()]
+
+
+def bench(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    sparsity: float = 0.5,
+    budget: str = "macs",
+    target: str = "x86",
+    multiple_of: int | None = None,
+    threads: int = 1,
+    repeats: int = 20,
+    inductor: bool = False,
+    profile: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Bench:
+    """Prune a model, compile both, and time them beside ONNX Runtime and, for modules, PyTorch.
+
+    **Arguments:** `sparsity`, `budget`, `threads` as in `optimize` and `compile`; channel counts become multiples of
+    `multiple_of`, or of what suits the target; `repeats`: turns of every program; `inductor`: measure `torch.compile`,
+    too; `profile`: measure every kernel, too; `progress` is called with the name of every step as it starts.
+    """
+    progress("pruning")
+    aligned = {"target": target} if multiple_of is None else {"multiple_of": multiple_of}
+    slim = api.optimize(model, sparsity, budget=budget, example_inputs=example_inputs, **aligned)
+    models: dict[str, Any] = {"dense": model, "slim": slim}
+    costs = [api.analyze(one, example_inputs).cost() for one in models.values()]
+    artifacts: dict[str, Artifact] = {}
+    runs: dict[str, partial[Any]] = {}
+    calls: dict[tuple[str, str], Callable[[], Any]] = {}
+    difference: dict[str, float] = {}
+    for name, one in models.items():
+        progress(f"compiling the {name} model")
+        artifacts[name] = api.compile(one, target, example_inputs=example_inputs, threads=threads)
+        inputs = _inputs(one, example_inputs, artifacts[name])
+        runs[name] = partial(artifacts[name], *_positional(inputs), **_named(inputs))
+        progress(f"preparing the {name} model in other runtimes")
+        programs: dict[str, Callable[[], Any]] = {ARTIFACT: runs[name]}
+        programs |= peers.programs(one, inputs, threads, inductor)
+        calls |= {(name, program): call for program, call in programs.items()}
+        ours, theirs = (_arrays(call()) for call in list(programs.values())[:2])
+        difference[name] = max(map(_difference, ours, theirs), default=0.0)
+    progress("measuring")
+    medians = alternate({"/".join(key): call for key, call in calls.items()}, repeats, in_a_row=IN_A_ROW)
+    seconds: dict[str, dict[str, float]] = {"dense": {}, "slim": {}}
+    for name, program in calls:
+        seconds[name][program] = medians[f"{name}/{program}"]
+    profiles: dict[str, Profile] = {}
+    for name, run in runs.items() if profile else ():
+        progress(f"profiling the {name} model")
+        profiles[name] = artifacts[name].profile(*run.args, repeats=repeats, **run.keywords)
+    params, macs = [cost.params for cost in costs], [cost.macs for cost in costs]
+    return Bench(params, macs, seconds, difference, artifacts["dense"].target, threads, profiles)
+
+
+def _inputs(model: Any, example_inputs: Any, artifact: "Artifact") -> "tuple[Any, ...] | dict[str, Any]":
+    """Example inputs in order or by name; made up from what the artifact takes where the model needs none."""
+    given = frontend_of(model).example_inputs_of(model, example_inputs)
+    if given is not None:
+        return dict(given) if isinstance(given, Mapping) else tuple(given)
+    random = np.random.default_rng(0)
+    return {
+        spec.name: random.standard_normal(spec.shape).astype(spec.dtype)
+        if spec.dtype.startswith("float")
+        else np.ones(spec.shape, spec.dtype)
+        for spec in artifact.inputs
+    }
+
+
+def _positional(inputs: Any) -> tuple[Any, ...]:
+    return inputs if isinstance(inputs, tuple) else ()
+
+
+def _named(inputs: Any) -> dict[str, Any]:
+    return inputs if isinstance(inputs, dict) else {}
+
+
+def _arrays(result: Any) -> list[NDArray[Any]]:
+    """The tensors of a result in order, without their structure."""
+    if result is None:
+        return []
+    if isinstance(result, Mapping):
+        result = list(result.values())
+    if isinstance(result, (list, tuple)):
+        return [array for item in result for array in _arrays(item)]
+    return [np.asarray(result)]
+
+
+def _difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """The largest difference over the largest number."""
+    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30))

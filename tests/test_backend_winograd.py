@@ -1,0 +1,106 @@
+"""3x3 convolutions by the Winograd algorithm: the same numbers, chosen where it pays, and never where it is wrong."""
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from torch import nn
+
+from graphprune.backends import lower_convolution, winograd
+from graphprune.backends.compiler import compile_model
+from graphprune.backends.import_torch import import_model
+from graphprune.backends.pipeline import optimize_passes
+from graphprune.backends.targets import get_target
+
+TARGETS = ("x86", "x86-avx2")
+
+
+@pytest.mark.parametrize("size", winograd.SIZES)
+def test_transforms_compute_a_convolution(size):
+    output, weight, inputs = winograd.transforms(size)
+    rng = np.random.default_rng(0)
+    taps, line = rng.normal(size=3), rng.normal(size=size + 2)
+    expected = [line[place : place + 3] @ taps for place in range(size)]
+    assert np.allclose(output @ ((weight @ taps) * (inputs @ line)), expected, atol=1e-12)
+
+
+def kernels(model, example, target="x86"):
+    """Names of the kernels that a model is lowered to."""
+    passes = tvm.transform.Sequential(optimize_passes(get_target(target)))
+    return [name.name_hint for name in passes(import_model(model.eval(), example).module).get_global_vars()]
+
+
+def relative_error(model, example, target):
+    with torch.no_grad():
+        expected = model.double()(example.double())
+        model.float()
+        got = compile_model(model, target, example)(example)
+    assert expected.std() > 0
+    return float((got.double() - expected).abs().max() / expected.abs().max())
+
+
+class Residual(nn.Module):
+    def __init__(self, channels_in, channels_out, padding):
+        super().__init__()
+        self.first = nn.Conv2d(channels_in, channels_out, 3, padding=padding)
+        self.second = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels_out)
+        nn.init.uniform_(self.norm.weight, 0.5, 1.5)
+        nn.init.normal_(self.norm.bias)
+        nn.init.uniform_(self.norm.running_var, 0.5, 1.5)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        return torch.relu(self.norm(self.second(x)) + x)
+
+
+# batch, channels in and out, height, width, padding
+SHAPES = [
+    (1, 64, 64, 56, 56, 1),
+    (1, 128, 96, 14, 14, 1),
+    (2, 48, 64, 17, 30, 0),
+    (3, 61, 51, 13, 21, 1),
+    (1, 96, 64, 33, 9, (2, 0)),
+    (1, 37, 130, 25, 25, 1),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("size", winograd.SIZES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_any_shape(shape, size, target, monkeypatch):
+    # The size is given and the estimate overruled: each kernel is tried on each shape.
+    monkeypatch.setattr(lower_convolution.winograd, "SIZES", (size,))
+    monkeypatch.setattr(lower_convolution, "_MARGIN", 1e9)
+    batch, channels_in, channels_out, height, width, padding = shape
+    torch.manual_seed(0)
+    model, example = Residual(channels_in, channels_out, padding).eval(), torch.randn(batch, channels_in, height, width)
+    model = nn.Sequential(nn.Conv2d(channels_in, channels_in, 1), model).eval()
+    assert any("winograd" in name for name in kernels(model, example, target))
+    assert relative_error(model, example, target) < 1e-5
+
+
+def test_chosen_where_it_pays_only():
+    example = torch.randn(1, 64, 56, 56)
+    assert any("winograd" in name for name in kernels(nn.Conv2d(64, 64, 3, padding=1), example))
+    for other in (
+        nn.Conv2d(64, 64, 3, stride=2),
+        nn.Conv2d(64, 64, 3, dilation=2),
+        nn.Conv2d(64, 64, 5),
+        nn.Conv2d(64, 64, (3, 1)),
+        nn.Conv2d(64, 64, 3, groups=2),
+    ):
+        assert not any("winograd" in name for name in kernels(other, example))
+    # Four times the weights of a small image cost more than the multiplications that are saved.
+    assert not any("winograd" in name for name in kernels(nn.Conv2d(512, 512, 3, padding=1), torch.randn(1, 512, 3, 3)))
+
+
+def test_usual_points_lose_more_digits(monkeypatch):
+    """The control of the choice of points: with (0, 1, -1, 2, -2) the same kernel is several times less exact."""
+    monkeypatch.setattr(lower_convolution.winograd, "SIZES", (4,))
+    monkeypatch.setattr(lower_convolution, "_MARGIN", 1e9)
+    torch.manual_seed(0)
+    model, example = nn.Conv2d(256, 64, 3, padding=1).eval(), torch.randn(1, 256, 16, 16)
+    chosen = relative_error(model, example, "x86")
+    monkeypatch.setitem(winograd._POINTS, 4, tuple(map(winograd.Fraction, (0, 1, -1, 2, -2))))
+    assert relative_error(model, example, "x86") > 2 * chosen
