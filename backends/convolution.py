@@ -18,6 +18,7 @@ from .tiling import (
     Tile,
     accumulate,
     annotation_of,
+    blocks_of,
     extent,
     find,
     inline_epilogue,
@@ -32,6 +33,7 @@ from .tiling import (
 Block = s_tir.schedule.SBlockRV
 
 _TILE = "graphprune.convolution"
+_UNROLLED_TAPS = 64
 # Output pixels few enough to use large weights in shares; bytes of a share and of the sums of a piece, which lie
 # together in the first-level cache.
 _SMALL_IMAGE, _NEAR, _PIECE = 28 * 28, 9 * 1024, 16 * 1024
@@ -242,6 +244,9 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     result = inline_epilogue(sch, sums)
     if flat:
         merge_axes(sch, result, 2, 2)
+        # Sizes of tiles are derived from how their places are written: rows and columns apart would hide them.
+        sch = s_tir.Schedule(s_tir.transform.StmtSimplify()(sch.mod))
+        sums, result = find(sch, _TILE), blocks_of(sch)[-1]
     if not share:
         _by_tiles(sch, sums, result, wide, deep)
         schedule_pad(sch, target)
@@ -265,7 +270,9 @@ def _by_tiles(sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: 
     unroll(sch, inner, column)
     sch.set_scope(sums, 0, "local")
     sch.compute_at(sums, tile, preserve_unit_loops=True)
-    few = extent(sch, sch.get_loops(sums)[-1]) == 1
+    *_, ky, kx, lane_in = sch.get_loops(sums)
+    # Of a plain input with few channels the taps are unrolled, if the code for them stays small.
+    few = extent(sch, lane_in) == 1 and extent(sch, ky) * extent(sch, kx) <= _UNROLLED_TAPS
     accumulate(sch, sums, outer=2, spatial=7, unrolled=3 if few else 1)
 
 

@@ -99,16 +99,19 @@ def _describe(function: tirx.PrimFunc, name: str, block: Any, write: "Writer | N
     """`convolution 3x3 64->64 56x56 + add + relu`."""
     first, *others = operations(name)
     shapes = [shape for shape, _ in _tensors(function) if shape]
-    axes = {v.var.name.removeprefix("v_"): v.dom.extent for v in block.iter_vars} if block is not None else {}
-    if write is not None and all(isinstance(extent, tirx.IntImm) for extent in axes.values()):
-        size = write({axis: int(extent) for axis, extent in axes.items()}, shapes[-1])
-    else:
+    extents = {v.var.name.removeprefix("v_"): v.dom.extent for v in block.iter_vars} if block is not None else {}
+    axes = {name: int(extent) for name, extent in extents.items() if isinstance(extent, tirx.IntImm)}
+    try:
+        size = None if write is None else write(axes, shapes[-1])
+    except (KeyError, IndexError):  # something else than the template alone: its shapes must do
+        size = None
+    if size is None:
         size = " -> ".join("x".join(map(str, shape)) for shape in (shapes[:1] + shapes[1:][-1:]))
     return " + ".join([f"{first} {size}".strip(), *others])
 
 
 def _convolution(axes: dict[str, int], result: list[int]) -> str:
-    inner, outer = axes["block"] * axes["lane_in"], result[1] * axes["lane"]
+    inner, outer = axes["block"] * axes["lane_in"], prod(result[1:2] + result[4:])
     return f"{axes['ky']}x{axes['kx']} {inner}->{outer} {result[2]}x{result[3]}"
 
 

@@ -16,7 +16,7 @@ from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporte
 from ..errors import CompileError, ExampleInputsError, TraceError, UnsupportedModelError
 from . import import_attention, torch_converters, torch_program
 from .artifact import TensorSpec
-from .imported import Imported, brief
+from .imported import Imported
 
 Converter = Callable[[fx.Node, BaseFXGraphImporter], relax.Var]
 
@@ -67,8 +67,10 @@ def import_model(model: Any, example_inputs: Any) -> Imported:
     """An `nn.Module` or `torch.export.ExportedProgram` as a Relax module with its signature."""
     program = _export(model, example_inputs)
     _check_element_types(program)
+    _check_inputs(program)
+    module = import_program(program)
     inputs, outputs, tree = _signature(program)
-    return Imported(import_program(program), inputs, outputs, tree, {"torch": torch.__version__})
+    return Imported(module, inputs, outputs, tree, {"torch": torch.__version__})
 
 
 def prepare_batches(model: Any, example_inputs: Any) -> tuple[Any, Any]:
@@ -110,7 +112,9 @@ def _export(model: Any, example_inputs: Any) -> torch.export.ExportedProgram:
         try:
             return torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:
-            raise TraceError(f"torch.export could not trace {type(model).__name__}: {brief(error)}") from error
+            raise TraceError(
+                f"torch.export could not trace {type(model).__name__}: {torch_program.first_line(error)}"
+            ) from error
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -142,6 +146,12 @@ def _check_element_types(program: torch.export.ExportedProgram) -> None:
     for node in program.graph.find_nodes(op="placeholder"):
         value = node.meta.get("val")
         relevant = node.name in named or node.name in signature.user_inputs
+        strange = isinstance(value, torch.Tensor) and (value.is_complex() or value.layout != torch.strided)
+        if relevant and strange:
+            kind = str(value.dtype if value.is_complex() else value.layout).removeprefix("torch.")
+            raise UnsupportedModelError(
+                f"{named.get(node.name, node.name)!r} is {kind}; only dense real tensors are compiled"
+            )
         if relevant and isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float32:
             raise UnsupportedModelError(
                 f"{named.get(node.name, node.name)!r} is {str(value.dtype).removeprefix('torch.')}; only float32 is "
@@ -152,9 +162,6 @@ def _check_element_types(program: torch.export.ExportedProgram) -> None:
 def _signature(program: torch.export.ExportedProgram) -> tuple[list[TensorSpec], list[TensorSpec], Any]:
     """Inputs and outputs of a program, and the structure of the outputs."""
     signature = program.graph_signature
-    changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
-    if changed:
-        raise CompileError(f"the model changes {', '.join(changed)} in its forward pass; make it free of side effects")
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     names = [name for name in signature.user_inputs]
     for name in names:
@@ -166,6 +173,13 @@ def _signature(program: torch.export.ExportedProgram) -> tuple[list[TensorSpec],
     labels = _labels(tree, len(order))
     outputs = [_tensor_spec(label, values[name]) for label, name in zip(labels, order, strict=True) if name is not None]
     return inputs, outputs, tree
+
+
+def _check_inputs(program: torch.export.ExportedProgram) -> None:
+    """Inputs have static shapes, unlike what depends on numbers inside."""
+    for node in program.graph.find_nodes(op="placeholder"):
+        if node.name in program.graph_signature.user_inputs and isinstance(node.meta.get("val"), torch.Tensor):
+            _tensor_spec(node.name, node.meta["val"])
 
 
 def _tensor_spec(name: str, value: torch.Tensor) -> TensorSpec:

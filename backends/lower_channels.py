@@ -1,6 +1,7 @@
 """Lowers what reorders, cuts and joins channels: nothing moves until somebody needs the result."""
 
 from itertools import product
+from math import prod
 
 import numpy as np
 from tvm import relax, tirx
@@ -63,31 +64,39 @@ def take(lowering: Lowering, call: relax.Call) -> Value | None:
 
 
 def shuffle(lowering: Lowering, call: relax.Call) -> Value | None:
-    """`reshape(permute(reshape(x)))` that only reorders channels."""
-    if lowering.channels(call.args[0]) is not None and len(shape_of(call)) > len(shape_of(call.args[0])):
-        return Later(call)  # perhaps the beginning of a shuffle
+    """`reshape(permute(reshape(x)))` that only reorders channels, or makes pixels of them."""
     permute = lowering.definitions.get(call.args[0])
     inner = lowering.definitions.get(permute.args[0]) if op_name(permute) == "relax.permute_dims" else None
-    if op_name(inner) != "relax.reshape" or not permute.attrs.axes:
-        return None
-    have, parts = lowering.channels(inner.args[0]), shape_of(permute.args[0])
-    if have is None or parts is None:
-        return None
-    if shape_of(call) != have.shape:
-        return _pixel_shuffle(lowering, have, parts, [int(axis) for axis in permute.attrs.axes], shape_of(call))
-    space, axes = have.shape[2:], [int(axis) for axis in permute.attrs.axes]
-    middle = range(1, len(parts) - len(space))
-    still = [axis for axis in range(len(parts)) if axis not in middle]
-    if parts[0] != have.shape[0] or parts[len(parts) - len(space) :] != space or any(axes[a] != a for a in still):
-        return None
-    order = np.arange(have.shape[1]).reshape([parts[axis] for axis in middle])
-    return have.select(order.transpose([axes[axis] - 1 for axis in middle]).ravel())
+    if op_name(inner) == "relax.reshape" and permute.attrs.axes:
+        have, axes = lowering.channels(inner.args[0]), [int(axis) for axis in permute.attrs.axes]
+        if have is not None and shape_of(call) == have.shape:
+            order = _order(have.shape, shape_of(inner), axes)
+            return None if order is None else have.select(order)
+        if have is not None:
+            return _pixel_shuffle(lowering, have, shape_of(inner), axes, shape_of(call))
+    have = lowering.channels(call.args[0])
+    if have is not None and have.shape == shape_of(call):
+        return have
+    # Perhaps the beginning of such a thing: nothing is done before somebody else asks.
+    return None if have is None else Later(call)
+
+
+def _order(shape: tuple[int, ...], parts: tuple[int, ...], axes: list[int]) -> np.ndarray | None:
+    """Where each channel comes from if all that moves are channels, else None."""
+    batch, count, *space = shape
+    pixels = prod(space)
+    moved = np.arange(batch * count * pixels).reshape(parts).transpose(axes).reshape(batch, count, pixels)
+    order = moved[0, :, 0] // pixels
+    expected = np.arange(batch)[:, None, None] * (count * pixels) + order[:, None] * pixels + np.arange(pixels)
+    return order if np.array_equal(moved, expected) else None
 
 
 def _pixel_shuffle(
     lowering: Lowering, have: Channels, parts: tuple[int, ...], axes: list[int], out: tuple[int, ...]
 ) -> Value | None:
     """Runs of channels become the pixels of small squares."""
+    if have.shape[0] == 1 and len(parts) == 5:
+        parts, axes = (1, *parts), [0, *(axis + 1 for axis in axes)]
     if len(have.shape) != 4 or len(parts) != 6 or axes != [0, 1, 4, 2, 5, 3] or parts[4:] != have.shape[2:]:
         return None
     batch, count, high, wide, height, width = parts

@@ -23,7 +23,7 @@ def _take(lowering: Lowering, call: relax.Call) -> Value | None:
     data = lowering.value(call.args[0])
     table = relax.const(places.astype("int64"))
     if not isinstance(data, Blocked) or axis < 2 or len(shape) > 4:
-        return _gather(lowering, lowering.expression(call.args[0]), table, axis, len(shape) < 5)
+        return _gather(lowering, lowering.expression(call.args[0]), table, axis, False)
     moved = _gather(lowering, data.expr, table, axis + (len(shape) == 3), True)
     return lowering.wrap(moved, shape_of(call), data.segments)
 
@@ -35,7 +35,7 @@ def _gather(lowering: Lowering, data: relax.Expr, table: relax.Expr, axis: int, 
     def compute(source: te.Tensor, places: te.Tensor) -> te.Tensor:
         return te.compute(shape, lambda *i: source(*i[:axis], places[i[axis]], *i[axis + 1 :]), name="gather")
 
-    # With many axes TVM's simplifier stumbles over what comes out of fusing several gathers.
+    # On plain tensors TVM's simplifier stumbles over the mixed integers that come out of fusing gathers with views.
     attrs = _INJECTIVE if fused else {"op_pattern": 8}
     return lowering.builder.emit_te(compute, data, table, primfunc_name_hint="gather", primfunc_attrs=attrs)
 

@@ -8,6 +8,7 @@ get_target("x86-avx2").channel_alignment      # 8
 """
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,26 @@ def get_target(target: "str | Target") -> Target:
     known = ", ".join(known_targets())
     if reason is not None:
         raise TargetError(f"{reason}. Available targets: {known}")
-    raise TargetError(f"unknown target {target!r}. Available targets: {known}")
+    close = get_close_matches(str(target), known_targets(), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    raise TargetError(f"unknown target {target!r}{hint} Available targets: {known}")
+
+
+# Instructions that a processor may have beyond every target, by their names in /proc/cpuinfo.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "avx-vnni": ("avx_vnni",),
+    "avx512-vnni": ("avx512_vnni",),
+    "avx512-bf16": ("avx512_bf16",),
+    "avx512-fp16": ("avx512_fp16",),
+    "amx-int8": ("amx_tile", "amx_int8"),
+    "amx-bf16": ("amx_tile", "amx_bf16"),
+}
+
+
+def host_extras() -> tuple[str, ...]:
+    """Which of `EXTRAS` this machine has; no target uses them yet."""
+    here = host_features()
+    return tuple(name for name, flags in EXTRAS.items() if here.issuperset(flags))
 
 
 @cache

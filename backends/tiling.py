@@ -167,8 +167,8 @@ def register_tile(columns: int, blocks: int, registers: int, exact: bool = False
 def register_tiles(columns: int, blocks: int, registers: int, exact: bool = False) -> list[Tile]:
     """Tiles of accumulators that fit into so many registers, the cheapest first.
 
-    Unless `exact`, neither need divide evenly: the last tile computes some that are thrown away. The choice balances
-    that waste against loads per multiplication and against too few sums in flight.
+    Unless `exact`, columns need not divide evenly, and blocks never: the last tile computes some that are thrown away.
+    The choice balances that waste against loads per multiplication and against too few sums in flight.
     """
 
     def cost(width: int, depth: int) -> float:
@@ -179,7 +179,7 @@ def register_tiles(columns: int, blocks: int, registers: int, exact: bool = Fals
         Tile(cost(width, depth), width, depth)
         for width in range(1, min(columns, registers) + 1)
         for depth in range(1, min(blocks, _DEEPEST) + 1)
-        if width * depth <= registers and not (exact and (columns % width or blocks % depth))
+        if width * depth <= registers and not (exact and columns % width)
     ]
     return sorted(candidates, key=lambda tile: (tile.cost, -tile.width * tile.depth, tile.depth))
 

@@ -1,6 +1,6 @@
 """Torch operators that are imported by us: as torch computes them, and so that they can stay in blocked layouts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ _UPSAMPLING = (
     "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d",
     "upsample_trilinear3d", "upsample_bicubic2d",
 )  # fmt: skip
-KEPT = (*(f"{name}.vec" for name in _UPSAMPLING), "pad.default", "scaled_dot_product_attention.default")
 
 
 def _given(node: fx.Node, *names: str) -> list:
@@ -112,17 +111,64 @@ def _constant_pad_nd(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Expr
     return _constant_pad(data, _by_axis(widths, len(shape_of(data))), value, importer.block_builder.emit)
 
 
+def _elu(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Expr:
+    """scale * x above zero, scale * alpha * (exp(input_scale * x) - 1) below."""
+    source, alpha, scale, input_scale = _given(node, "self", "alpha", "scale", "input_scale")
+    data, emit = importer.env[source], importer.block_builder.emit
+    alpha, scale, input_scale = (1.0 if value is None else float(value) for value in (alpha, scale, input_scale))
+
+    def number(value: float) -> relax.Expr:
+        return relax.const(value, str(data.ty.dtype))
+
+    grown = emit(relax.op.exp(emit(relax.op.minimum(relax.op.multiply(data, number(input_scale)), number(0.0)))))
+    below = emit(relax.op.multiply(emit(relax.op.subtract(grown, number(1.0))), number(alpha * scale)))
+    return emit(relax.op.add(emit(relax.op.multiply(relax.op.nn.relu(data), number(scale))), below))
+
+
+def _divide(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Expr:
+    """Division rounded down or towards zero; a number takes the type of the result."""
+    left, right = (importer.env.get(value, value) if isinstance(value, fx.Node) else value for value in node.args[:2])
+    mode, dtype = node.kwargs.get("rounding_mode"), str(node.meta["val"].dtype).removeprefix("torch.")
+    emit = importer.block_builder.emit
+
+    def operand(value: object) -> relax.Expr:
+        if not isinstance(value, relax.Expr):
+            return relax.const(value, dtype)
+        return value if str(value.ty.dtype) == dtype else emit(relax.op.astype(value, dtype))
+
+    left, right = operand(left), operand(right)
+    if mode is None:
+        return emit(relax.op.divide(left, right))
+    if mode == "floor":
+        return emit(relax.op.floor_divide(left, right))
+    if not dtype.startswith("int"):
+        return emit(relax.op.trunc(emit(relax.op.divide(left, right))))
+    # Rounded down, and one up again where that was below zero and not exact.
+    low = emit(relax.op.floor_divide(left, right))
+    rest = emit(relax.op.subtract(left, emit(relax.op.multiply(low, right))))
+    zero = relax.const(0, dtype)
+    up = emit(relax.op.logical_and(emit(relax.op.less(low, zero)), emit(relax.op.not_equal(rest, zero))))
+    return emit(relax.op.add(low, emit(relax.op.astype(up, dtype))))
+
+
 CONVERTERS: dict[str, Converter] = {
     **{f"{name}.vec": _upsample for name in _UPSAMPLING},
     "pad.default": _pad,
+    "elu.default": _elu,
+    "div.Tensor": _divide,
+    "div.Scalar": _divide,
+    "div.Tensor_mode": _divide,
+    "div.Scalar_mode": _divide,
     "constant_pad_nd.default": _constant_pad_nd,
 }
 
 
-def decompositions() -> dict:
-    """Torch's table of what it spells out, without the operators that are imported whole."""
+def decompositions(converters: Iterable[str]) -> dict:
+    """Torch's table of what it spells out, without the operators that we convert whole."""
     table = torch.export.default_decompositions()
-    for name in KEPT:
-        packet, overload = name.split(".")
-        table.pop(getattr(getattr(torch.ops.aten, packet), overload), None)
+    for name in converters:
+        packet, _, overload = name.partition(".")
+        operator = getattr(getattr(torch.ops.aten, packet, None), overload, None)
+        if operator is not None:
+            table.pop(operator, None)
     return table

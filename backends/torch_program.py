@@ -1,7 +1,7 @@
 """TVM's importer of exported programs, made to say which node it stumbles over."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +23,9 @@ def import_program(program: torch.export.ExportedProgram, converters: Mapping[st
 
     `converters` are asked before TVM's own. Raises `CompileError` that names the node which cannot be imported.
     """
-    decomposed = decompose(program)
+    decomposed = decompose(program, converters)
+    _check_effects(decomposed)
+    _check_shapes(decomposed)
     try:
         return _Importer().from_exported_program(
             decomposed,
@@ -38,15 +40,33 @@ def import_program(program: torch.export.ExportedProgram, converters: Mapping[st
         raise CompileError(f"the model cannot be compiled: {brief(error)}") from error
 
 
-def decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """The program in torch's core operators."""
+def decompose(program: torch.export.ExportedProgram, converters: Iterable[str]) -> torch.export.ExportedProgram:
+    """The program in torch's core operators, but for those that have a converter."""
     try:
         with _views_as_reshapes(program):
-            return program.run_decompositions(decompositions())
+            return program.run_decompositions(decompositions(converters))
     except Exception as error:
-        # Advice on how to debug torch itself comes last; what went wrong comes first.
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise CompileError(f"torch cannot decompose the model: {reason[:500]}") from error
+        raise CompileError(f"torch cannot decompose the model: {first_line(error)}") from error
+
+
+def _check_effects(program: torch.export.ExportedProgram) -> None:
+    """Refuse models that change what they were given; only the decomposed program tells."""
+    signature = program.graph_signature
+    changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    if changed:
+        raise CompileError(f"the model changes {', '.join(changed)} in its forward pass; make it free of side effects")
+
+
+def _check_shapes(program: torch.export.ExportedProgram) -> None:
+    """Refuse the first node whose result has a size that depends on numbers."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor) and _depends_on_data(node):
+            raise CompileError(f"{title(node)} cannot be compiled: {_DATA_DEPENDENT}{_WAY_OUT}")
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong; advice on how to debug torch itself comes after it."""
+    return next((line.strip()[:500] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextlib.contextmanager

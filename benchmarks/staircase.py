@@ -7,8 +7,10 @@ counts, because it is the code that is measured here.
 """
 
 import argparse
+import json
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -105,12 +107,13 @@ def picture(figures: dict[str, dict[str, Times]], target: str) -> None:
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     for axes, (name, times) in zip(figure.subplots(2, 2).flat, figures.items(), strict=False):
-        for program, colour, label in ((ORT, GREY, ORT), (target, BLUE, f"artifact, {target}")):
+        for program, colour, label in ((ORT, "#e08a2e", ORT), (target, BLUE, f"artifact, {target}")):
             seconds = times[program]
             axes.plot(list(seconds), [1e6 * value for value in seconds.values()], ".-", color=colour, label=label)
         axes.set_title(name, fontsize=10, color=INK, loc="left")
         axes.set_xticks(range(32, 161, 16))
-        axes.set_ylim(bottom=0)
+        whole = [seconds[c] for seconds in times.values() for c in COUNTS if c % 4 == 0]
+        axes.set_ylim(0, 1.2e6 * max(whole))  # one channel more than whole vectors may be off the scale
         axes.grid(axis="x", color=GREY, linewidth=0.5)
         axes.tick_params(length=0, colors=INK, labelsize=8)
         for side in axes.spines.values():
@@ -129,6 +132,7 @@ def main() -> None:
     options.add_argument("--turns", type=int, default=12)
     options.add_argument("--targets", nargs="+", default=runnable, choices=runnable)
     options.add_argument("--layers", nargs="+", default=list(LAYERS), choices=LAYERS)
+    options.add_argument("--results", type=Path, default=ROOT / "build" / "staircase.json", help="where figures go")
     given = options.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # of exporters, about their own future
@@ -136,6 +140,8 @@ def main() -> None:
     for name in given.layers:
         with console.status(f"{name}: compiling and measuring ..."):
             figures[name] = measure(LAYERS[name], given.targets, given.turns)
+    given.results.parent.mkdir(parents=True, exist_ok=True)
+    given.results.write_text(json.dumps(figures))
     present(figures, given.targets)
 
 

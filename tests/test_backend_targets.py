@@ -37,3 +37,15 @@ def test_machine_without_vectors(monkeypatch):
 def test_import_is_light():
     code = "import sys, graphprune.backends.targets; assert not {'tvm', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_misspelt_targets_get_a_suggestion():
+    with pytest.raises(TargetError, match="did you mean 'x86-avx512'"):
+        targets.get_target("x86-avx51")
+
+
+def test_extras_of_a_machine(monkeypatch):
+    assert set(targets.host_extras()) <= set(targets.EXTRAS)
+    flags = frozenset({"avx512_vnni", "amx_tile", "amx_bf16"})
+    monkeypatch.setattr(targets, "host_features", lambda: flags)
+    assert targets.host_extras() == ("avx512-vnni", "amx-bf16")
