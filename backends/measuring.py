@@ -15,6 +15,7 @@ from tvm import te, tirx
 from . import convolution, matmul, window, winograd
 from .choices import Candidate
 from .record import Measured
+from .schedules import Rule
 from .targets import Target
 
 # Seconds of calls per measurement; calls at least and in a row; the share of calls that were faster than what counts.
@@ -35,8 +36,7 @@ class Operands:
 
 def operands(candidate: Candidate) -> Operands:
     """The template of a candidate with a bias and an activation behind it, as in most models."""
-    build = _BUILDERS[type(candidate)]
-    tensors, result, weight = build(candidate)
+    tensors, result, weight = _KERNELS[type(candidate)][0](candidate)
     if weight is None:
         return Operands(tensors, result, None)
     size = (result.shape[-1],) if len(result.shape) == 2 else (1, result.shape[1], 1, 1, result.shape[-1])
@@ -80,17 +80,12 @@ def _matmul(numbers: matmul.MatMul) -> tuple:
     return [data, weight], matmul.compute(numbers, data, weight, (numbers.rows, numbers.columns), True), 1
 
 
-_BUILDERS: dict[type, Callable[[Any], tuple]] = {
-    convolution.Convolution: _convolution,
-    winograd.Winograd: _winograd,
-    window.Window: _window,
-    matmul.MatMul: _matmul,
-}
-_RULES = {
-    convolution.Convolution: convolution.schedule,
-    winograd.Winograd: winograd.schedule,
-    window.Window: window.schedule,
-    matmul.MatMul: matmul.schedule,
+# For every kind of numbers: operands and result, and the rule that schedules them.
+_KERNELS: dict[type, tuple[Callable[[Any], tuple], Rule]] = {
+    convolution.Convolution: (_convolution, convolution.schedule),
+    winograd.Winograd: (_winograd, winograd.schedule),
+    window.Window: (_window, window.schedule),
+    matmul.MatMul: (_matmul, matmul.schedule),
 }
 
 
@@ -132,7 +127,7 @@ class Meter:
 
         parts = operands(candidate)
         function = te.create_prim_func([*parts.tensors, parts.result], index_dtype_override="int64")
-        schedule = _RULES[type(candidate)](function, self.target)
+        schedule = _KERNELS[type(candidate)][1](function, self.target)
         library = tvm.compile(schedule.mod, target=llvm_target(self.target)).jit()
         arrays = [_values(tensor, candidate) for tensor in (*parts.tensors, parts.result)]
         sets = [[tvm.runtime.tensor(array) for array in arrays]]

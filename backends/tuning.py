@@ -48,12 +48,6 @@ class Coverage:
     candidates: int
     measured: int
 
-    def __str__(self) -> str:
-        return (
-            f"tuning: {self.measured} of {self.candidates} candidates measured for {self.kernels} distinct kernels, "
-            f"{self.changed} of which became faster"
-        )
-
     def to_json(self) -> dict[str, int]:
         """The figures by name."""
         return asdict(self)

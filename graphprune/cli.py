@@ -6,6 +6,7 @@ Frameworks are imported inside the commands, so that `--help` answers at once.
 import json
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,6 +41,8 @@ _POLICY = (
     "What goes where channels are split: heads or dims (head widths), positions (of groups) or groups; repeatable."
 )
 _EXACT = "Drop groups for which dropping is not masking: prefer (only when nothing else is left), yes (never), no."
+
+_TUNE = "Measure candidates for the kernels for so many seconds; what was measured is remembered. 0: only use that."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
 Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", metavar="SHAPE", help=_INPUT, show_default=False)]
@@ -205,6 +208,7 @@ def compile_(
     inputs: Inputs = None,
     weights: Weights = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads to run with.")] = None,
+    tune: Annotated[float | None, typer.Option(metavar="SECONDS", help=_TUNE, show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model, pruned or not, into one file that graphprune.load runs without PyTorch."""
@@ -214,13 +218,17 @@ def compile_(
 
     example_inputs = source_of(model).example_inputs(inputs or [])
     loaded = _load(model, weights)
-    with _status(f"compiling for {target}"):
-        artifact = graphprune.compile(loaded, target=target, example_inputs=example_inputs, threads=threads)
+    # While candidates are measured, there is a progress bar of its own.
+    with nullcontext() if tune else _status(f"compiling for {target}"):
+        artifact = graphprune.compile(loaded, target=target, example_inputs=example_inputs, threads=threads, tune=tune)
         artifact.save(out)
     size = out.stat().st_size
+    tuning = artifact.manifest.get("tuning")
     if as_json:
-        _print_json({"target": target, "bytes": size, "out": str(out)})
+        _print_json({"target": target, "bytes": size, "out": str(out)} | ({"tuning": tuning} if tuning else {}))
     else:
+        if tuning:
+            print(report.tuning(tuning))
         print(f"written to {out}: {report.size(size)} for {target}")
 
 

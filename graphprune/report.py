@@ -1,7 +1,7 @@
 """What a person reads: numbers with units, tables before and after, the picture of channels. Knows no framework."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +77,14 @@ def optimized(params: Sequence[int], macs: Sequence[int]) -> Table:
         for name, (before, after) in (("parameters", params), ("MACs", macs))
     ]
     return table("", ["", "before", "after", "left"], rows)
+
+
+def tuning(figures: Mapping[str, int]) -> str:
+    """How far the measurements of candidates got, in a line."""
+    found = f"tuned {figures['changed']} of {figures['kernels']} distinct kernels"
+    if figures["measured"] == figures["candidates"]:
+        return f"{found}; all {figures['candidates']} candidates are measured"
+    return f"{found}; {figures['measured']} of {figures['candidates']} candidates are measured, run again to go on"
 
 
 def picture(widths: Sequence[Width], path: "str | os.PathLike[str]", title: str) -> Path:
