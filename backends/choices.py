@@ -10,13 +10,12 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 # Files whose code decides what a choice means and how fast it is.
 _TEMPLATES = ("convolution", "lower_convolution", "matmul", "prefetch", "prefetching", "tiling", "window", "winograd")
 
 
-@runtime_checkable
 class Candidate(Protocol):
     """One way to compute one kernel: a frozen dataclass whose field `chosen` is not None."""
 

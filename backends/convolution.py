@@ -6,6 +6,7 @@ padded input supplies zeros and the surplus columns are dropped.
 """
 
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from math import prod
 
 import numpy as np
@@ -87,9 +88,10 @@ class Convolution:
         if self._pointwise:
             tiles += [(tile.cost / _FLAT, tile.width, tile.depth, 1) for tile in self._flat_tiles]
         width, depth, flat, _ = self.choice
-        choices = [self.choice, *((width, depth, flat, share) for share in self._shares())]
-        choices += [(width, depth, flat, self._share(depth)) for _, width, depth, flat in sorted(tiles)]
-        return [replace(self, chosen=choice) for choice in dict.fromkeys(choices)]
+        shares = [(width, depth, flat, share) for share in self._shares()]
+        others = [(width, depth, flat, self._share(depth)) for _, width, depth, flat in sorted(tiles)]
+        turns = [choice for turn in zip_longest(others, shares) for choice in turn if choice is not None]
+        return [replace(self, chosen=choice) for choice in dict.fromkeys([self.choice, *turns])]
 
     def _shares(self) -> list[int]:
         """The shares that are worth a try beside the one that suits."""
