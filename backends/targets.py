@@ -55,7 +55,7 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("x86-avx512", "x86_64-unknown-linux-gnu", "x86-64-v4", 16, 16, _AVX512, _WIDE),
-        Target("x86-avx2", "x86_64-unknown-linux-gnu", "x86-64-v3", 8, 12, _AVX2, _SUMS),
+        Target("x86-avx2", "x86_64-unknown-linux-gnu", "x86-64-v3", 8, 10, _AVX2, _SUMS),
     )
 }
 

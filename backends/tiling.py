@@ -16,7 +16,7 @@ _SERIAL = 0
 _DEEPEST = 6
 # Bytes per cycle that one core reads: of weights that nobody has touched since the last call, from the third-level
 # cache, from the second-level cache; and how many bytes of one operand stay in the latter beside everything else.
-FROM_MEMORY, _FROM_THIRD, _FROM_SECOND = 6.5, 10.0, 40.0
+_FROM_MEMORY, _FROM_THIRD, _FROM_SECOND = 5.0, 10.0, 40.0
 _SECOND_LEVEL = 1 << 20
 # Enough parallel pieces to keep the threads of a large machine busy.
 _PIECES = 32
@@ -136,6 +136,12 @@ def split_for_threads(schedule: s_tir.Schedule, tiles: s_tir.schedule.LoopRV, ot
     wanted = min(count, ceil(_PIECES / others))
     pieces = next(n for n in range(wanted, count + 1) if count % n == 0)
     return tuple(schedule.split(tiles, [pieces, None]))
+
+
+def fetching(weights: float, work: float) -> float:
+    """Cycles that weights from memory add to `work` cycles of computing: half of those hide it, but never all of it."""
+    cycles = weights / _FROM_MEMORY
+    return max(cycles - work / 2, cycles / 5)
 
 
 def rate(size: float) -> float:

@@ -23,10 +23,10 @@ from .layout import positions
 from .prefetch import FEW_TILES, LARGE_WEIGHTS, before_body, line
 from .targets import Target
 from .tiling import (
-    FROM_MEMORY,
     annotation_of,
     efficiency,
     extent,
+    fetching,
     find,
     inline_epilogue,
     named,
@@ -149,7 +149,7 @@ def _cycles(shape: Winograd, chunk: int, high: int, wide: int, deep: int) -> flo
     weights = positions_ * shape.blocks_in * groups * deep * shape.lanes * vector
     inputs = positions_ * shape.blocks_in * chunk * columns * vector
     streams = shape.batch * chunks - 1
-    moved = weights / FROM_MEMORY + streams * weights / rate(weights)
+    moved = fetching(weights, products) + streams * weights / rate(weights)
     moved += shape.batch * chunks * groups * inputs / rate(inputs)
     passes = positions_ * (_INPUT_CYCLES * shape.blocks_in + _OUTPUT_CYCLES * shape.blocks_out)
     return products / efficiency(high * wide, deep) + moved + tiles * passes
@@ -158,7 +158,8 @@ def _cycles(shape: Winograd, chunk: int, high: int, wide: int, deep: int) -> flo
 def direct_cycles(shape: Winograd) -> float:
     """What the convolution costs without the algorithm."""
     weights = _KERNEL**2 * shape.blocks_in * shape.blocks_out * shape.lanes**2 * 4
-    return shape.batch * prod(shape.out_size) * weights / (8 * shape.lanes) / _DIRECT + weights / FROM_MEMORY
+    work = shape.batch * prod(shape.out_size) * weights / (8 * shape.lanes)
+    return work / _DIRECT + fetching(weights, work)
 
 
 def transforms(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
