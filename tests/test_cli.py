@@ -147,6 +147,23 @@ def test_compile(graphprune_, folder: Path) -> None:
     torch.testing.assert_close(torch.as_tensor(graphprune.load(folder / "slim.gp")(x)), slim(x), rtol=1e-4, atol=1e-5)
 
 
+def test_compile_says_how_far_tuning_got(
+    graphprune_, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    code, out, err = graphprune_("compile", SMALL, "-o", "tuned.gp", "-i", SHAPE, "--threads", "1", "--tune", "0")
+    assert code == 0, err
+    assert "tuned 0 of" in out and "0 of" in out.split(";")[1]
+    code, out, err = graphprune_(
+        "compile", SMALL, "-o", "tuned.gp", "-i", SHAPE, "--threads", "1", "--tune", "2", "--json"
+    )
+    assert code == 0, err
+    tuning = json.loads(out)["tuning"]
+    assert 0 < tuning["measured"] <= tuning["candidates"]
+    code, _, err = graphprune_("compile", SMALL, "-o", "tuned.gp", "-i", SHAPE, "--tune", "-1")
+    assert code == 1 and "tune must be" in err
+
+
 def test_bench_compares_dense_and_slim_with_other_runtimes(
     graphprune_, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
