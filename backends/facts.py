@@ -132,7 +132,7 @@ def _window(axes: dict[str, int], result: list[int]) -> str:
 
 def _matmul(axes: dict[str, int], result: list[int]) -> str:
     batch = f"{axes['b']} of " if axes["b"] > 1 else ""
-    return f"{batch}{prod(result) // result[-1] // axes['b']}x{axes['k']}x{result[-1]}"
+    return f"{batch}{prod(result) // result[-1] // axes['b']}x{axes.get('share', 1) * axes['k']}x{result[-1]}"
 
 
 # How sizes are written, by the schedule: from the axes of the block that does most of the work, and the result's shape.

@@ -15,6 +15,8 @@ from .rewriting import dtype_of
 _LOG2E = 1.4426950408889634
 # ln 2 in two parts, so that subtracting a multiple of it loses no digits.
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
+# Added to a small number, this leaves no bits for a fraction: the sum is rounded to a whole number, in its lowest bits.
+_SHIFT, _SHIFT_BITS = 12582912.0, 0x4B400000
 _EXP_OVERFLOW, _EXP_UNDERFLOW = 88.72283, -87.33654
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 _SIGMOID_UNDERFLOW = -17.0
@@ -71,12 +73,15 @@ def exp_below_zero(x: tirx.Expr) -> tirx.Expr:
 def _scaled(x: tirx.Expr, clamped: tirx.Expr) -> tirx.Expr:
     """2**n times a polynomial, where n comes from `clamped`."""
 
-    def scaled(n: tirx.Expr) -> tirx.Expr:
+    def scaled(shifted: tirx.Expr) -> tirx.Expr:
+        # Read as an integer, because the code generator might cancel an addition and a subtraction of floats.
+        bits = tirx.reinterpret("int32", shifted)
+        n = (bits - tirx.const(_SHIFT_BITS, "int32")).astype("float32")
         rest = x - n * _f32(_LN2_HIGH) - n * _f32(_LN2_LOW)
-        exponent = (n.astype("int32") + tirx.const(127, "int32")) << tirx.const(23, "int32")
+        exponent = (bits + tirx.const(127, "int32")) << tirx.const(23, "int32")
         return _named(rest, lambda r: _horner(r, _EXP) * r * r + r + _f32(1.0)) * tirx.reinterpret("float32", exponent)
 
-    return _named(tirx.floor(clamped * _f32(_LOG2E) + _f32(0.5)), scaled)
+    return _named(clamped * _f32(_LOG2E) + _f32(_SHIFT), scaled)
 
 
 def _rational(x: tirx.Expr, bound: float, above: tuple[float, ...], below: tuple[float, ...]) -> tirx.Expr:

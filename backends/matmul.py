@@ -2,6 +2,9 @@
 
 The result is computed in tiles of a few rows by a few vectors that stay in registers. Rows and columns that do
 not fill a tile are computed from zeros or from the last row and dropped.
+
+Long sums are taken in shares: all tiles take one share of the inner axis, then the next one. So a share of the rows and
+of a panel of weights stays near while it is needed, and the sums wait in memory.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +13,7 @@ from math import prod
 import numpy as np
 from tvm import s_tir, te, tirx
 
-from .prefetching import prefetch_panels
+from .prefetch import ask
 from .targets import Target
 from .tiling import (
     accumulate,
@@ -27,9 +30,16 @@ from .tiling import (
     vectorize,
 )
 
+Block, Loop = s_tir.schedule.SBlockRV, s_tir.schedule.LoopRV
+
 _TILE = "graphprune.matmul"
 # What a processor's second-level cache holds of the left operand, and of the next panel of weights.
 _CACHE, _PANEL = 2 << 20, 256 << 10
+# The longest inner axis that is taken at once, the shortest share of a longer one, and the fewest rows for which that
+# pays.
+_WHOLE, _SHORTEST, _FEW_ROWS = 768, 128, 32
+# Lines of weights that are asked for at once, and rounds of a loop that are unrolled.
+_BURST, _UNROLLED = 8, 8
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,14 @@ class MatMul:
         return rows, min(max(1, self.registers // rows), -(-self.columns // self.lanes))
 
     @property
+    def shares(self) -> int:
+        """How many equal parts the inner axis is taken in: more than one only where there are several panels."""
+        if self.batch > 1 or self.rows < _FEW_ROWS or self.inner <= _WHOLE or self.blocks == self.tile[1]:
+            return 1
+        sizes = [n for n in range(_SHORTEST, _WHOLE + 1, _UNROLLED) if self.inner % n == 0]
+        return self.inner // max(sizes, default=self.inner)
+
+    @property
     def blocks(self) -> int:
         """Column blocks, rounded up to whole tiles."""
         depth = self.tile[1]
@@ -122,23 +140,34 @@ def compute(shape: MatMul, data: te.Tensor, weight: te.Tensor, out_shape: tuple[
     high, deep = shape.tile
     tiles = -(-shape.rows // high)
     blocks = weight if packed else _pack(shape, weight, lead[:-1])
-    k = te.reduce_axis((0, shape.inner), "k")
+    shares = shape.shares if packed else 1
+    length = shape.inner // shares
+    k = te.reduce_axis((0, length), "k")
 
-    def term(b, t, o, r, lane):
+    def term(b, share, t, o, r, lane):
         row = t * high + r
         row = row if tiles * high == shape.rows else tirx.min(row, shape.rows - 1)
         where = _split(row, rows_of) if packed else [*_split(b, lead[:-1]), row]
-        right = blocks[o, k, lane] if packed else blocks[b, o, k, lane]
-        return te.sum(data(*where, k) * right, axis=[k])
+        inner = share * length + k
+        right = blocks[o, inner, lane] if packed else blocks[b, o, inner, lane]
+        return te.sum(data(*where, inner) * right, axis=[k])
 
-    size = (shape.batch, tiles, shape.blocks, high, shape.lanes)
-    sums = te.compute(size, term, name="matmul", attrs={_TILE: [high, deep, len(lead) - len(rows_of)]})
+    size = (tiles, shape.blocks, high, shape.lanes)
+    notes = {_TILE: [high, deep, len(lead) - len(rows_of), shares]}
+    if shares > 1:
+        parts = te.compute((shape.batch, shares, *size), term, name="matmul", attrs=notes)
+        share = te.reduce_axis((0, shares), "share")
+        total = te.compute((shape.batch, *size), lambda b, *i: te.sum(parts(b, share, *i), axis=[share]), name="total")
+    else:
+        total = te.compute(
+            (shape.batch, *size), lambda b, t, o, r, lane: term(b, 0, t, o, r, lane), name="matmul", attrs=notes
+        )
 
     def result(*index):
         *leading, column = index
         batch = 0 if packed else _join(leading[:-1], lead[:-1])
         row = _join(leading, lead) if packed else leading[-1]
-        return sums[batch, row // high, column // shape.lanes, row % high, column % shape.lanes]
+        return total[batch, row // high, column // shape.lanes, row % high, column % shape.lanes]
 
     return te.compute(out_shape, result, name="untile")
 
@@ -157,32 +186,94 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     sums = find(sch, _TILE)
     if sums is None:
         return None
-    high, deep, batches = annotation_of(sch, sums, _TILE)
-    lanes = int(sch.get(sch.get_loops(sums)[4]).extent)
-    result = inline_epilogue(sch, sums)
+    high, deep, batches, shares = annotation_of(sch, sums, _TILE)
+    lanes = int(sch.get(sch.get_loops(sums)[-2]).extent)
+    result = inline_epilogue(sch, sums if shares == 1 else named(sch, "total"))
     merge_axes(sch, result, batches, len(sch.get_loops(result)) - batches - 1)
     *batch, row, columns = sch.get_loops(result)
     tile, inner_row = sch.split(row, [None, high])
     block, inner_block, lane = sch.split(columns, [None, deep, lanes])
     sch.reorder(*batch, block, tile, inner_block, inner_row, lane)
-    others = prod(extent(sch, loop) for loop in (*batch, block))
-    part, tile = split_for_threads(sch, tile, others)
-    panels, parts = extent(sch, block), extent(sch, part)
-    sch.parallel(sch.fuse(*batch, block, part))
     vectorize(sch, lane)
     unroll(sch, inner_block, inner_row)
     sch.set_scope(sums, 0, "local")
-    sch.compute_at(sums, tile, preserve_unit_loops=True)
-    *_, k = sch.get_loops(sums)
-    inner = extent(sch, k)
-    sch.split(k, [None, 8])
-    accumulate(sch, sums, outer=2, spatial=5, unrolled=1)
+    if shares > 1:
+        return _by_shares(sch, sums, block, deep)
     pack = named(sch, "pack_columns")
-    if pack is None and panels > 1 and deep * inner * lanes * 4 <= _PANEL:
-        weights = next(read.source for read in sch.get(sums).reads if len(read.region) == 3)
-        return s_tir.Schedule(prefetch_panels(sch.mod["main"], weights, deep, deep * inner * lanes * 4, parts))
-    if pack is not None:
-        b, o, _, lane = sch.get_loops(pack)
-        vectorize(sch, lane)
-        sch.parallel(sch.fuse(b, o))
+    panels, tiles = extent(sch, block), extent(sch, tile)
+    part, tile = split_for_threads(sch, tile, prod(extent(sch, loop) for loop in (*batch, block)))
+    piece = sch.fuse(*batch, block, part)
+    sch.parallel(piece)
+    sch.compute_at(sums, tile, preserve_unit_loops=True)
+    burst = _accumulate(sch, sums, deep, tiles, outer=2, spatial=5)
+    if pack is None:
+        return _with_prefetch(sch, sums, deep, (piece, tile, burst)) if panels > 1 and burst else sch
+    b, o, _, lane = sch.get_loops(pack)
+    vectorize(sch, lane)
+    sch.parallel(sch.fuse(b, o))
     return sch
+
+
+def _by_shares(sch: s_tir.Schedule, sums: Block, panel: Loop, deep: int) -> s_tir.Schedule:
+    """One share of the inner axis after the other; each thread keeps its panels throughout, and waits for no other."""
+    total = named(sch, "total")
+    sch.parallel(panel)
+    launch = sch.add_unit_loop(panel)
+    sch.annotate(launch, "pragma_parallel_launch_point", 1)
+    sch.compute_at(total, launch, preserve_unit_loops=True)
+    *_, tile, block, row, lane, share = sch.get_loops(total)
+    panel, block = sch.split(block, [None, deep])
+    sch.reorder(share, panel, tile, block, row, lane)
+    sch.parallel(panel)
+    vectorize(sch, lane)
+    unroll(sch, block, row)
+    sch.compute_at(sums, tile, preserve_unit_loops=True)
+    sch.decompose_reduction(total, share)
+    outer = len(sch.get_loops(sums)) - 7
+    burst = _accumulate(sch, sums, deep, extent(sch, tile), outer, spatial=6)
+    return _with_prefetch(sch, sums, deep, (panel, tile, burst), share) if burst else sch
+
+
+def _accumulate(sch: s_tir.Schedule, sums: Block, deep: int, tiles: int, outer: int, spatial: int) -> Loop | None:
+    """Sums in registers. Returns the loop in whose rounds each tile can ask for a portion of the next weights, or None.
+
+    A single row of data is gone before more weights could arrive.
+    """
+    *_, tile_rows, lane, k = sch.get_loops(sums)
+    length = extent(sch, k)
+    rounds, odd = divmod(length, _UNROLLED)
+    bursts = 0
+    few = deep * length * extent(sch, lane) * 4 <= _PANEL and tiles * extent(sch, tile_rows) > 1
+    if few and not odd and tiles <= deep * length:
+        wanted = deep * length / tiles / _BURST
+        bursts = next((n for n in range(1, rounds) if rounds % n == 0 and n >= wanted), rounds)
+    burst, *_ = sch.split(k, [max(bursts, 1), None, _UNROLLED])
+    accumulate(sch, sums, outer, spatial, unrolled=1)
+    return burst if bursts else None
+
+
+def _with_prefetch(
+    sch: s_tir.Schedule, sums: Block, deep: int, loops: tuple[Loop, Loop, Loop], share: Loop | None = None
+) -> s_tir.Schedule:
+    """While a panel of weights is used for one tile after the other, each tile asks for its portion of the next panel.
+
+    `loops` run over panels, or parts of them, over tiles, and over bursts. Each burst asks for a few lines and leaves
+    the processor some time to fetch them. The next panel after the last one is the first one, of the next share.
+    """
+    piece, tile, burst = (sch.get(loop) for loop in loops)
+    shares, share = (int(sch.get(share).extent), sch.get(share).loop_var) if share is not None else (1, 0)
+    weights = sch.get(sums).reads[-1].source
+    panels, length = int(weights.shape[0]) // deep, int(weights.shape[1]) // shares
+    parts = int(piece.extent) // panels
+    following = piece.loop_var // parts + 1
+    passed = following // panels
+    block, first = (following - passed * panels) * deep, (share + passed) % shares * length
+    number = (piece.loop_var % parts * tile.extent + tile.loop_var) * burst.extent + burst.loop_var
+    lines, bursts = deep * length, int(parts * tile.extent * burst.extent)
+    asked = -(-lines // bursts)
+    places = []
+    for position in range(asked):
+        line = number * asked + position
+        line = line if bursts * asked == lines else tirx.min(line, lines - 1)
+        places.append((block + line // length, first + line % length, 0))
+    return s_tir.Schedule(ask(sch.mod["main"], burst.loop_var, weights, places))

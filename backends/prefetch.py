@@ -22,6 +22,17 @@ def line(tensor: ir.Var, place: Sequence[tirx.Expr]) -> tirx.Stmt:
     return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, *flags))
 
 
+def ask(
+    function: tirx.PrimFunc, loop_var: ir.Var, tensor: ir.Var, places: Sequence[Sequence[tirx.Expr]]
+) -> tirx.PrimFunc:
+    """The function that asks for the lines of some elements of a tensor at the start of every round of one loop.
+
+    The loop should not be the innermost one: the code generator takes a prefetch for a use of all memory, and writes
+    down in each of its rounds what lies in registers.
+    """
+    return before_body(function, loop_var, [line(tensor, place) for place in places])
+
+
 def before_body(function: tirx.PrimFunc, loop_var: ir.Var, statements: Sequence[tirx.Stmt]) -> tirx.PrimFunc:
     """The function with statements at the start of every round of one loop."""
 

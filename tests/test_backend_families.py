@@ -238,3 +238,13 @@ def test_pixel_shuffle(channels):
         return last(F.pixel_shuffle(y, 2)), F.pixel_unshuffle(y, 2), F.pixel_shuffle(y, 2)
 
     assert_agrees(Wrap(forward, nn.Conv2d(3, channels, 1), nn.Conv2d(channels // 4, 5, 1)), torch.randn(2, 3, 6, 4))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "rows, inner, columns",
+    [(32, 1536, 80), (33, 1000, 37), (49, 776, 160), (197, 3072, 64), (197, 3072, 90), (2, 40, 900), (40, 797, 70)],
+)
+def test_long_sums_of_few_and_many_rows(target, rows, inner, columns):
+    model = nn.Sequential(nn.Linear(inner, columns), nn.GELU())
+    assert_agrees(model, torch.randn(1, rows, inner), target)
