@@ -13,8 +13,9 @@ from .rewriting import dtype_of, shape_of
 
 # Finite numbers stay finite: safe on lanes that hold no channel.
 _FINITE_UNARY = (
-    "abs", "atan", "ceil", "clip", "cos", "erf", "exp", "floor", "negative", "round", "sigmoid", "sign", "sin",
-    "asinh", "cosh", "sinh", "square", "tanh", "nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.relu6", "nn.silu", "nn.softplus",
+    "abs", "asinh", "atan", "ceil", "clip", "cos", "cosh", "erf", "exp", "floor", "negative", "round", "sigmoid",
+    "sign", "sin", "sinh", "square", "tanh", "nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.relu6",
+    "nn.silu", "nn.softplus",
 )  # fmt: skip
 _FINITE_BINARY = ("add", "subtract", "multiply", "maximum", "minimum")
 # An empty lane could become infinite or NaN, and NaN times a zero weight is NaN.

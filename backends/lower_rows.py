@@ -9,7 +9,6 @@ from . import columns, rows
 from .lowering import Lowering, Value
 from .rewriting import dtype_of, shape_of
 
-
 # How to compute them over the last axis, and over the middle one of three.
 _TEMPLATES = {
     "softmax": (rows.softmax, columns.softmax),
