@@ -1,16 +1,13 @@
 """exp, tanh, sigmoid and erf as polynomials: a call into the C library would break every vector apart.
 
 Accurate to a few units in the last place for float32; infinities and NaN come out as the exact functions have
-them. Other element types keep their calls.
+them. More functions are in `elementary.py`.
 """
 
 import math
 from collections.abc import Callable
 
-import tvm
-from tvm import relax, te, tirx
-
-from .rewriting import dtype_of
+from tvm import tirx
 
 _LOG2E = 1.4426950408889634
 # ln 2 in two parts, so that subtracting a multiple of it loses no digits.
@@ -123,94 +120,3 @@ def gelu_tanh(x: tirx.Expr) -> tirx.Expr:
     """The approximation of `gelu` that uses tanh."""
     inner = _f32(math.sqrt(2 / math.pi)) * (x + _f32(0.044715) * x * x * x)
     return x * (_f32(0.5) + _f32(0.5) * _named(inner, tanh))
-
-
-FUNCTIONS: dict[str, Callable[[tirx.Expr], tirx.Expr]] = {
-    "relax.exp": exp,
-    "relax.sigmoid": sigmoid,
-    "relax.tanh": tanh,
-    "relax.erf": erf,
-    "relax.nn.silu": silu,
-    "relax.nn.gelu": gelu,
-    "relax.nn.gelu_tanh": gelu_tanh,
-}
-
-
-def _legalizer(name: str) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
-    """How `LegalizeOps` turns one operator into a kernel: ours for float32, TVM's own for the rest."""
-
-    def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-        if dtype_of(call.args[0]) != "float32":
-            return tvm.ir.Op.get(name).get_attr("FLegalize")(builder, call)
-
-        def compute(data: te.Tensor) -> te.Tensor:
-            return te.compute(data.shape, lambda *index: _named(data(*index), FUNCTIONS[name]), name="compute")
-
-        return builder.call_te(compute, call.args[0], primfunc_name_hint=name.split(".")[-1])
-
-    return legalize
-
-
-def _extreme(name: str, combine: Callable, start: float) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
-    """A maximum or minimum that starts from infinity: TVM's starts from the largest finite number."""
-    short = name.split(".")[-1]
-    reducer = te.comm_reducer(combine, lambda dtype: tirx.const(start, dtype), name=short)
-
-    def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-        if dtype_of(call.args[0]) != "float32":
-            return tvm.ir.Op.get(name).get_attr("FLegalize")(builder, call)
-
-        def compute(data: te.Tensor) -> te.Tensor:
-            rank, keepdims = len(data.shape), bool(call.attrs.keepdims)
-            axes = range(rank) if call.attrs.axis is None else {int(axis) % rank for axis in call.attrs.axis}
-            sums = {axis: te.reduce_axis((0, data.shape[axis]), f"k{axis}") for axis in sorted(axes)}
-            left = [axis for axis in range(rank) if keepdims or axis not in sums]
-
-            def value(*index: tirx.Expr) -> tirx.Expr:
-                known = {**dict(zip(left, index, strict=True)), **sums}
-                return reducer(data(*(known[axis] for axis in range(rank))), axis=list(sums.values()))
-
-            shape = [1 if axis in sums else data.shape[axis] for axis in left]
-            return te.compute(shape, value, name=short)
-
-        return builder.call_te(compute, call.args[0], primfunc_name_hint=short)
-
-    return legalize
-
-
-def _product_of(x: tirx.Expr, count: int) -> tirx.Expr:
-    """x multiplied by itself, by squaring."""
-    if count == 1:
-        return x
-    half = _product_of(x, count // 2)
-    return half * half * x if count % 2 else half * half
-
-
-def _power_function(exponent: float) -> Callable[[tirx.Expr], tirx.Expr] | None:
-    """x to the power of a small whole number or of a half, without a logarithm."""
-    if exponent == int(exponent) and 1 <= abs(exponent) <= 8:
-        count = int(exponent)
-        return lambda x: _product_of(x, count) if count > 0 else _f32(1.0) / _product_of(x, -count)
-    return None
-
-
-def _power(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    """How `LegalizeOps` turns a power into a kernel: products where the exponent is a small constant."""
-    exponent = call.args[1]
-    constant = exponent.value.numpy() if isinstance(exponent, tvm.ir.GenericConst) else None
-    function = _power_function(float(constant.item())) if constant is not None and constant.size == 1 else None
-    if function is None or dtype_of(call) != "float32" or len(exponent.ty.shape) > len(call.args[0].ty.shape):
-        return tvm.ir.Op.get("relax.power").get_attr("FLegalize")(builder, call)
-
-    def compute(data: te.Tensor) -> te.Tensor:
-        return te.compute(data.shape, lambda *index: _named(data(*index), function), name="compute")
-
-    return builder.call_te(compute, call.args[0], primfunc_name_hint="power")
-
-
-LEGALIZE = {
-    "relax.power": _power,
-    **{name: _legalizer(name) for name in FUNCTIONS},
-    "relax.max": _extreme("relax.max", lambda x, y: tirx.max(x, y), -math.inf),
-    "relax.min": _extreme("relax.min", lambda x, y: tirx.min(x, y), math.inf),
-}

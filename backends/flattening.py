@@ -23,6 +23,7 @@ from .views import MOVES, Shape, Strided, definitions_of, permuted, reshaped, wh
 
 _UNARY = (
     "abs", "acos", "asin", "astype", "atan", "ceil", "clip", "cos", "cosh", "erf", "exp", "floor", "log", "negative",
+    "acosh", "asinh", "atanh",
     "round", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh", "nn.gelu", "nn.gelu_tanh",
     "nn.leakyrelu", "nn.relu", "nn.relu6", "nn.silu", "nn.softplus",
 )  # fmt: skip

@@ -10,11 +10,17 @@ from math import prod
 from tvm import s_tir, tirx
 
 from .targets import Target
-from .tiling import blocks_of, extent, vectorize
+from .tiling import blocks_of, extent, partition, vectorize
 
 _SPATIAL, _REDUCTION = 0, 2
 # Below this many iterations waking a thread costs more than it saves.
 _WORTH_A_THREAD = 16384
+# On a block with a sum: its last axis are lanes, to be computed side by side.
+LANES = "graphprune.lanes"
+# A transposing block goes through memory in squares of this size.
+_SQUARE = 16
+# Strides below this many numbers stay within pages that the processor has at hand.
+_FAR = 512
 
 
 def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
@@ -54,17 +60,22 @@ def _schedule_block(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, target:
     outer = [loop for loop, _ in wide[:-1]]
     if not wide:
         lane = None
-    elif sums and not _contiguous(sch, block, wide[-1][1].var):
+    elif sums and LANES not in sch.get(block).annotations and not _contiguous(sch, block, wide[-1][1].var):
         lane, outer = None, [loop for loop, _ in wide]
     else:
         lane = wide[-1][0]
+    if not sums and len(wide) > 1 and _schedule_transpose(sch, block, wide, work):
+        return
     unit = [loop for loop, _ in spatial if extent(sch, loop) == 1]
     order = [*unit, *outer, *sums, *([lane] if lane is not None else [])]
     if len(order) > 1:
         sch.reorder(*order)
     if outer and work >= _WORTH_A_THREAD:
         sch.parallel(sch.fuse(*outer))
-    if lane is not None and extent(sch, lane) % target.vector_width == 0:
+    if lane is not None and _joins(sch, block):
+        # Whole runs of each operand, instead of a question per number.
+        partition(sch, lane)
+    elif lane is not None and extent(sch, lane) % target.vector_width == 0:
         vectorize(sch, sch.split(lane, [None, target.vector_width])[1])
     if sums:
         sch.decompose_reduction(block, sums[0])
@@ -76,3 +87,48 @@ def _contiguous(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, axis: tirx.
         if len(read.region) and read.region[-1].min.same_as(axis):
             return True
     return False
+
+
+def _joins(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> bool:
+    """Whether a block concatenates tensors along its last axis."""
+    return sch.get(block).name_hint.startswith("T_concat") and len(sch.get(block).reads) > 1
+
+
+def _schedule_transpose(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, wide: list[tuple], work: int) -> bool:
+    """A block that reads along another axis than it writes, far apart: in squares, which stay in the cache."""
+    across = _read_across(sch, block, [var.var for _, var in wide])
+    if not across:
+        return False
+    (rows, _), (columns, _) = wide[across[0]], wide[-1]
+    outer = [loop for place, (loop, _) in enumerate(wide[:-1]) if place != across[0]]
+    pieces = [sch.split(loop, [None, _square(extent(sch, loop))]) for loop in (rows, columns)]
+    (row_out, row), (column_out, column) = pieces
+    sch.reorder(*outer, row_out, column_out, *((row, column) if len(across) == 1 else (column, row)))
+    square = sch.fuse(*outer, row_out, column_out)
+    if len(across) > 1:
+        # Lines of several operands, a power of two apart, would push each other out of the cache before their last
+        # number is read: they are read whole into a small buffer, and turned on their way out of it.
+        sch.reverse_compute_at(sch.cache_write(block, 0, "local"), square, preserve_unit_loops=True)
+    if work >= _WORTH_A_THREAD:
+        sch.parallel(square)
+    return True
+
+
+def _square(size: int) -> int:
+    """A divisor of a size near that of a square, or else that of a square itself: its tail asks where it ends."""
+    divisors = [number for number in range(_SQUARE // 2, 2 * _SQUARE + 1) if size % number == 0]
+    return min(divisors, key=lambda number: abs(number - _SQUARE), default=min(size, _SQUARE))
+
+
+def _read_across(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, axes: list[tirx.Var]) -> list[int]:
+    """Which axes operands are contiguous along, if not along the last one, along which they have wide strides."""
+    found = []
+    for read in sch.get(block).reads:
+        minima = [interval.min for interval in read.region]
+        shape = [int(size) for size in read.source.shape]
+        if len(minima) < 2 or not any(minima[-1].same_as(axis) for axis in axes[:-1]):
+            continue
+        places = [place for place, minimum in enumerate(minima) if minimum.same_as(axes[-1])]
+        if places and prod(shape[places[0] + 1 :]) >= _FAR:
+            found.append(next(place for place, axis in enumerate(axes) if minima[-1].same_as(axis)))
+    return found

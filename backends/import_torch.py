@@ -14,7 +14,7 @@ from tvm import relax
 from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
 
 from ..errors import CompileError, ExampleInputsError, TraceError, UnsupportedModelError
-from . import import_attention, torch_converters, torch_program
+from . import import_attention, torch_converters, torch_functions, torch_program
 from .artifact import TensorSpec
 from .imported import Imported
 
@@ -55,6 +55,7 @@ def _adaptive_max_pool(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Va
 
 CONVERTERS: dict[str, Converter] = {
     **torch_converters.CONVERTERS,
+    **torch_functions.CONVERTERS,
     "amax.default": _reduction(relax.op.max),
     "adaptive_max_pool2d.default": _adaptive_max_pool,
     "amin.default": _reduction(relax.op.min),

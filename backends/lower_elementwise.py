@@ -13,12 +13,14 @@ from .rewriting import dtype_of, shape_of
 
 # Finite numbers stay finite: safe on lanes that hold no channel.
 _FINITE_UNARY = (
-    "abs", "atan", "ceil", "clip", "cos", "erf", "exp", "floor", "negative", "round", "sigmoid", "sign", "sin",
-    "square", "tanh", "nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.relu6", "nn.silu", "nn.softplus",
+    "abs", "asinh", "atan", "ceil", "clip", "cos", "cosh", "erf", "exp", "floor", "negative", "round", "sigmoid",
+    "sign", "sin", "sinh", "square", "tanh", "nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.relu6",
+    "nn.silu", "nn.softplus",
 )  # fmt: skip
 _FINITE_BINARY = ("add", "subtract", "multiply", "maximum", "minimum")
 # An empty lane could become infinite or NaN, and NaN times a zero weight is NaN.
-_OTHER_UNARY = ("log", "rsqrt", "sqrt", "tan", "acos", "asin", "sinh", "cosh")
+_OTHER_UNARY = ("log", "rsqrt", "sqrt", "tan", "acos", "acosh", "asin", "atanh")
+_FINITE_OWN, _OTHER_OWN = ("exp2", "expm1"), ("log1p", "log2", "log10")
 _OTHER_BINARY = ("divide", "power")
 # Fused into the convolution that computes the small operand, this would compute it once per pixel.
 _NOT_FUSED = {"op_pattern": 2}
@@ -100,6 +102,8 @@ def _operand(lowering: Lowering, argument: relax.Expr, value: Value, like: Block
 HANDLERS = {
     **{f"relax.{name}": _unary(finite=True) for name in _FINITE_UNARY},
     **{f"relax.{name}": _unary(finite=False) for name in _OTHER_UNARY},
+    **{f"graphprune.{name}": _unary(finite=True) for name in _FINITE_OWN},
+    **{f"graphprune.{name}": _unary(finite=False) for name in _OTHER_OWN},
     **{f"relax.{name}": _binary(finite=True) for name in _FINITE_BINARY},
     **{f"relax.{name}": _binary(finite=False) for name in _OTHER_BINARY},
 }

@@ -1,25 +1,38 @@
-"""Lowers softmax and layer norm over the last axis."""
+"""Lowers softmax and its logarithm over any axis, and layer norm over the last one."""
 
 from functools import partial
+from math import prod
 
 from tvm import relax
 
-from . import rows
+from . import columns, rows
 from .lowering import Lowering, Value
 from .rewriting import dtype_of, shape_of
+
+# How to compute them over the last axis, and over the middle one of three.
+_TEMPLATES = {
+    "softmax": (rows.softmax, columns.softmax),
+    "log_softmax": (rows.log_softmax, columns.log_softmax),
+}
 
 
 def _softmax(lowering: Lowering, call: relax.Call) -> Value | None:
     shape = shape_of(call)
-    if (
-        dtype_of(call) != "float32"
-        or shape is None
-        or 0 in shape
-        or int(call.attrs.axis) % len(shape) != len(shape) - 1
-    ):
+    if dtype_of(call) != "float32" or not shape or 0 in shape:
         return None
-    data = lowering.expression(call.args[0])
-    return lowering.kernel("softmax", lambda d: rows.softmax(d, lowering.lanes), data)
+    name = call.op.name.rpartition(".")[2]
+    axis, data = int(call.attrs.axis) % len(shape), lowering.expression(call.args[0])
+    by_rows, by_columns = _TEMPLATES[name]
+    outer, inner = prod(shape[:axis]), prod(shape[axis + 1 :])
+    if axis == len(shape) - 1:
+        return lowering.kernel(name, lambda d: by_rows(d, lowering.lanes), data)
+    if inner == 1:
+        flat = lowering.builder.emit(relax.op.reshape(data, (outer, shape[axis])))
+        result = lowering.kernel(name, lambda d: by_rows(d, lowering.lanes), flat)
+    else:
+        flat = lowering.builder.emit(relax.op.reshape(data, (outer, shape[axis], inner)))
+        result = lowering.kernel(name, by_columns, flat)
+    return lowering.builder.emit(relax.op.reshape(result, shape))
 
 
 def _layer_norm(lowering: Lowering, call: relax.Call) -> Value | None:
@@ -33,4 +46,4 @@ def _layer_norm(lowering: Lowering, call: relax.Call) -> Value | None:
     return lowering.kernel("layer_norm", compute, data, scale, shift)
 
 
-HANDLERS = {"relax.nn.softmax": _softmax, "relax.nn.layer_norm": _layer_norm}
+HANDLERS = {"relax.nn.softmax": _softmax, "relax.nn.log_softmax": _softmax, "relax.nn.layer_norm": _layer_norm}

@@ -11,9 +11,9 @@ import tvm
 from tvm import relax
 
 from .choices import Choose, first
-from .fastmath import LEGALIZE
 from .flattening import flatten_rows
 from .folding import fold_affine, fold_constants
+from .legalizing import LEGALIZE
 from .lower_attention import lower_attention
 from .lowering import lower_to_blocks
 from .schedules import apply_schedules

@@ -16,6 +16,7 @@ _EFFICIENCY = {
     "attention": 0.4,
     "window": 0.25,
     "rows": 0.05,
+    "columns": 0.05,
     "generic": 0.04,
 }
 _OTHERS = 0.5

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from tvm import s_tir, te, tirx
 
+from .elementary import log
 from .fastmath import exp_below_zero
 from .targets import Target
 from .tiling import annotation_of, blocks_of, extent, find, inline_epilogue, vectorize
@@ -26,6 +27,21 @@ def softmax(data: te.Tensor, lanes: int) -> te.Tensor:
     inverse = te.compute(lead, lambda *i: tirx.const(1, data.dtype) / total(*i), name="inverse")
     return te.compute(
         (*lead, length), lambda *i: powers(*i) * inverse(*i[:-1]), name="softmax", attrs={_ROWS: [len(lead)]}
+    )
+
+
+def log_softmax(data: te.Tensor, lanes: int) -> te.Tensor:
+    """The logarithm of the softmax over the last axis of `(*lead, length)`."""
+    *lead, length = (int(size) for size in data.shape)
+    highest = _maximum(data, lead, length, lanes)
+    powers = te.compute((*lead, length), lambda *i: exp_below_zero(data(*i) - highest(*i[:-1])), name="powers")
+    total = _sum(powers, lead, length, lanes, "total")
+    shift = te.compute(lead, lambda *i: log(total(*i)), name="shift")
+    return te.compute(
+        (*lead, length),
+        lambda *i: data(*i) - highest(*i[:-1]) - shift(*i[:-1]),
+        name="log_softmax",
+        attrs={_ROWS: [len(lead)]},
     )
 
 

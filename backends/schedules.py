@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import tvm
 from tvm import s_tir, tirx
 
-from . import attention, convolution, generic, matmul, rows, unpacking, window, winograd
+from . import attention, columns, convolution, generic, matmul, rows, unpacking, window, winograd
 from .facts import note
 from .prediction import UNSCHEDULED
 from .targets import Target
@@ -22,6 +22,7 @@ RULES: tuple[Rule, ...] = (
     window.schedule,
     matmul.schedule,
     rows.schedule,
+    columns.schedule,
     unpacking.schedule,
     generic.schedule,
 )

@@ -8,6 +8,8 @@ from .prediction import GENERIC, UNSCHEDULED, Facts, predict
 
 # What matters: this share of the predicted time, and this many seconds of a call.
 _SHARE, _SECONDS = 0.05, 1e-4
+# Conversions of layouts are ours: no change of the model mends them.
+_CONVERSIONS = {"pack", "unpack"}
 _ADVICE = (
     "these run on the generic schedule, right but slow: replace them in the model by what has a schedule of its own "
     "(docs/backends.md lists it), or see with artifact.profile(x) what they really take"
@@ -21,9 +23,16 @@ def slow_kernels(kernels: Mapping[str, Facts]) -> list[tuple[Facts, float]]:
     found = [
         (facts, seconds[name] / total)
         for name, facts in kernels.items()
-        if facts.schedule in (GENERIC, UNSCHEDULED) and seconds[name] >= max(_SECONDS, _SHARE * total)
+        if facts.schedule in (GENERIC, UNSCHEDULED)
+        and not _converts(facts)
+        and seconds[name] >= max(_SECONDS, _SHARE * total)
     ]
     return sorted(found, key=lambda pair: (-pair[1], pair[0].description))
+
+
+def _converts(facts: Facts) -> bool:
+    """Whether a kernel changes a layout, with or without operators per element on the way."""
+    return not facts.macs and any(part.split()[0] in _CONVERSIONS for part in facts.description.split(" + ") if part)
 
 
 def warn_of_slow(kernels: Mapping[str, Facts]) -> None:

@@ -10,6 +10,12 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """The same random numbers in every run: what is compared within a tolerance is either always right or never."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder with trained weights and images; tests that need it skip without it."""
