@@ -132,7 +132,11 @@ class Convolution:
     def _share(self, depth: int) -> int:
         """The share that suits tiles of so many output blocks."""
         taps = self.kernel[0] * self.kernel[1] * self.lanes_in * self.lanes * 4
-        if self.grouped or self.blocks_out * self.reach * taps < LARGE_WEIGHTS or prod(self.out_size) > _SMALL_IMAGE:
+        pixels = prod(self.out_size)
+        if self._pointwise and depth == 1 < min(pixels, self.reach) and pixels * self.lanes * 4 <= _PIECE:
+            # Tiles of one output block read all of the input for each: then block by block is faster than tile by tile.
+            return int(not self.grouped)
+        if self.grouped or self.blocks_out * self.reach * taps < LARGE_WEIGHTS or pixels > _SMALL_IMAGE:
             return 0
         near = [n for n in (1, 2, 4) if self.reach % n == 0 and n * taps * depth <= _NEAR]
         return max(near, default=1)

@@ -16,6 +16,8 @@ from .targets import Target
 from .tiling import accumulate, annotation_of, find, inline_epilogue, partition, register_tiles, unroll, vectorize
 
 _TILE = "graphprune.window"
+# More columns than this at once are slower: their sums are many, and each one reads little.
+_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Window:
     @property
     def choice(self) -> tuple[int]:
         """What may be chosen: output columns per register tile."""
-        return self.chosen or (register_tiles(self.out_size[1], 1, self.registers)[0].width,)
+        return self.chosen or (self._widths[0],)
 
     @property
     def columns(self) -> int:
@@ -52,8 +54,13 @@ class Window:
 
     def candidates(self) -> "list[Window]":
         """This window with every choice, the most promising first."""
-        tiles = register_tiles(self.out_size[1], 1, self.registers)
-        return [replace(self, chosen=(tile.width,)) for tile in tiles]
+        wide = [width for width in range(self.registers, _COLUMNS, -1) if width <= self.out_size[1]]
+        return [replace(self, chosen=(width,)) for width in (*self._widths, *wide)]
+
+    @property
+    def _widths(self) -> list[int]:
+        """Numbers of columns that do well, the best first."""
+        return [tile.width for tile in register_tiles(self.out_size[1], 1, min(self.registers, _COLUMNS))]
 
 
 def pack_weights(weight: np.ndarray, segments: tuple[int, ...], lanes: int) -> np.ndarray:
