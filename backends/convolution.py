@@ -150,13 +150,18 @@ class Convolution:
         return 1 if self.grouped else self.blocks_out
 
     @property
+    def _accumulators(self) -> int:
+        """All taps of a plain input are unrolled: two registers more hold what they read."""
+        return self.registers - 2 if self.lanes_in == 1 else self.registers
+
+    @property
     def _flat_tiles(self) -> list[Tile]:
         rows, columns = self.out_size
-        return register_tiles(rows * columns, self._depth, self.registers, exact=True)
+        return register_tiles(rows * columns, self._depth, self._accumulators, exact=True)
 
     @property
     def _row_tiles(self) -> list[Tile]:
-        return register_tiles(self.out_size[1], self._depth, self.registers)
+        return register_tiles(self.out_size[1], self._depth, self._accumulators)
 
 
 def pack_weights(weight: np.ndarray, groups: int, segments_in: tuple[int, ...], lanes_in: int, lanes: int) -> tuple:
