@@ -1,4 +1,4 @@
-"""Lowers softmax and its logarithm over any axis, and layer norm over the last one."""
+"""Lowers softmax and its logarithm over any axis, and norms over the last one."""
 
 from functools import partial
 from math import prod
@@ -46,4 +46,19 @@ def _layer_norm(lowering: Lowering, call: relax.Call) -> Value | None:
     return lowering.kernel("layer_norm", compute, data, scale, shift)
 
 
-HANDLERS = {"relax.nn.softmax": _softmax, "relax.nn.log_softmax": _softmax, "relax.nn.layer_norm": _layer_norm}
+def _rms_norm(lowering: Lowering, call: relax.Call) -> Value | None:
+    shape = shape_of(call)
+    axes = [int(axis) % len(shape) for axis in call.attrs.axes] if shape else []
+    if dtype_of(call) != "float32" or not shape or 0 in shape or axes != [len(shape) - 1]:
+        return None
+    data, scale = (lowering.expression(argument) for argument in call.args)
+    compute = partial(rows.rms_norm, epsilon=float(call.attrs.epsilon), lanes=lowering.lanes)
+    return lowering.kernel("rms_norm", compute, data, scale)
+
+
+HANDLERS = {
+    "relax.nn.softmax": _softmax,
+    "relax.nn.log_softmax": _softmax,
+    "relax.nn.layer_norm": _layer_norm,
+    "relax.nn.rms_norm": _rms_norm,
+}

@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from .choices import Choose, first
+from .find_norms import find_norms
 from .flattening import flatten_rows
 from .folding import fold_affine, fold_constants
 from .legalizing import LEGALIZE
@@ -36,6 +37,7 @@ def optimize_passes(target: Target, choose: Choose = first) -> list[tvm.transfor
         _transform.CanonicalizeBindings(),
         fold_constants,
         _transform.DeadCodeElimination(),
+        find_norms,
         lower_attention(target),
         _transform.DeadCodeElimination(),
         flatten_rows,

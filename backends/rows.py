@@ -1,4 +1,4 @@
-"""Softmax and layer norm: statistics of a row, then one step per element. Rows run in parallel.
+"""Softmax and norms: statistics of a row, then one step per element. Rows run in parallel.
 
 Sums and maxima over a row are taken lane by lane first. Sums over ragged rows are plain loops, which the code
 generator vectorises; it may not reorder a maximum.
@@ -102,6 +102,22 @@ def layer_norm(data: te.Tensor, scale: te.Tensor, shift: te.Tensor, epsilon: flo
         (*lead, length),
         lambda *i: centred(*i) * inverse(*i[:-1]) * scale[i[-1]] + shift[i[-1]],
         name="layer_norm",
+        attrs={_ROWS: [len(lead)]},
+    )
+
+
+def rms_norm(data: te.Tensor, scale: te.Tensor, epsilon: float, lanes: int) -> te.Tensor:
+    """Divide the last axis of `(*lead, length)` by the root of its mean square, then scale."""
+    *lead, length = (int(size) for size in data.shape)
+    share = tirx.const(1.0 / length, data.dtype)
+    squares = _sum(lambda *i: data(*i) * data(*i), lead, length, lanes, "squares")
+    inverse = te.compute(
+        lead, lambda *i: te.rsqrt(squares(*i) * share + tirx.const(epsilon, data.dtype)), name="inverse"
+    )
+    return te.compute(
+        (*lead, length),
+        lambda *i: data(*i) * inverse(*i[:-1]) * scale[i[-1]],
+        name="rms_norm",
         attrs={_ROWS: [len(lead)]},
     )
 
