@@ -6,8 +6,9 @@ is left as a plain innermost loop, which the code generator vectorises with a sc
 """
 
 from math import prod
+from typing import Any
 
-from tvm import s_tir, tirx
+from tvm import ir, s_tir, tirx
 
 from .targets import Target
 from .tiling import blocks_of, extent, partition, vectorize
@@ -21,6 +22,8 @@ LANES = "graphprune.lanes"
 _SQUARE = 16
 # Strides below this many numbers stay within pages that the processor has at hand.
 _FAR = 512
+# An expression with as many named parts is not put into another one that has some.
+_MANY_NAMES = 4
 
 
 def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
@@ -33,14 +36,36 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
 
 
 def _inline(sch: s_tir.Schedule) -> None:
-    """Inline every elementwise block that is not the last one."""
-    for block in blocks_of(sch)[:-1]:
+    """Inline every elementwise block that is not the last one, but for functions of functions.
+
+    The time that TVM takes over names for parts of an expression grows exponentially with their nesting.
+    """
+    *before, last = blocks_of(sch)
+    for place, block in enumerate(before):
+        later = [*before[place + 1 :], last]
+        if _names(sch, block) >= _MANY_NAMES and any(_names(sch, other) for other in later):
+            continue
         if all(int(var.iter_type) == _SPATIAL for var in sch.get(block).iter_vars):
             try:
                 sch.compute_inline(block)
             except s_tir.ScheduleError:
                 # Results of the function, and indices that depend on data, stay where they are.
                 continue
+
+
+def _names(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> int:
+    """How many parts of the expression of a block have names."""
+    return _names_in(getattr(sch.get(block).body, "value", None))
+
+
+def _names_in(expression: Any) -> int:
+    if isinstance(expression, ir.Call):
+        parts = list(expression.args)
+    else:
+        fields = ("condition", "true_value", "false_value", "a", "b", "value", "body")
+        parts = [getattr(expression, field) for field in fields if hasattr(expression, field)]
+    parts = [part for part in parts if isinstance(part, ir.Expr)]
+    return isinstance(expression, tirx.Let) + sum(map(_names_in, parts))
 
 
 def _schedule_block(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, target: Target) -> None:
