@@ -182,8 +182,8 @@ Printed by `python benchmarks/x86_latency.py`. {}.
 
 One 224x224 image or 128 tokens, batch 1; medians of calls that take turns: a program that has its turn is called five
 times, of which the first is not counted. Every model and number of threads is measured in a process of its own. One
-thread is timed by its own processor clock, which other work on the machine does not stop; several threads by the clock on
-the wall.
+thread is timed by its own processor clock, which other work on the machine does not stop; several threads by the
+clock on the wall.
 
 - *dense*: the model as it is. *aligned*: `graphprune.optimize(model, sparsity=0.5, budget="macs", target="x86")`: half
   of the multiply-adds (MACs), in channel counts that suit the vectors of this machine. *unaligned*: the same with
