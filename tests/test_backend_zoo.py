@@ -1,6 +1,6 @@
 """Whole architectures compile and agree with torch in float64: torchvision at small sizes, Hugging Face in small.
 
-`pytest -m slow tests/test_backend_zoo.py` runs the full sizes.
+`pytest -m slow tests/test_backend_zoo.py` runs the others and the full sizes.
 """
 
 import copy
@@ -91,7 +91,22 @@ def assert_agrees(model, inputs):
     assert (got - want).abs().max() <= TOLERANCE * scale
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+# Deep or wide networks take half a minute each to compile; one of each kind is enough for every day.
+LONG = (
+    "densenet121",
+    "vgg11_bn",
+    "googlenet",
+    "inception_v3",
+    "resnet50",
+    "regnet_y_400mf",
+    "vit_b_16",
+    "mobilenet_v2",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in TORCHVISION]
+)
 def test_torchvision(name):
     size = TORCHVISION[name]
     options = {"image_size": size} if name.startswith("vit") else {}
