@@ -148,7 +148,8 @@ def test_pruned_models_generate(name):
     wide, narrow = oracle.masked(module, graphprune.plan_of(slim)), copy.deepcopy(slim).double()
     expected = wide.generate(input_ids=inputs["input_ids"], **options)
     assert torch.equal(narrow.generate(input_ids=inputs["input_ids"], **options), expected)
-    assert expected.unique().numel() > 2
+    # Random weights may say one word for ever; after the words of the input they must say several.
+    assert wide(**inputs).logits.argmax(-1).unique().numel() > 2
     slim.train()(**inputs)
 
 
