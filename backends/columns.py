@@ -9,7 +9,7 @@ from tvm import s_tir, te, tirx
 from .elementary import log
 from .fastmath import exp_below_zero
 from .targets import Target
-from .tiling import blocks_of, extent, find, inline_epilogue, vectorize
+from .tiling import blocks_of, extent, find, inline_epilogue, keep_beside, vectorize
 
 _COLUMNS = "graphprune.columns"
 _MARK = {_COLUMNS: [1]}
@@ -64,9 +64,7 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     sch.reorder(outer, piece, length, column)
     work = sch.fuse(outer, piece)
     sch.parallel(work)
-    for block in reversed(stages):
-        sch.set_scope(block, 0, "local")
-        sch.compute_at(block, work, preserve_unit_loops=True)
+    keep_beside(sch, stages, work)
     for block in (*stages, result):
         _schedule_stage(sch, block, target)
     return sch

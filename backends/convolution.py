@@ -13,7 +13,7 @@ import numpy as np
 from tvm import s_tir, te, tirx
 
 from .layout import positions
-from .prefetch import FEW_TILES, LARGE_WEIGHTS, before_body, line
+from .prefetch import FEW_TILES, LARGE_WEIGHTS, ask
 from .targets import Target
 from .tiling import (
     Tile,
@@ -336,7 +336,7 @@ def _with_prefetch(sch: s_tir.Schedule, sums: Block, deep: int, share: int) -> s
     ahead = part.loop_var + 1
     over = ahead // part.extent
     first = piece.loop_var // pieces * deep + over * deep
-    calls = []
+    places = []
     for number in range(portion):
         row = tirx.min(tile * portion + number, deep * lanes_in - 1)
         output = tirx.min(first + row // lanes_in, outputs - 1)
@@ -348,5 +348,5 @@ def _with_prefetch(sch: s_tir.Schedule, sums: Block, deep: int, share: int) -> s
             row % lanes_in,
             0,
         )
-        calls.append(line(weight, place))
-    return s_tir.Schedule(before_body(function, kx.loop_var, calls))
+        places.append(place)
+    return s_tir.Schedule(ask(function, kx.loop_var, weight, places))

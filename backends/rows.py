@@ -11,7 +11,7 @@ from tvm import s_tir, te, tirx
 from .elementary import log
 from .fastmath import exp_below_zero
 from .targets import Target
-from .tiling import annotation_of, blocks_of, extent, find, inline_epilogue, vectorize
+from .tiling import annotation_of, blocks_of, extent, find, inline_epilogue, keep_beside, vectorize
 
 _ROWS = "graphprune.rows"
 _LANES = "graphprune.lanes"
@@ -133,9 +133,7 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     stages = blocks_of(sch)[:-1]
     row = sch.fuse(*sch.get_loops(result)[:lead]) if lead else sch.add_unit_loop(result)
     sch.parallel(row)
-    for block in reversed(stages):
-        sch.set_scope(block, 0, "local")
-        sch.compute_at(block, row, preserve_unit_loops=True)
+    keep_beside(sch, stages, row)
     for block in (*stages, result):
         _schedule_stage(sch, block, target)
     return sch

@@ -94,6 +94,13 @@ def vectorize(schedule: s_tir.Schedule, loop: s_tir.schedule.LoopRV) -> None:
         schedule.vectorize(loop)
 
 
+def keep_beside(schedule: s_tir.Schedule, blocks: list[s_tir.schedule.SBlockRV], loop: s_tir.schedule.LoopRV) -> None:
+    """Compute blocks, given in program order, inside a loop, in memory of their own."""
+    for block in reversed(blocks):
+        schedule.set_scope(block, 0, "local")
+        schedule.compute_at(block, loop, preserve_unit_loops=True)
+
+
 def partition(schedule: s_tir.Schedule, loop: s_tir.schedule.LoopRV) -> None:
     """Take the first and last rounds of a loop apart: those between need not ask whether they are at a border."""
     schedule.annotate(loop, "pragma_loop_partition_hint", 1)

@@ -20,7 +20,7 @@ import numpy as np
 from tvm import s_tir, te, tirx
 
 from .layout import positions
-from .prefetch import FEW_TILES, LARGE_WEIGHTS, before_body, line
+from .prefetch import FEW_TILES, LARGE_WEIGHTS, ask
 from .targets import Target
 from .tiling import (
     annotation_of,
@@ -383,5 +383,5 @@ def _with_prefetch(sch: s_tir.Schedule, sums: s_tir.schedule.SBlockRV) -> s_tir.
     ahead = tirx.min(ahead, groups * span**2 * blocks - 1)
     tile, portion = t.loop_var * u.extent + u.loop_var, -(-rows // tiles)
     chosen = [tirx.min(tile * portion + number, rows - 1) for number in range(portion)]
-    calls = [line(weight, (0, 0, 0, ahead, row // deep, row % deep, 0)) for row in chosen]
-    return s_tir.Schedule(before_body(function, block.loop_var, calls))
+    places = [(0, 0, 0, ahead, row // deep, row % deep, 0) for row in chosen]
+    return s_tir.Schedule(ask(function, block.loop_var, weight, places))
