@@ -15,6 +15,7 @@ from tvm import te, tirx
 from . import convolution, matmul, window, winograd
 from .choices import Candidate
 from .record import Measured
+from .runtime import use_threads
 from .schedules import Rule
 from .targets import Target
 
@@ -101,7 +102,7 @@ class Meter:
         self._clock = time.thread_time if threads == 1 else time.perf_counter
         self._built: tuple[Candidate | None, Callable[[], None]] = (None, lambda: None)
         self._worker = ThreadPoolExecutor(1)
-        self._worker.submit(tvm.get_global_func("runtime.config_threadpool"), 1, threads).result()
+        self._worker.submit(use_threads, threads).result()
 
     def __enter__(self) -> "Meter":
         return self

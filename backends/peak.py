@@ -13,6 +13,7 @@ from typing import Any
 
 from ..files import atomic_path
 from .prediction import Peak
+from .processors import default_threads
 from .targets import Target, get_target, processor
 
 # Sizes of the two kernels: operands that stay in the first cache, and a copy that does not.
@@ -23,7 +24,7 @@ _SECONDS = 0.2
 
 def peak(target: "str | Target", threads: int | None = None) -> Peak:
     """The peak of this machine on `threads` threads (None: all cores); measured in a second where it is not known."""
-    chosen, count = get_target(target), threads or os.cpu_count() or 1
+    chosen, count = get_target(target), threads or default_threads()
     key = f"{processor()}, {chosen.name}, {count}"
     path = cache_folder() / "peak.json"
     known = _read(path)
@@ -57,11 +58,12 @@ def _measure(target: Target, threads: int) -> Peak:
     import tvm
 
     from .pipeline import llvm_target
+    from .runtime import use_threads
 
     lanes = target.vector_width
     module = tvm.IRModule({"sums": _sums(lanes), "copy": _copy(lanes)})
     library = tvm.compile(module, target=llvm_target(target)).jit()
-    tvm.get_global_func("runtime.config_threadpool")(1, threads)
+    use_threads(threads)
 
     def tensor(*shape: int) -> Any:
         return tvm.runtime.tensor(np.ones(shape, np.float32))

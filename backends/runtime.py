@@ -15,10 +15,15 @@ import numpy as np
 import tvm_ffi
 
 from ..errors import FileFormatError, InputError, TargetError
+from .processors import default_threads, processors
 
 # Compiled code loads whole vectors and assumes that tensors begin at such an address.
 _ALIGNMENT = 64
 _CPU, _POOLED = 1, 2
+# The mode of the runtime's pool in which workers may move between all processors that they are given.
+_SHARE_PROCESSORS = -3
+# How many workers the pool of a thread uses.
+_pool = threading.local()
 
 
 @cache
@@ -38,8 +43,8 @@ class Program:
     def __init__(self, library: bytes, threads: int | None = None) -> None:
         load_runtime_library()
         self._lock = threading.Lock()
-        self._configured = threading.local()
         self.threads = threads
+        self._workers = threads or default_threads()
         self._module = _load(library)
         self._machine = self._module["vm_load_executable"]()
         self._machine["vm_initialization"](_CPU, 0, _POOLED)
@@ -48,7 +53,7 @@ class Program:
     def __call__(self, tensors: list[tvm_ffi.Tensor], name: str = "main") -> list[tvm_ffi.Tensor]:
         """Run the function of this name. Calls from several threads take turns."""
         with self._lock:
-            self._configure()
+            use_threads(self._workers)
             if name not in self._functions:
                 self._functions[name] = self._machine[name]
             result = self._functions[name](*tensors)
@@ -68,12 +73,22 @@ class Program:
         finally:
             self._machine["set_instrument"](None)
 
-    def _configure(self) -> None:
-        """Each calling thread has its own pool of workers; give it the size that was asked for."""
-        if self.threads is not None and getattr(self._configured, "threads", None) != self.threads:
-            configure = tvm_ffi.get_global_func("runtime.config_threadpool")
-            configure(1, self.threads)
-            self._configured.threads = self.threads
+
+def use_threads(count: int) -> None:
+    """Compiled code that the calling thread runs from now on uses so many threads, itself included.
+
+    Left alone, the runtime takes half of the processors at most, and binds the calling thread, with all that it starts
+    afterwards, to the first of them.
+    """
+    if getattr(_pool, "threads", None) == count:
+        return
+    load_runtime_library()
+    allowed = processors()
+    # A pool never grows, and this thread may want more later.
+    most = max(count, len(allowed))
+    configure = tvm_ffi.get_global_func("runtime.config_threadpool")
+    configure(_SHARE_PROCESSORS, count, [str(number) for number in allowed], most)
+    _pool.threads = count
 
 
 def _load(library: bytes) -> Any:

@@ -6,7 +6,6 @@ tuned = pipeline(target, record.choose)(module)
 ```
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from ..errors import TargetError
 from .choices import first, workload
 from .measuring import Meter, bytes_of
 from .prediction import Facts, predict
+from .processors import default_threads
 from .record import Measured, Record, record_of
 from .targets import Target
 
@@ -66,7 +66,7 @@ def tune(
     `measure` tells the time of a candidate beside that of the first one (default: on this machine). Kernels that should
     take the largest share of the time come first.
     """
-    threads = threads or int(os.environ.get("TVM_NUM_THREADS") or 0) or os.cpu_count() or 1
+    threads = threads or default_threads()
     if seconds and measure is None and target.missing_features():
         raise TargetError(
             f"cannot tune for {target.name} on this machine, whose processor lacks "

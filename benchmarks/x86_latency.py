@@ -2,9 +2,9 @@
 
     python benchmarks/x86_latency.py [--models resnet18 ...] [--threads 1 2] [--only dense ...] [--redo] [--page]
 
-Every model and number of threads is measured in a process of its own, in which all programs take turns. Results are
-kept in `build/x86_latency.jsonl` (`--results`): a run that was interrupted goes on where it stopped. The page and the
-plot are written when everything is there, or of what there is with `--page`. transformers is in the extra `bench`.
+Every program is a process of its own; those of a model take turns. Results are kept in `build/x86_latency.jsonl`
+(`--results`): a run that was interrupted goes on where it stopped. The page and the plot are written when everything is
+there, or of what there is with `--page`. transformers is in the extra `bench`.
 """
 
 import argparse
@@ -34,7 +34,8 @@ import common, x86_one
 record = x86_one.measure({name!r}, {threads}, {given.only!r}, {given.peers!r}, {given.seconds})
 print("\\n" + json.dumps(record))
 """
-    pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    # Programs set their own number of threads; numpy, which has no such call, computes nothing that is timed.
+    pools = dict.fromkeys(("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     command = [*([] if given.core is None else ["taskset", "-c", given.core]), sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | pools)
     record = {"model": name, "threads": threads, "machine": machine(None, "apache-tvm", "onnxruntime")}

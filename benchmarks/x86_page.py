@@ -180,18 +180,17 @@ def picture(records: list[Record]) -> None:
 TEXT = """
 Printed by `python benchmarks/x86_latency.py`. {}.
 
-One 224x224 image or 128 tokens, batch 1; medians of calls that take turns: a program that has its turn is called five
-times, of which the first is not counted. Every model and number of threads is measured in a process of its own. One
-thread is timed by its own processor clock, which other work on the machine does not stop; several threads by the
-clock on the wall.
+One 224x224 image or 128 tokens, batch 1; medians of calls. Every program runs in a process of its own, and the programs
+of a model take turns, with a pause between: a program that has its turn is called five times, of which the first is not
+counted. One thread is timed by its own processor clock, which other work on the machine does not stop; several threads
+by the clock on the wall.
 
 - *dense*: the model as it is. *aligned*: `graphprune.optimize(model, sparsity=0.5, budget="macs", target="x86")`: half
   of the multiply-adds (MACs), in channel counts that suit the vectors of this machine. *unaligned*: the same with
   `multiple_of=1`: whatever counts come out.
 - *artifact*: `graphprune.compile(model, target="x86", threads=...)`; *compile*: how long that took.
 - *ONNX Runtime*: the same model through `torch.onnx.export`, default session options but for the threads.
-- *torch.compile*: Inductor in inference mode, with `freezing` or without, whichever was faster; the dense
-  models only.
+- *torch.compile*: Inductor in inference mode, with `freezing` or without, whichever was faster on the dense model.
 - *PyTorch*: eager, in inference mode.
 
 The weights are random: the figures are about speed only. *behind*: on how many models the peer was faster. *of the
