@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import FileFormatError, InputError, TargetError
 from ..files import atomic_path
-from .targets import host_features
+from .targets import missing_here
 
 if TYPE_CHECKING:
     from .profile import Profile
@@ -201,13 +201,12 @@ def load(path: "str | os.PathLike[str]", threads: int | None = None) -> Artifact
     `TargetError` when this processor lacks instructions that the code uses.
     """
     library, manifest = _read(Path(path))
-    wanted = manifest["target"]["features"]
-    missing = [feature for feature in wanted if feature not in host_features()]
+    target = manifest["target"]
+    missing = missing_here(target["architecture"], tuple(target["features"]))
     if missing:
-        name = manifest["target"]["name"]
         raise TargetError(
-            f"{path} was compiled for {name}, but this processor lacks {', '.join(missing)}; "
-            "compile the model again on this machine or for an older target, such as x86-avx2"
+            f"{path} was compiled for {target['name']}, but this processor lacks {', '.join(missing)}; "
+            "compile the model again on this machine or for a target that it is"
         )
     return Artifact(library, manifest, threads)
 

@@ -36,7 +36,7 @@ _IMPORTERS = {
 
 def compile_model(
     model: Any,
-    target: "str | Target" = "x86",
+    target: "str | Target | Mapping[str, Any]" = "x86",
     example_inputs: Any = None,
     threads: int | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -67,7 +67,13 @@ def compile_model(
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "target": {"name": target.name, "triple": target.triple, "cpu": target.cpu, "features": list(target.features)},
+        "target": {
+            "name": target.name,
+            "architecture": target.architecture,
+            "triple": target.triple,
+            "cpu": target.cpu,
+            "features": list(target.features),
+        },
         "inputs": [describe(spec) for spec in imported.inputs],
         "outputs": [describe(spec) for spec in imported.outputs],
         "output_tree": imported.tree,

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_path
+from .host import processor
 from .prediction import Peak
 from .processors import default_threads
-from .targets import Target, get_target, processor
+from .targets import Target, get_target
 
 # Sizes of the two kernels: operands that stay in the first cache, and a copy that does not.
 _SUMS, _DEPTH, _PIECES = 12, 256, 1024

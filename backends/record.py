@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .choices import name_of, templates, workload
+from .host import processor
 from .peak import cache_folder
-from .targets import Target, processor
+from .targets import Target
 
 # A candidate must be this much faster than the most promising one: measurements are not exact.
 _GAIN = 0.97

@@ -4,44 +4,62 @@
 from graphprune.backends.targets import get_target
 
 get_target("x86-avx2").channel_alignment      # 8
+get_target({"base": "arm", "name": "my-board", "cpu": "cortex-a55"})
 ```
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from ..errors import TargetError
+from .host import architecture, host_architecture, host_features
 
 
 @dataclass(frozen=True)
 class Target:
-    """One kind of processor: what code to emit and how wide its vectors are.
+    """One kind of machine: what code to emit and how wide its vectors are.
 
-    `vector_width` counts float32 lanes, `accumulators` how many vector registers one tile may fill,
-    `features` the processor flags (as in /proc/cpuinfo) without which the code would crash, and `options`
-    what the code generator is told beyond the processor's name.
+    `family` is `x86`, `arm` or `cuda`: which passes make the code. `triple` and `cpu` name the processor as LLVM does.
+    `vector_width` counts float32 lanes, `accumulators` how many vector registers one tile may fill, `features` the
+    processor flags (as in /proc/cpuinfo) without which the code would crash, and `options` what the code generator is
+    told beyond the processor's name. `device` is the architecture of a GPU, such as `sm_80`. `alignment` is what
+    channel counts should be multiples of, where that is not the width of a vector.
     """
 
     name: str
+    family: str
     triple: str
     cpu: str
     vector_width: int
     accumulators: int
-    features: tuple[str, ...]
-    options: tuple[tuple[str, Any], ...] = field(default=())
+    features: tuple[str, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    device: str = ""
+    alignment: int = 0
+
+    @property
+    def architecture(self) -> str:
+        """What `uname -m` says on such a machine: `x86_64`, `aarch64`."""
+        return architecture(self.triple.partition("-")[0])
 
     @property
     def channel_alignment(self) -> int:
         """Channel counts that are multiples of this number waste no lanes; benchmarks/staircase.py measures it."""
-        return self.vector_width
+        return self.alignment or self.vector_width
 
     def missing_features(self) -> list[str]:
-        """The flags this target needs and the processor of this machine lacks."""
-        here = host_features()
-        return [feature for feature in self.features if feature not in here]
+        """What this target needs and the processor of this machine lacks."""
+        return missing_here(self.architecture, self.features)
+
+
+def missing_here(needed: str, features: tuple[str, ...]) -> list[str]:
+    """Which of an architecture and processor flags this machine lacks."""
+    if needed != host_architecture():
+        return [f"{needed} instructions"]
+    here = host_features()
+    return [feature for feature in features if feature not in here]
 
 
 _AVX2 = ("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe")
@@ -50,22 +68,18 @@ _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _SUMS = (("fast-math-contract", True), ("fast-math-reassoc", True))
 # LLVM avoids 512-bit vectors on some processors unless it is told otherwise.
 _WIDE = (*_SUMS, ("mattr", ("-prefer-256-bit",)))
+_X86 = "x86_64-unknown-linux-gnu"
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("x86-avx512", "x86_64-unknown-linux-gnu", "x86-64-v4", 16, 16, _AVX512, _WIDE),
-        Target("x86-avx2", "x86_64-unknown-linux-gnu", "x86-64-v3", 8, 10, _AVX2, _SUMS),
+        Target("x86-avx512", "x86", _X86, "x86-64-v4", 16, 16, _AVX512, _WIDE),
+        Target("x86-avx2", "x86", _X86, "x86-64-v3", 8, 10, _AVX2, _SUMS),
     )
 }
 
 # Names that stand for the first of these that this machine can run.
 _BEST = {"x86": ("x86-avx512", "x86-avx2")}
-
-_NOT_BUILT = {
-    "arm": "ARM code generation is not available in this version",
-    "cuda": "CUDA code generation is not available in this version",
-}
 
 
 def known_targets() -> list[str]:
@@ -73,14 +87,17 @@ def known_targets() -> list[str]:
     return [*_BEST, *TARGETS]
 
 
-def get_target(target: "str | Target") -> Target:
-    """Find a target by name; a `Target` is returned as it is.
+def get_target(target: "str | Target | Mapping[str, Any]") -> Target:
+    """Find a target by name, or make one of a dictionary; a `Target` is returned as it is.
 
-    `"x86"` means the best instruction set of this machine. Raises `TargetError` for an unknown name, for a
-    kind that this version cannot build, and when this machine supports none of the x86 targets.
+    `"x86"` means the best instruction set of this machine. A dictionary names a `base` and what differs from it: any
+    field of `Target`, `name` at least. Raises `TargetError` for an unknown name or field, and when this machine
+    supports none of the x86 targets.
     """
     if isinstance(target, Target):
         return target
+    if isinstance(target, Mapping):
+        return _custom(dict(target))
     if target in TARGETS:
         return TARGETS[target]
     if target in _BEST:
@@ -89,48 +106,36 @@ def get_target(target: "str | Target") -> Target:
                 return TARGETS[name]
         wanted = ", ".join(TARGETS[_BEST[target][-1]].features)
         raise TargetError(f"this machine runs none of the {target} targets; the least of them needs: {wanted}")
-    reason = _NOT_BUILT.get(str(target).split("-")[0])
-    known = ", ".join(known_targets())
-    if reason is not None:
-        raise TargetError(f"{reason}. Available targets: {known}")
-    close = get_close_matches(str(target), known_targets(), n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    raise TargetError(f"unknown target {target!r}{hint} Available targets: {known}")
+    raise TargetError(
+        f"unknown target {target!r}{_hint(target, known_targets())} Targets: {', '.join(known_targets())}"
+    )
 
 
-# Instructions that a processor may have beyond every target, by their names in /proc/cpuinfo.
-EXTRAS: dict[str, tuple[str, ...]] = {
-    "avx-vnni": ("avx_vnni",),
-    "avx512-vnni": ("avx512_vnni",),
-    "avx512-bf16": ("avx512_bf16",),
-    "avx512-fp16": ("avx512_fp16",),
-    "amx-int8": ("amx_tile", "amx_int8"),
-    "amx-bf16": ("amx_tile", "amx_bf16"),
-}
+def _custom(given: dict[str, Any]) -> Target:
+    """A target that differs from a known one."""
+    known = [field.name for field in fields(Target)]
+    for name in given:
+        if name not in known and name != "base":
+            raise TargetError(
+                f"a target has no field {name!r}{_hint(name, known)} Fields: base, {', '.join(known)}"
+            )
+    base = get_target(given.pop("base", "x86-avx2"))
+    if not isinstance(given.get("name"), str) or given["name"] in known_targets():
+        raise TargetError("a target of your own needs a name of its own: {'base': ..., 'name': 'my-board', ...}")
+    for name, value in given.items():
+        wanted = type(getattr(base, name))
+        if wanted is tuple and isinstance(value, (list, Mapping)):
+            given[name] = value = tuple(value.items() if isinstance(value, Mapping) else value)
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise TargetError(f"field {name!r} of target {given['name']!r} must be a {wanted.__name__}, not {value!r}")
+    made = replace(base, **given)
+    if made.vector_width < 1 or made.accumulators < 1 or made.alignment < 0:
+        raise TargetError(
+            f"target {made.name!r}: vector_width and accumulators must be at least 1, alignment at least 0"
+        )
+    return made
 
 
-def host_extras() -> tuple[str, ...]:
-    """Which of `EXTRAS` this machine has; no target uses them yet."""
-    here = host_features()
-    return tuple(name for name, flags in EXTRAS.items() if here.issuperset(flags))
-
-
-@cache
-def host_features() -> frozenset[str]:
-    """Processor flags of this machine, as Linux names them; empty where they cannot be read."""
-    return frozenset(_processor_field("flags").split())
-
-
-@cache
-def processor() -> str:
-    """The name of this machine's processor; empty where it cannot be read."""
-    return _processor_field("model name").strip()
-
-
-def _processor_field(name: str) -> str:
-    """A field of the first processor in /proc/cpuinfo; empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2] for line in text.splitlines() if line.startswith(name)), "")
+def _hint(given: Any, known: list[str]) -> str:
+    close = get_close_matches(str(given), known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."

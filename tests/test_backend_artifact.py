@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphprune.backends import artifact as artifacts
-from graphprune.backends import compiler, linker
+from graphprune.backends import compiler, linker, targets
 from graphprune.backends.artifact import load
 from graphprune.backends.compiler import compile_model
 from graphprune.errors import (
@@ -170,7 +169,7 @@ def rewritten(path, out, **changes):
 def test_other_versions_and_processors(path, tmp_path, monkeypatch):
     with pytest.raises(FileFormatError, match="format 99"):
         load(rewritten(path, tmp_path / "new.gp", format_version=99))
-    monkeypatch.setattr(artifacts, "host_features", lambda: frozenset({"sse2"}))
+    monkeypatch.setattr(targets, "host_features", lambda: frozenset({"sse2"}))
     with pytest.raises(TargetError, match="lacks .*avx2"):
         load(path)
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from graphprune.backends import targets
+from graphprune.backends import host, targets
 from graphprune.errors import TargetError
 
 
@@ -19,12 +19,6 @@ def test_best_target_of_this_machine():
 def test_unknown_target_lists_the_known_ones():
     with pytest.raises(TargetError, match="x86-avx2"):
         targets.get_target("vax")
-
-
-@pytest.mark.parametrize("name", ["arm", "cuda", "arm-neon"])
-def test_kinds_that_are_not_built_say_so(name):
-    with pytest.raises(TargetError, match="not available in this version"):
-        targets.get_target(name)
 
 
 def test_machine_without_vectors(monkeypatch):
@@ -45,7 +39,37 @@ def test_misspelt_targets_get_a_suggestion():
 
 
 def test_extras_of_a_machine(monkeypatch):
-    assert set(targets.host_extras()) <= set(targets.EXTRAS)
+    assert set(host.host_extras()) <= set(host.EXTRAS)
     flags = frozenset({"avx512_vnni", "amx_tile", "amx_bf16"})
-    monkeypatch.setattr(targets, "host_features", lambda: flags)
-    assert targets.host_extras() == ("avx512-vnni", "amx-bf16")
+    monkeypatch.setattr(host, "host_features", lambda: flags)
+    assert host.host_extras() == ("avx512-vnni", "amx-bf16")
+
+
+def test_targets_of_ones_own():
+    board = targets.get_target(
+        {"base": "x86-avx2", "name": "board", "cpu": "haswell", "options": {"fast-math-nnan": True}}
+    )
+    assert board.cpu == "haswell" and board.vector_width == 8 and board.options == (("fast-math-nnan", True),)
+    assert targets.get_target({"name": "wide", "alignment": 32}).channel_alignment == 32
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"name": "x", "vectors": 8}, "no field 'vectors'.*did you mean 'vector_width'"),
+        ({"cpu": "haswell"}, "a name of its own"),
+        ({"name": "x86-avx2"}, "a name of its own"),
+        ({"name": "x", "vector_width": "8"}, "'vector_width'.*must be a int"),
+        ({"name": "x", "vector_width": True}, "must be a int"),
+        ({"name": "x", "accumulators": 0}, "at least 1"),
+        ({"name": "x", "base": "vax"}, "unknown target 'vax'"),
+    ],
+)
+def test_wrong_targets_of_ones_own(given, message):
+    with pytest.raises(TargetError, match=message):
+        targets.get_target(given)
+
+
+def test_code_for_another_architecture_does_not_run_here():
+    assert targets.missing_here("riscv64", ()) == ["riscv64 instructions"]
+    assert host.architecture("ARM64") == "aarch64"
