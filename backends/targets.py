@@ -116,9 +116,7 @@ def _custom(given: dict[str, Any]) -> Target:
     known = [field.name for field in fields(Target)]
     for name in given:
         if name not in known and name != "base":
-            raise TargetError(
-                f"a target has no field {name!r}{_hint(name, known)} Fields: base, {', '.join(known)}"
-            )
+            raise TargetError(f"a target has no field {name!r}{_hint(name, known)} Fields: base, {', '.join(known)}")
     base = get_target(given.pop("base", "x86-avx2"))
     if not isinstance(given.get("name"), str) or given["name"] in known_targets():
         raise TargetError("a target of your own needs a name of its own: {'base': ..., 'name': 'my-board', ...}")
