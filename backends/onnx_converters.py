@@ -245,6 +245,28 @@ def _fused_matmul(node: Node) -> relax.Expr:
     return _scaled(node, node.emit(product), node.attributes.get("alpha", 1.0))
 
 
+def _instance_norm(node: Node) -> relax.Expr:
+    """Every channel is a group of its own."""
+    return _grouped(node, shape_of(node.data)[1])
+
+
+def _group_norm(node: Node) -> relax.Expr:
+    """Before opset 21 scale and shift belong to groups instead of channels."""
+    groups, channels = int(node.attributes["num_groups"]), shape_of(node.data)[1]
+    if node.opset >= 21:
+        return _grouped(node, groups)
+    repeat = [
+        None if value is None else node.emit(relax.op.repeat(value, channels // groups, 0)) for value in node.inputs[1:]
+    ]
+    return _grouped(node, groups, *repeat)
+
+
+def _grouped(node: Node, groups: int, *parameters: relax.Expr) -> relax.Expr:
+    scale, shift = parameters or node.inputs[1:3]
+    axes = list(range(2, len(shape_of(node.data))))
+    return relax.op.nn.group_norm(node.data, scale, shift, groups, 1, axes, float(node.attributes.get("epsilon", 1e-5)))
+
+
 CONVERTERS: dict[str, Converter] = {
     "BatchNormalization": _batch_norm,
     "Clip": _clip,
@@ -253,7 +275,9 @@ CONVERTERS: dict[str, Converter] = {
     "Einsum": _einsum,
     "Gather": _gather,
     "Gemm": _gemm,
+    "GroupNormalization": _group_norm,
     "Identity": lambda node: node.data,
+    "InstanceNormalization": _instance_norm,
     "IsInf": _is_inf,
     "LayerNormalization": _layer_norm,
     "LpNormalization": _lp_normalization,
@@ -293,4 +317,4 @@ REFUSED: dict[str, str] = {
 }  # fmt: skip
 
 # Operators that ONNX defines by others, where that definition is right and TVM's importer is not.
-SPELLED_OUT = {"Attention", "GroupNormalization", "MeanVarianceNormalization", "RMSNormalization"}
+SPELLED_OUT = {"Attention", "MeanVarianceNormalization", "RMSNormalization"}

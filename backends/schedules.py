@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import tvm
 from tvm import s_tir, tirx
 
-from . import attention, columns, convolution, generic, matmul, rows, unpacking, window, winograd
+from . import attention, columns, convolution, generic, group_norm, matmul, rows, unpacking, window, winograd
 from .facts import note
 from .prediction import UNSCHEDULED
 from .targets import Target
@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     matmul.schedule,
     rows.schedule,
     columns.schedule,
+    group_norm.schedule,
     unpacking.schedule,
     generic.schedule,
 )

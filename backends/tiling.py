@@ -94,10 +94,16 @@ def vectorize(schedule: s_tir.Schedule, loop: s_tir.schedule.LoopRV) -> None:
         schedule.vectorize(loop)
 
 
-def keep_beside(schedule: s_tir.Schedule, blocks: list[s_tir.schedule.SBlockRV], loop: s_tir.schedule.LoopRV) -> None:
-    """Compute blocks, given in program order, inside a loop, in memory of their own."""
+def keep_beside(
+    schedule: s_tir.Schedule,
+    blocks: list[s_tir.schedule.SBlockRV],
+    loop: s_tir.schedule.LoopRV,
+    results: tuple[str, ...] = (),
+) -> None:
+    """Compute blocks, given in program order, inside a loop, in memory of their own unless they are `results`."""
     for block in reversed(blocks):
-        schedule.set_scope(block, 0, "local")
+        if schedule.get(block).name_hint not in results:
+            schedule.set_scope(block, 0, "local")
         schedule.compute_at(block, loop, preserve_unit_loops=True)
 
 

@@ -48,16 +48,36 @@ def _prod(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Expr:
 
 def _group_norm(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Expr:
     """Normalisation of groups of channels, with or without scale and shift."""
-    source, scale, shift, _, channels, _, groups, epsilon = node.args
+    source, scale, shift, _, _, _, groups, epsilon = node.args
     emit, data = importer.block_builder.emit, importer.env[source]
-    ones, zeros = (relax.const(np.full(int(channels), value, "float32")) for value in (1, 0))
-    scale, shift = (
-        default if parameter is None else importer.env[parameter]
-        for parameter, default in ((scale, ones), (shift, zeros))
-    )
+    scale, shift = _affine(importer, data, scale, shift)
     axes = list(range(2, len(shape_of(data))))
     # Only the first of the three results of torch's operator is read at inference time.
     return (emit(relax.op.nn.group_norm(data, scale, shift, int(groups), 1, axes, float(epsilon))),)
+
+
+def _affine(importer: BaseFXGraphImporter, data: relax.Expr, scale: fx.Node | None, shift: fx.Node | None) -> list:
+    """Scale and shift of a norm: ones and zeros where there are none."""
+    given = ((scale, 1), (shift, 0))
+    channels = shape_of(data)[1]
+    return [
+        relax.const(np.full(channels, value, "float32")) if parameter is None else importer.env[parameter]
+        for parameter, value in given
+    ]
+
+
+def _instance_norm(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Expr:
+    """Every channel of every sample by itself, or by the statistics that were tracked."""
+    source, scale, shift, mean, variance, by_itself, _, epsilon, _ = node.args
+    emit, data = importer.block_builder.emit, importer.env[source]
+    scale, shift = _affine(importer, data, scale, shift)
+    if by_itself:
+        shape = shape_of(data)
+        axes = list(range(2, len(shape)))
+        return emit(relax.op.nn.group_norm(data, scale, shift, shape[1], 1, axes, float(epsilon)))
+    statistics = (importer.env[mean], importer.env[variance])
+    normed = emit(relax.op.nn.batch_norm(data, scale, shift, *statistics, axis=1, epsilon=float(epsilon)))
+    return emit(relax.TupleGetItem(normed, 0))
 
 
 def _unfold(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Expr:
@@ -89,6 +109,7 @@ CONVERTERS: dict[str, Converter] = {
     "softplus.default": _softplus,
     "prod.default": _prod,
     "prod.dim_int": _prod,
+    "instance_norm.default": _instance_norm,
     "native_group_norm.default": _group_norm,
     "im2col.default": _unfold,
 }
