@@ -22,6 +22,9 @@ _ALIGNMENT = 64
 _CPU, _POOLED = 1, 2
 # The mode of the runtime's pool in which workers may move between all processors that they are given.
 _SHARE_PROCESSORS = -3
+# How often a worker looks for work before it sleeps, unless the environment says otherwise: about a millisecond. The
+# runtime's own number keeps a processor busy for fifty after every call.
+_LOOKS = "TVM_THREAD_POOL_SPIN_COUNT", "6000"
 # How many workers the pool of a thread uses.
 _pool = threading.local()
 
@@ -29,6 +32,7 @@ _pool = threading.local()
 @cache
 def load_runtime_library() -> ctypes.CDLL:
     """Load `libtvm_runtime` once per process; the `tvm` package, imported before or after, shares it."""
+    os.environ.setdefault(*_LOOKS)
     spec = importlib.util.find_spec("tvm")
     for folder in spec.submodule_search_locations or () if spec else ():
         path = Path(folder) / "lib" / "libtvm_runtime.so"

@@ -30,7 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 IN_A_ROW = 4
 TURNS = (5, 40)
-PAUSE = 0.03  # seconds between two turns: the workers of the last program go to sleep
+PAUSE = 0.08  # seconds between two turns: the workers of the last program go to sleep
 
 Call = Callable[[], Any]
 Record = dict[str, Any]

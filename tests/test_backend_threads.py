@@ -93,3 +93,27 @@ def test_default_is_one_thread_per_core(monkeypatch, tmp_path):
 
 def test_the_number_of_threads_is_told(path):
     assert load(path, threads=2).threads == 2 and load(path).threads is None
+
+
+IDLE = """
+import sys, time
+import numpy as np
+from graphprune.backends.artifact import load
+
+artifact, x = load(sys.argv[1], threads=2), np.ones((1, 32, 64, 64), np.float32)
+artifact(x)
+time.sleep(0.3)
+used = time.process_time()
+for _ in range(10):
+    artifact(x)
+    time.sleep(0.1)
+print((time.process_time() - used) / 10)
+"""
+
+
+def test_workers_sleep_soon_after_a_call(path):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TVM_")}
+    done = subprocess.run([sys.executable, "-c", IDLE, str(path)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    # Processor time, not time on the wall: left alone, a worker keeps a processor busy for fifty milliseconds.
+    assert float(done.stdout) < 0.025
