@@ -97,7 +97,8 @@ def test_the_number_of_threads_is_told(path):
 
 @pytest.mark.parametrize("given", [None, "77"])
 def test_workers_sleep_soon_after_a_call_unless_told_otherwise(path, given):
-    code = "import os, sys; from graphprune.backends.artifact import load; load(sys.argv[1]); print(os.environ[sys.argv[2]])"
+    code = "import os, sys; from graphprune.backends.artifact import load; load(sys.argv[1]); "
+    code += "print(os.environ[sys.argv[2]])"
     name = "TVM_THREAD_POOL_SPIN_COUNT"
     environment = {key: value for key, value in os.environ.items() if key != name} | ({name: given} if given else {})
     command = [sys.executable, "-c", code, str(path), name]
