@@ -30,5 +30,8 @@ class _OwnOutputs(Rewriter):
 
 @tvm.transform.module_pass(opt_level=0, name="graphprune.OwnOutputs")
 def own_outputs(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """Copy constants that functions return; for modules whose constants are folded, because it would be undone."""
+    """Copy constants that functions return.
+
+    For modules whose constants are folded and whose reshapes are views: either would undo the copies.
+    """
     return rewrite(module, _OwnOutputs)

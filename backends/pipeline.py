@@ -63,7 +63,6 @@ def kernel_passes(target: Target) -> list[tvm.transform.Pass]:
         _transform.FuseOps(),
         _transform.FuseTIR(),
         _transform.DeadCodeElimination(),
-        own_outputs,
         apply_schedules(target),
     ]
 
@@ -72,6 +71,8 @@ def runtime_passes() -> list[tvm.transform.Pass]:
     """Memory planning and lowering to the virtual machine."""
     return [
         _transform.RewriteDataflowReshape(),
+        own_outputs,
+        _transform.DeadCodeElimination(),
         _transform.ToNonDataflow(),
         _transform.RemovePurityChecking(),
         _transform.CallTIRRewrite(),
