@@ -1,34 +1,29 @@
-"""Artifacts: compiled models in one file that runs without a compiler.
+"""Artifacts: compiled models in one file, or one folder, that runs without a compiler.
 
-The file is an uncompressed zip with two members: `manifest.json` says what the model is, takes and returns, and
-`library.so` is the code with its weights.
+Its members: `manifest.json` says what the model is, takes and returns; `library.so` is the code; the weights are in it,
+or beside it in `weights.bin`; `plan.json` is the plan of a pruned model.
 """
 
-import hashlib
-import json
 import os
-import zipfile
+import statistics
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import FileFormatError, InputError, TargetError
-from ..files import atomic_path
+from . import container
+from .host import processor
+from .manifest import LIBRARY, MEMBERS, PLAN, WEIGHTS, described, packed, unpacked
+from .processors import default_threads
 from .targets import missing_here
 
 if TYPE_CHECKING:
+    from ..plan import Plan
     from .profile import Profile
-
-FORMAT = "graphprune-artifact"
-FORMAT_VERSION = 1
-_MANIFEST, _LIBRARY = "manifest.json", "library.so"
-# Zip files store a date per member; a fixed one keeps equal artifacts equal.
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class TensorSpec:
 
 
 class Artifact:
-    """A compiled model. Call it like the model; save it to one file.
+    """A compiled model. Call it like the model; save it to one file or one folder.
 
     ```python
     artifact = load("resnet.gp")
@@ -65,20 +60,31 @@ class Artifact:
 
     `manifest` is the dictionary stored in the file, `target` the name of the target, `size` the bytes of the
     file, `threads` the number of threads a call uses (None: as many as the machine has, or `TVM_NUM_THREADS`),
-    `batch_sizes` the sizes that were compiled if calls may have any number of samples, else empty.
+    `batch_sizes` the sizes that were compiled if calls may have any number of samples, else empty. Calls from several
+    Python threads run at the same time; results belong to the caller and stay when the artifact is gone.
     """
 
-    def __init__(self, library: bytes, manifest: dict[str, Any], threads: int | None = None) -> None:
+    def __init__(
+        self,
+        library: bytes,
+        manifest: dict[str, Any],
+        threads: int | None = None,
+        weights: container.Buffer | None = None,
+        plan: bytes | None = None,
+    ) -> None:
         from .runtime import Program
 
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
+        parts = {LIBRARY: library, WEIGHTS: weights, PLAN: plan}
+        self._members = {name: data for name, data in parts.items() if data is not None}
+        if "members" not in manifest:
+            manifest = {**manifest, "members": {name: described(data) for name, data in self._members.items()}}
         self.manifest = manifest
-        self.inputs = tuple(_spec(entry) for entry in manifest["inputs"])
-        self.outputs = tuple(_spec(entry) for entry in manifest["outputs"])
+        self.inputs = tuple(spec_of(entry) for entry in manifest["inputs"])
+        self.outputs = tuple(spec_of(entry) for entry in manifest["outputs"])
         self.batch_sizes = tuple(manifest.get("batch_sizes", ()))
-        self._library = library
-        self._program = Program(library, threads)
+        self._program = Program(library, threads, manifest.get("weights"), weights)
 
     @property
     def target(self) -> str:
@@ -93,7 +99,16 @@ class Artifact:
     @property
     def size(self) -> int:
         """Size of the saved file in bytes."""
-        return len(self._bytes())
+        members = packed(self.manifest, self._members)
+        return container.file_size({name: len(data) for name, data in members.items()})
+
+    @property
+    def plan(self) -> "Plan | None":
+        """The plan that made the model that was compiled; None where it was not pruned."""
+        from ..plan import Plan
+
+        text = self._members.get(PLAN)
+        return None if text is None else Plan.from_json(bytes(text).decode())
 
     def __repr__(self) -> str:
         takes = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
@@ -175,63 +190,73 @@ class Artifact:
 
         return measure(self, lambda: self(*args, **kwargs), repeats)
 
+    def measure(self, *args: Any, repeats: int = 50, **kwargs: Any) -> dict[str, Any]:
+        """Time calls with these inputs, and remember the result in the manifest: `save` stores it.
+
+        ```python
+        artifact.measure(x)["milliseconds"]     # the median; artifact.manifest["latency"] has it, too
+        ```
+        """
+        if repeats < 1:
+            raise InputError(f"repeats must be at least 1, not {repeats}")
+        milliseconds = []
+        for _ in range(3 + repeats):
+            start = time.perf_counter()
+            self(*args, **kwargs)
+            milliseconds.append(1e3 * (time.perf_counter() - start))
+        milliseconds = sorted(milliseconds[3:])
+        shapes = [list(np.shape(value)) for value in self._bind(args, kwargs)]
+        found = {
+            "milliseconds": round(statistics.median(milliseconds), 4),
+            "fastest": round(milliseconds[0], 4),
+            "repeats": repeats,
+            "threads": self.threads or default_threads(),
+            "processor": processor(),
+            "shapes": shapes,
+        }
+        self.manifest = {**self.manifest, "latency": found}
+        return found
+
     def watched(self, watch: Callable[[str, bool], None]) -> AbstractContextManager[None]:
-        """A context in which `watch(name, before)` is called before and after every kernel of every call."""
+        """A context in which `watch(name, before)` is called before and after every kernel of this thread's calls."""
         return self._program.watched(watch)
 
-    def save(self, path: "str | os.PathLike[str]") -> None:
-        """Write the artifact to one file, whole or not at all."""
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(self._bytes())
+    def save(self, path: "str | os.PathLike[str]", folder: bool = False) -> None:
+        """Write the artifact to one file, or with `folder` to a folder of its parts; whole or not at all.
 
-    def _bytes(self) -> bytes:
-        manifest = {**self.manifest, "sha256": {_LIBRARY: hashlib.sha256(self._library).hexdigest()}}
-        text = json.dumps(manifest, indent=1, sort_keys=True).encode()
-        buffer = BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(zipfile.ZipInfo(_MANIFEST, _EPOCH), text)
-            archive.writestr(zipfile.ZipInfo(_LIBRARY, _EPOCH), self._library)
-        return buffer.getvalue()
+        A folder takes the place of an artifact's folder. Raises `OptionError` where something else lies there, and for
+        a file of more than 4 GB.
+        """
+        for name, data in self._members.items():
+            if described(data) != self.manifest["members"][name]:
+                raise FileFormatError(
+                    f"{name} changed since it was loaded: the file that it came from was written to; load it again"
+                )
+        members = packed(self.manifest, self._members)
+        if folder:
+            container.write_folder(path, members, MEMBERS)
+        else:
+            container.write_file(path, members)
 
 
 def load(path: "str | os.PathLike[str]", threads: int | None = None) -> Artifact:
-    """Read an artifact and make it ready to run; needs no compiler and does not import `tvm`.
+    """Read an artifact, a file or a folder, and make it ready to run; needs no compiler and does not import `tvm`.
+
+    Format, completeness, checksums and processor are checked before any of its code is loaded. Separate weights stay
+    in the file and are mapped into memory: replace such a file (as `save` does), do not write into it.
 
     Raises `FileNotFoundError`, `FileFormatError` for a file that is damaged or not an artifact, and
     `TargetError` when this processor lacks instructions that the code uses.
     """
-    library, manifest = _read(Path(path))
-    target = manifest["target"]
+    contents = unpacked(path)
+    target = contents.manifest["target"]
     missing = missing_here(target["architecture"], tuple(target["features"]))
     if missing:
         raise TargetError(
             f"{path} was compiled for {target['name']}, but this processor lacks {', '.join(missing)}; "
             "compile the model again on this machine or for a target that it is"
         )
-    return Artifact(library, manifest, threads)
-
-
-def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """The members of an artifact file, checked."""
-    advice = "copy it again or compile the model again"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(archive.read(_MANIFEST))
-            library = archive.read(_LIBRARY)
-    except FileNotFoundError:
-        raise
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, NotImplementedError) as error:
-        raise FileFormatError(f"{path} is not a complete artifact ({error}); {advice}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise FileFormatError(f"{path} is a zip file but not an artifact; save one with artifact.save(path)")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        version = manifest.get("format_version")
-        raise FileFormatError(
-            f"{path} has artifact format {version}, this version reads {FORMAT_VERSION}; compile the model again"
-        )
-    if manifest.get("sha256", {}).get(_LIBRARY) != hashlib.sha256(library).hexdigest():
-        raise FileFormatError(f"{path} is damaged: its checksum does not match; {advice}")
-    return library, manifest
+    return Artifact(contents.library, contents.manifest, threads, contents.weights, contents.plan)
 
 
 def describe(spec: TensorSpec) -> dict[str, Any]:
@@ -240,7 +265,8 @@ def describe(spec: TensorSpec) -> dict[str, Any]:
     return entry if spec.batched else {key: value for key, value in entry.items() if key != "batched"}
 
 
-def _spec(entry: Mapping[str, Any]) -> TensorSpec:
+def spec_of(entry: Mapping[str, Any]) -> TensorSpec:
+    """The tensor of an entry in the manifest."""
     return TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"], entry.get("batched", False))
 
 

@@ -16,13 +16,15 @@ from importlib.metadata import version
 from typing import Any
 
 from ..errors import CompileError, GraphPruneError, OptionError, UnsupportedModelError
-from .artifact import FORMAT, FORMAT_VERSION, Artifact, describe
+from .artifact import Artifact, describe
 from .choices import Choose, first
 from .imported import Imported, brief
 from .linker import linker
+from .manifest import FORMAT, FORMAT_VERSION
 from .prediction import Facts
 from .slow import warn_of_slow
 from .targets import Target, get_target
+from .weights import layout
 
 # Which file imports which kind of model. Classes go by name: nothing is imported in vain.
 _IMPORTERS = {
@@ -42,6 +44,8 @@ def compile_model(
     metadata: Mapping[str, Any] | None = None,
     batch_sizes: Sequence[int] | None = None,
     tune: float | None = None,
+    weights: str = "embedded",
+    plan: str | None = None,
 ) -> Artifact:
     """Compile a model for a target.
 
@@ -52,18 +56,22 @@ def compile_model(
     number of threads that calls of the artifact use. `metadata` is stored in the artifact's manifest under `source`
     and must fit into JSON. With `batch_sizes` the first axis of inputs and outputs is free: a call with any number of
     samples runs in pieces of these sizes. With `tune` candidates for the kernels are measured for so many seconds, and
-    the fastest known ones are taken; 0 measures nothing, but uses what is known.
+    the fastest known ones are taken; 0 measures nothing, but uses what is known. `weights="separate"` puts them beside
+    the code instead of into it. `plan` is the plan that made the model, as JSON; it is stored in the artifact.
 
     Raises `OptionError`, `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`,
     or `CompileError`.
     """
     target = get_target(target)
     link = linker()
+    separate = _is_separate(weights)
     tune = None if tune is None else _checked_budget(tune)
     imported = _import(model, example_inputs, batch_sizes)
     choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads)
-    library, kernels = _build(imported, target, link, choose)
+    library, kernels, apart = _build(imported, target, link, choose, separate)
     warn_of_slow(kernels)
+    from .fingerprint import fingerprint
+
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -78,6 +86,7 @@ def compile_model(
         "outputs": [describe(spec) for spec in imported.outputs],
         "output_tree": imported.tree,
         "kernels": {name: asdict(facts) for name, facts in kernels.items()},
+        "fingerprint": fingerprint(imported),
         "source": dict(metadata or {}),
         "tools": {
             "graphprune": version("graphprune"),
@@ -90,12 +99,22 @@ def compile_model(
         manifest["batch_sizes"] = list(imported.batch_sizes)
     if tuning is not None:
         manifest["tuning"] = tuning
-    artifact = Artifact(library, manifest, threads)
+    table, data = layout(*apart) if separate else (None, None)
+    if separate:
+        manifest["weights"] = table
+    artifact = Artifact(library, manifest, threads, data, None if plan is None else plan.encode())
     if imported.batch_sizes and not target.missing_features():
         from .buckets import check_independence
 
         check_independence(artifact, imported.examples)
     return artifact
+
+
+def _is_separate(weights: Any) -> bool:
+    """Whether the weights go beside the code; raises `OptionError` for an unknown word."""
+    if weights not in ("embedded", "separate"):
+        raise OptionError(f"weights must be 'embedded' or 'separate', not {weights!r}")
+    return bool(weights == "separate")
 
 
 def _checked_budget(seconds: Any) -> float:
@@ -144,21 +163,25 @@ def _tune(imported: Imported, target: Target, seconds: float, threads: int | Non
     return record.choose, coverage.to_json()
 
 
-def _build(imported: Imported, target: Target, link: Any, choose: Choose) -> tuple[bytes, dict[str, Facts]]:
-    """The shared library, optimised and linked, and the facts of its kernels."""
+def _build(
+    imported: Imported, target: Target, link: Any, choose: Choose, separate: bool
+) -> tuple[bytes, dict[str, Facts], Any]:
+    """The shared library, optimised and linked, the facts of its kernels, and the weights if they are separate."""
     import tvm
 
     from .facts import facts_of
+    from .lifting import Lifting
     from .pipeline import llvm_target, pipeline
 
+    lifting = Lifting()
     try:
-        module = pipeline(target, choose)(imported.module)
+        module = pipeline(target, choose, [lifting.as_pass()] if separate else [])(imported.module)
         executable = tvm.compile(module, target=llvm_target(target), relax_pipeline=None)
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             path = os.path.join(folder, "library.so")
             executable.export_library(path, fcompile=link)
             with open(path, "rb") as file:
-                return file.read(), facts_of(module)
+                return file.read(), facts_of(module), (lifting.tensors, lifting.functions)
     except GraphPruneError:
         raise
     except Exception as error:

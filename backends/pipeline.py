@@ -7,6 +7,8 @@ executable = tvm.compile(module, target=llvm_target("x86"), relax_pipeline=pipel
 ```
 """
 
+from collections.abc import Sequence
+
 import tvm
 from tvm import relax
 
@@ -17,6 +19,7 @@ from .folding import fold_affine, fold_constants
 from .legalizing import LEGALIZE
 from .lower_attention import lower_attention
 from .lowering import lower_to_blocks
+from .own_outputs import own_outputs
 from .schedules import apply_schedules
 from .targets import Target, get_target
 
@@ -68,6 +71,8 @@ def runtime_passes() -> list[tvm.transform.Pass]:
     """Memory planning and lowering to the virtual machine."""
     return [
         _transform.RewriteDataflowReshape(),
+        own_outputs,
+        _transform.DeadCodeElimination(),
         _transform.ToNonDataflow(),
         _transform.RemovePurityChecking(),
         _transform.CallTIRRewrite(),
@@ -81,17 +86,20 @@ def runtime_passes() -> list[tvm.transform.Pass]:
     ]
 
 
-def pipeline(target: "str | Target" = "x86", choose: Choose = first) -> tvm.transform.Pass:
+def pipeline(
+    target: "str | Target" = "x86", choose: Choose = first, before_runtime: Sequence[tvm.transform.Pass] = ()
+) -> tvm.transform.Pass:
     """The whole pipeline as one pass over any Relax module with static shapes.
 
     `choose` picks one of the candidates for each kernel: the most promising one, or by a record of measurements.
+    `before_runtime` are further passes over the scheduled kernels, before memory is planned.
     """
     target = get_target(target)
 
     @tvm.transform.module_pass(opt_level=0, name="graphprune.Pipeline")
     def run(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
         with llvm_target(target):
-            passes = optimize_passes(target, choose) + kernel_passes(target) + runtime_passes()
+            passes = [*optimize_passes(target, choose), *kernel_passes(target), *before_runtime, *runtime_passes()]
             return tvm.transform.Sequential(passes)(module)
 
     return run

@@ -5,7 +5,7 @@ import importlib.util
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -15,10 +15,10 @@ import numpy as np
 import tvm_ffi
 
 from ..errors import FileFormatError, InputError, TargetError
+from .container import ALIGNMENT, Buffer
 from .processors import default_threads, processors
+from .weights import aligned_room, arrays
 
-# Compiled code loads whole vectors and assumes that tensors begin at such an address.
-_ALIGNMENT = 64
 _CPU, _POOLED = 1, 2
 # The mode of the runtime's pool in which workers may move between all processors that they are given.
 _SHARE_PROCESSORS = -3
@@ -33,49 +33,117 @@ _pool = threading.local()
 def load_runtime_library() -> ctypes.CDLL:
     """Load `libtvm_runtime` once per process; the `tvm` package, imported before or after, shares it."""
     os.environ.setdefault(*_LOOKS)
-    spec = importlib.util.find_spec("tvm")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        path = Path(folder) / "lib" / "libtvm_runtime.so"
-        if path.exists():
-            return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    raise TargetError("libtvm_runtime.so was not found: install the package apache-tvm")
+    path = runtime_library()
+    try:
+        return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise TargetError(f"the runtime library does not load on this machine: {error}") from error
+
+
+def runtime_library() -> Path:
+    """Where `libtvm_runtime.so` lies.
+
+    In the folder that `GRAPHPRUNE_RUNTIME` names, or in its `lib`; otherwise in the package `tvm`, or in the folder
+    that `graphprune runtime` made and that this file lies in. Raises `TargetError` where it is not there.
+    """
+    name, named = "libtvm_runtime.so", os.environ.get("GRAPHPRUNE_RUNTIME")
+    if named:
+        folders = [Path(named), Path(named) / "lib"]
+        advice = f"GRAPHPRUNE_RUNTIME names {named}, which does not hold it"
+    else:
+        spec = importlib.util.find_spec("tvm")
+        folders = [Path(place) / "lib" for place in (spec.submodule_search_locations or () if spec else ())]
+        folders.append(Path(__file__).parents[3] / "lib")
+        advice = "install apache-tvm, or let GRAPHPRUNE_RUNTIME name a folder that `graphprune runtime FOLDER` made"
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    raise TargetError(f"{name} was not found: {advice}")
 
 
 class Program:
-    """A loaded library: call it with aligned tensors, get a list of tensors."""
+    """A loaded library: call it with aligned tensors, get a list of tensors.
 
-    def __init__(self, library: bytes, threads: int | None = None) -> None:
+    A virtual machine runs one call at a time, so there are as many of them as calls at the same time; they share code
+    and weights. `weights` is the table of separate weights (see `weights.py`), `data` the bytes that it describes.
+    """
+
+    def __init__(
+        self,
+        library: bytes,
+        threads: int | None = None,
+        weights: Mapping[str, Any] | None = None,
+        data: Buffer | None = None,
+    ) -> None:
         load_runtime_library()
-        self._lock = threading.Lock()
         self.threads = threads
         self._workers = threads or default_threads()
-        self._module = _load(library)
-        self._machine = self._module["vm_load_executable"]()
-        self._machine["vm_initialization"](_CPU, 0, _POOLED)
-        self._functions: dict[str, Any] = {}
+        self._executable = _load(library)
+        self._weights = _arguments(weights, data) if weights is not None and data is not None else {}
+        self._watching = threading.local()
+        # Machines that wait for work; appending to a list and popping from it are atomic.
+        self._free = [self._start()]
 
     def __call__(self, tensors: list[tvm_ffi.Tensor], name: str = "main") -> list[tvm_ffi.Tensor]:
-        """Run the function of this name. Calls from several threads take turns."""
-        with self._lock:
-            use_threads(self._workers)
-            if name not in self._functions:
-                self._functions[name] = self._machine[name]
-            result = self._functions[name](*tensors)
+        """Run the function of this name."""
+        use_threads(self._workers)
+        with self._machine() as machine:
+            result = machine[name](*tensors, *self._weights.get(name, ()))
         return [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
 
     @contextmanager
     def watched(self, watch: Callable[[str, bool], None]) -> "Iterator[None]":
-        """While this is open, `watch(name, before)` is called before and after everything that the program calls."""
+        """While this is open, `watch(name, before)` is called before and after all that this thread's calls do."""
 
         def instrument(function: Any, name: str, before: bool, *rest: Any) -> int:
             watch(name, before)
             return 0  # go on
 
-        self._machine["set_instrument"](tvm_ffi.convert(instrument))
+        machine = self._start()
+        machine["set_instrument"](tvm_ffi.convert(instrument))
+        self._watching.machine = machine
         try:
             yield
         finally:
-            self._machine["set_instrument"](None)
+            self._watching.machine = None
+
+    @contextmanager
+    def _machine(self) -> "Iterator[_Machine]":
+        """A machine that nobody else uses meanwhile."""
+        watched = getattr(self._watching, "machine", None)
+        if watched is not None:
+            yield watched
+            return
+        try:
+            machine = self._free.pop()
+        except IndexError:
+            machine = self._start()
+        try:
+            yield machine
+        finally:
+            self._free.append(machine)
+
+    def _start(self) -> "_Machine":
+        machine = self._executable["vm_load_executable"]()
+        machine["vm_initialization"](_CPU, 0, _POOLED)
+        return _Machine(machine)
+
+
+class _Machine(dict[str, Any]):
+    """The functions of a virtual machine by name, looked up once."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __missing__(self, name: str) -> Any:
+        self[name] = function = self._module[name]
+        return function
+
+
+def _arguments(table: Mapping[str, Any], data: Buffer) -> dict[str, list[tvm_ffi.Tensor]]:
+    """What each function takes after its inputs."""
+    tensors = [tvm_ffi.from_dlpack(array) for array in arrays(table, data)]
+    return {name: [tensors[index] for index in indices] for name, indices in table["functions"].items()}
 
 
 def use_threads(count: int) -> None:
@@ -102,9 +170,13 @@ def _load(library: bytes) -> Any:
         with open(path, "wb") as file:
             file.write(library)
         try:
-            return tvm_ffi.load_module(path)
+            # The library is unloaded with its last user: programs may be replaced for as long as a process lives.
+            return tvm_ffi.load_module(path, keep_module_alive=False)
         except (OSError, RuntimeError) as error:
-            raise FileFormatError(f"the compiled library does not load on this machine: {error}") from error
+            raise FileFormatError(
+                f"the compiled library does not load on this machine: {error} (it passes through the folder for "
+                f"temporary files, {tempfile.gettempdir()}, which must allow code to be loaded; TMPDIR names another)"
+            ) from error
 
 
 def to_tensor(value: Any, name: str) -> tuple[tvm_ffi.Tensor, Any]:
@@ -132,10 +204,8 @@ def to_tensor(value: Any, name: str) -> tuple[tvm_ffi.Tensor, Any]:
 
 def _aligned(array: np.ndarray) -> np.ndarray:
     """The same numbers, contiguous, writeable (DLPack insists) and at an aligned address; copied if need be."""
-    if array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous and array.flags.writeable:
+    if array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous and array.flags.writeable:
         return array
-    room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % _ALIGNMENT
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy = aligned_room(array.nbytes).view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy

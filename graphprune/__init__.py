@@ -10,12 +10,12 @@ if _TYPE_CHECKING:
     from .analysis import Analysis as Analysis
     from .api import analyze as analyze
     from .api import compile as compile
-    from .api import load as load
     from .api import load_weights as load_weights
     from .api import optimize as optimize
     from .api import plan_of as plan_of
     from .api import save as save
     from .api import verify as verify
+    from .backends.artifact import load as load
     from .errors import GraphPruneError as GraphPruneError
     from .plan import Plan as Plan
 
@@ -26,7 +26,7 @@ _HOME = {
     "analyze": "api",
     "verify": "api",
     "compile": "api",
-    "load": "api",
+    "load": "backends.artifact",
     "save": "api",
     "plan_of": "api",
     "load_weights": "api",
@@ -41,7 +41,17 @@ __all__ = [*_HOME, "__version__"]
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'graphprune' has no attribute {name!r}")
-    value = getattr(_import_module(f".{_HOME[name]}", __name__), name)
+    try:
+        module = _import_module(f".{_HOME[name]}", __name__)
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith(__name__):
+            raise
+        from .errors import GraphPruneError
+
+        raise GraphPruneError(
+            f"{name} is not in this runtime folder, which only loads artifacts: install graphprune"
+        ) from error
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

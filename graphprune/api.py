@@ -138,6 +138,7 @@ def compile(
     threads: int | None = None,
     batch_sizes: Sequence[int] | None = None,
     tune: float | None = None,
+    weights: str = "embedded",
 ) -> "Artifact":
     """Compile a model to an artifact for a target.
 
@@ -146,7 +147,8 @@ def compile(
     artifact runs with here; `batch_sizes` such as `(1, 4, 16)`: calls may have any number of samples in the first
     axis, and run in pieces of these sizes; `tune`: measure candidates for the kernels on this machine for so many
     seconds and take the fastest ones. What was measured is remembered, also when this is interrupted; `tune=0` uses
-    it without measuring.
+    it without measuring; `weights`: "embedded" in the code, or "separate": beside it, mapped into memory when the
+    artifact is loaded, and shared by all processes that load the file.
 
     **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
     `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was
@@ -168,17 +170,9 @@ def compile(
         metadata=metadata,
         batch_sizes=batch_sizes,
         tune=tune,
+        weights=weights,
+        plan=None if plan is None else plan.to_json(),
     )
-
-
-def load(path: "str | os.PathLike[str]", threads: int | None = None) -> "Artifact":
-    """Load an artifact; needs `tvm_ffi` and the runtime library only.
-
-    **Raises:** `FileFormatError` for a damaged file, `TargetError` where this CPU lacks what it needs.
-    """
-    from .backends.artifact import load as load_artifact
-
-    return load_artifact(path, threads=threads)
 
 
 def save(slim: Any, path: "str | os.PathLike[str]") -> None:

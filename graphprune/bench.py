@@ -98,8 +98,8 @@ def bench(
     for name, one in models.items():
         progress(f"compiling the {name} model")
         artifacts[name] = api.compile(one, target, example_inputs=example_inputs, threads=threads)
-        inputs = _inputs(one, example_inputs, artifacts[name])
-        runs[name] = partial(artifacts[name], *_positional(inputs), **_named(inputs))
+        inputs = inputs_of(one, example_inputs, artifacts[name])
+        runs[name] = partial(artifacts[name], *positional(inputs), **named(inputs))
         progress(f"preparing the {name} model in other runtimes")
         programs: dict[str, Callable[[], Any]] = {ARTIFACT: runs[name]}
         programs |= peers.programs(one, inputs, threads, inductor)
@@ -119,7 +119,7 @@ def bench(
     return Bench(params, macs, seconds, difference, artifacts["dense"].target, threads, profiles)
 
 
-def _inputs(model: Any, example_inputs: Any, artifact: "Artifact") -> "tuple[Any, ...] | dict[str, Any]":
+def inputs_of(model: Any, example_inputs: Any, artifact: "Artifact") -> "tuple[Any, ...] | dict[str, Any]":
     """Example inputs in order or by name; made up from what the artifact takes where the model needs none."""
     given = frontend_of(model).example_inputs_of(model, example_inputs)
     if given is not None:
@@ -133,11 +133,13 @@ def _inputs(model: Any, example_inputs: Any, artifact: "Artifact") -> "tuple[Any
     }
 
 
-def _positional(inputs: Any) -> tuple[Any, ...]:
+def positional(inputs: Any) -> tuple[Any, ...]:
+    """The inputs that are given in order."""
     return inputs if isinstance(inputs, tuple) else ()
 
 
-def _named(inputs: Any) -> dict[str, Any]:
+def named(inputs: Any) -> dict[str, Any]:
+    """The inputs that are given by name."""
     return inputs if isinstance(inputs, dict) else {}
 
 

@@ -1,4 +1,4 @@
-"""The command line: `graphprune demo | explain | optimize | verify | compile | bench`.
+"""The command line: `graphprune demo | explain | optimize | verify | compile | inspect | runtime | bench`.
 
 Frameworks are imported inside the commands, so that `--help` answers at once.
 """
@@ -43,6 +43,10 @@ _POLICY = (
 _EXACT = "Drop groups for which dropping is not masking: prefer (only when nothing else is left), yes (never), no."
 
 _TUNE = "Measure candidates for the kernels for so many seconds; what was measured is remembered. 0: only use that."
+
+_SEPARATE = (
+    "Put the weights beside the code; they are mapped into memory, and shared by all processes that load the file."
+)
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
 Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", metavar="SHAPE", help=_INPUT, show_default=False)]
@@ -209,27 +213,75 @@ def compile_(
     weights: Weights = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads to run with.")] = None,
     tune: Annotated[float | None, typer.Option(metavar="SECONDS", help=_TUNE, show_default=False)] = None,
+    separate: Annotated[bool, typer.Option("--separate-weights", help=_SEPARATE)] = False,
+    folder: Annotated[bool, typer.Option("--folder", help="Write a folder of parts instead of one file.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Time it here and store the latency in it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model, pruned or not, into one file that graphprune.load runs without PyTorch."""
     import graphprune
 
+    from .bench import inputs_of, named, positional
     from .frontends import source_of
 
     example_inputs = source_of(model).example_inputs(inputs or [])
     loaded = _load(model, weights)
     # While candidates are measured, there is a progress bar of its own.
     with nullcontext() if tune else _status(f"compiling for {target}"):
-        artifact = graphprune.compile(loaded, target=target, example_inputs=example_inputs, threads=threads, tune=tune)
-        artifact.save(out)
-    size = out.stat().st_size
-    tuning = artifact.manifest.get("tuning")
+        artifact = graphprune.compile(
+            loaded,
+            target=target,
+            example_inputs=example_inputs,
+            threads=threads,
+            tune=tune,
+            weights="separate" if separate else "embedded",
+        )
+        if measure:
+            given = inputs_of(loaded, example_inputs, artifact)
+            artifact.measure(*positional(given), **named(given))
+        artifact.save(out, folder=folder)
+    size = artifact.size
+    tuning, latency = artifact.manifest.get("tuning"), artifact.manifest.get("latency")
     if as_json:
-        _print_json({"target": target, "bytes": size, "out": str(out)} | ({"tuning": tuning} if tuning else {}))
+        more = {"tuning": tuning, "latency": latency}
+        _print_json({"target": target, "bytes": size, "out": str(out)} | {k: v for k, v in more.items() if v})
     else:
+        if latency:
+            print(f"takes {latency['milliseconds']:.3f} ms on {latency['threads']} thread(s)")
         if tuning:
             print(report.tuning(tuning))
         print(f"written to {out}: {report.size(size)} for {target}")
+
+
+@app.command(epilog="Example: [b]graphprune inspect slim.gp[/b]")
+def inspect(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="What compile wrote: slim.gp")],
+    as_json: AsJson = False,
+) -> None:
+    """Check an artifact, without running it, and print what it takes, returns, needs and holds."""
+    from .backends.contents import contents
+
+    found = contents(artifact)
+    if as_json:
+        _print_json(found.figures())
+    else:
+        print(found)
+
+
+@app.command(epilog="Example: [b]graphprune runtime deploy[/b]")
+def runtime(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to make.")],
+    as_json: AsJson = False,
+) -> None:
+    """Collect what runs artifacts elsewhere: libraries, the loader for Python, the C interface and its sources."""
+    from .backends.collecting import collect
+
+    sizes = collect(out)
+    if as_json:
+        _print_json({"out": str(out), "sizes": sizes})
+    else:
+        Console().print(report.table("", ["", "size"], [[name, report.size(size)] for name, size in sizes.items()]))
+        print(f"written to {out}; {out / 'README.md'} says how to use it")
 
 
 @app.command(epilog="Example: [b]graphprune bench torchvision.models:resnet18 --profile[/b]")

@@ -1,6 +1,8 @@
-"""Files appear whole or not at all."""
+"""Files and folders appear whole or not at all."""
 
+import ctypes
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,9 +27,61 @@ def atomic_path(path: "str | os.PathLike[str]") -> Iterator[Path]:
     tmp = Path(name)
     try:
         yield tmp
-        umask = os.umask(0)
-        os.umask(umask)
-        tmp.chmod(0o666 & ~umask)
+        tmp.chmod(0o666 & ~_umask())
         os.replace(tmp, final)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: "str | os.PathLike[str]") -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; put it in the place of `path` when the block succeeds.
+
+    What `path` held before, a file or a folder with all that is in it, is gone then. On any error (Ctrl-C included) the
+    temporary folder is removed and `path` is left as it was.
+
+    ```python
+    with atomic_folder("model") as tmp:
+        (tmp / "manifest.json").write_text("{}")
+    ```
+    """
+    final = Path(os.path.realpath(path))
+    final.parent.mkdir(parents=True, exist_ok=True)
+    tmp = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".tmp"))
+    try:
+        yield tmp
+        tmp.chmod(0o777 & ~_umask())
+        if final.exists():
+            _exchange(tmp, final)
+        else:
+            os.rename(tmp, final)
+    finally:
+        if tmp.is_dir():
+            shutil.rmtree(tmp)
+        else:
+            tmp.unlink(missing_ok=True)
+
+
+_CURRENT_FOLDER, _EXCHANGE = -100, 2
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Let two paths change places: in one step where the system can, else there is a moment without the old one."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(new), os.fsencode(old)
+    if swap is not None and swap(_CURRENT_FOLDER, names[0], _CURRENT_FOLDER, names[1], _EXCHANGE) == 0:
+        return
+    aside = new.with_suffix(".old")
+    os.rename(old, aside)
+    try:
+        os.rename(new, old)
+    except BaseException:
+        os.rename(aside, old)
+        raise
+    os.rename(aside, new)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

@@ -288,3 +288,46 @@ def _small() -> torch.nn.Module:
 
 def _parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_inspect_tells_what_is_inside(graphprune_, folder: Path) -> None:
+    options = ("-i", SHAPE, "--threads", "1", "--separate-weights", "--measure", "--json")
+    code, out, err = graphprune_("compile", SMALL, "-o", "small.gp", *options)
+    assert code == 0, err
+    latency = json.loads(out)["latency"]
+    assert latency["milliseconds"] > 0 and json.loads(out)["bytes"] == (folder / "small.gp").stat().st_size
+    code, out, err = graphprune_("inspect", "small.gp", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["runs_here"] and found["latency"] == latency and found["inputs"][0]["shape"] == [1, 3, 8, 8]
+    assert set(found["sizes"]) == {"manifest.json", "manifest.sha256", "library.so", "weights.bin"}
+    code, out, err = graphprune_("inspect", "small.gp")
+    assert code == 0, err
+    for said in ("x86-avx", "runs here", "float32[1, 3, 8, 8]", "weights.bin", "median of", found["fingerprint"]):
+        assert said in out
+    (folder / "small.gp").write_bytes((folder / "small.gp").read_bytes()[:-1])
+    _fails(graphprune_("inspect", "small.gp"), "not a complete artifact")
+
+
+def test_inspect_of_a_pruned_model_for_another_machine(
+    graphprune_, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert graphprune_("optimize", SMALL, "-o", "slim.safetensors", "-i", SHAPE)[0] == 0
+    options = ("--weights", "slim.safetensors", "-i", SHAPE, "--folder")
+    code, out, err = graphprune_("compile", SMALL, "-o", "slim", *options)
+    assert code == 0, err
+    monkeypatch.setattr("graphprune.backends.targets.host_architecture", lambda: "riscv64")
+    code, out, err = graphprune_("inspect", "slim")
+    assert code == 0, err
+    for said in ("no: this processor lacks x86_64 instructions", "params pruned", "plan.json"):
+        assert said in out
+    _fails(graphprune_("inspect", "absent.gp"), "absent.gp")
+
+
+def test_runtime_collects_what_runs_artifacts(graphprune_, folder: Path) -> None:
+    code, out, err = graphprune_("runtime", "deploy", "--json")
+    assert code == 0, err
+    sizes = json.loads(out)["sizes"]
+    assert sizes["lib/libtvm_runtime.so"] == (folder / "deploy/lib/libtvm_runtime.so").stat().st_size
+    assert (folder / "deploy/python/graphprune/__init__.py").exists() and sizes["python"] < 200_000
+    _fails(graphprune_("runtime", "deploy"), "deploy exists")
