@@ -15,7 +15,7 @@ import tvm_ffi.libinfo
 
 import graphprune
 
-from ..errors import OptionError
+from ..errors import OptionError, TargetError
 from ..files import atomic_folder
 from .runtime import runtime_library
 
@@ -47,25 +47,31 @@ def cpp_folder() -> Path:
     return Path(__file__).parent / "cpp"
 
 
-def collect(out: "str | os.PathLike[str]") -> dict[str, int]:
+def collect(out: "str | os.PathLike[str]", libraries: "str | os.PathLike[str] | None" = None) -> dict[str, int]:
     """Make the folder `out`; returns the bytes of its parts by name.
+
+    `libraries` is a folder with `libtvm_runtime.so` and `libtvm_ffi.so` for another kind of machine, taken from the
+    wheels of apache-tvm and apache-tvm-ffi for it; without it they are those of this machine.
 
     Raises `OptionError` where there is something already, `TargetError` where a library is missing.
     """
     if os.path.lexists(out):
         raise OptionError(f"{out} exists: choose another folder, or remove it")
     with atomic_folder(out) as folder:
-        _libraries(folder / "lib")
+        _libraries(folder / "lib", None if libraries is None else Path(libraries))
         _loader(folder / "python" / "graphprune")
         _sources(folder)
         (folder / "README.md").write_text(_README.format(version=graphprune.__version__, ffi=version("apache-tvm-ffi")))
     return {str(path.relative_to(out)): _size(path) for path in sorted(_parts(Path(out)))}
 
 
-def _libraries(lib: Path) -> None:
-    runtime, ffi = runtime_library(), Path(tvm_ffi.libinfo.find_libtvm_ffi())
+def _libraries(lib: Path, others: Path | None) -> None:
+    runtime = runtime_library()
+    found = [runtime, Path(tvm_ffi.libinfo.find_libtvm_ffi())]
     lib.mkdir()
-    for path in (runtime, ffi):
+    for path in found if others is None else [others / path.name for path in found]:
+        if not path.is_file():
+            raise TargetError(f"{path} is missing: take it from the wheel of apache-tvm or apache-tvm-ffi")
         shutil.copy(path, lib / path.name)
     licences = lib.parent / "licenses"
     licences.mkdir()

@@ -48,7 +48,7 @@ CALLERS = (1, 2, 4)
 SIZES = ("part", "size")
 STARTS = ("model, weights", "artifact", "Python: load", "Python: start to first result", "C++: start to first result")
 MEMORY = ("model, weights", "one process", f"each of {PROCESSES} processes", f"{PROCESSES} processes together")
-SERVING = ("model", *(f"{count} callers" for count in CALLERS), "1 caller, 2 threads")
+SERVING = ("model", *(f"{count} caller{'s' * (count > 1)}" for count in CALLERS), "1 caller, 2 threads")
 
 
 def environment(folder: Path) -> Path:
@@ -102,7 +102,9 @@ def sizes(runtime: Path, program: Path) -> list[list[str]]:
 def started(command: Sequence[object], variables: dict[str, str]) -> tuple[float, str]:
     """Seconds of a whole process, and what it printed."""
     start = time.perf_counter()
-    done = subprocess.run([str(word) for word in command], env=variables, capture_output=True, text=True, check=True)
+    done = subprocess.run([str(word) for word in command], env=variables, cwd="/", capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
     return time.perf_counter() - start, done.stdout
 
 
@@ -138,7 +140,7 @@ def memory(path: Path, x: Path, python: Path, variables: dict[str, str]) -> list
     figures = []
     for count in (1, PROCESSES):
         command = [str(word) for word in (python, "-c", CALL, path, x, "stay")]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": variables}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": variables, "cwd": "/"}
         running = [subprocess.Popen(command, **pipes) for _ in range(count)]
         for process in running:
             process.stdout.readline(), process.stdout.readline()

@@ -44,6 +44,8 @@ _EXACT = "Drop groups for which dropping is not masking: prefer (only when nothi
 
 _TUNE = "Measure candidates for the kernels for so many seconds; what was measured is remembered. 0: only use that."
 
+_LIBRARIES = "Where libtvm_runtime.so and libtvm_ffi.so for another kind of machine lie; without it, those of this one."
+
 _SEPARATE = (
     "Put the weights beside the code; they are mapped into memory, and shared by all processes that load the file."
 )
@@ -271,12 +273,13 @@ def inspect(
 @app.command(epilog="Example: [b]graphprune runtime deploy[/b]")
 def runtime(
     out: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to make.")],
+    libraries: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_LIBRARIES)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Collect what runs artifacts elsewhere: libraries, the loader for Python, the C interface and its sources."""
     from .backends.collecting import collect
 
-    sizes = collect(out)
+    sizes = collect(out, libraries)
     if as_json:
         _print_json({"out": str(out), "sizes": sizes})
     else:

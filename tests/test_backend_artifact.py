@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.backends import compiler, linker, targets
+from graphprune.backends import compiler, linker, runtime, targets
 from graphprune.backends.artifact import load
 from graphprune.backends.compiler import compile_model
 from graphprune.errors import (
@@ -187,6 +187,12 @@ def test_damaged_files(path, tmp_path):
 
 
 def test_other_processors(path, monkeypatch):
+    def loaded(library):
+        raise AssertionError("code was loaded")
+
+    monkeypatch.setattr(runtime, "_load", loaded)
+    with pytest.raises(AssertionError):
+        load(path)
     monkeypatch.setattr(targets, "host_features", lambda: frozenset({"sse2"}))
     with pytest.raises(TargetError, match="lacks .*avx2"):
         load(path)

@@ -16,7 +16,7 @@ from graphprune.backends.artifact import load
 from graphprune.backends.batches import cover
 from graphprune.backends.collecting import collect, cpp_folder
 from graphprune.backends.compiler import compile_model
-from graphprune.errors import FileFormatError, OptionError
+from graphprune.errors import FileFormatError, OptionError, TargetError
 from test_backend_container import repacked
 
 ROOT = Path(__file__).parents[1]
@@ -291,3 +291,15 @@ def test_the_collected_folder(runtime, tmp_path):
     assert {f"src/{path.name}" for path in cpp_folder().glob("*.cc")} <= found
     with pytest.raises(OptionError, match="exists"):
         collect(runtime)
+
+
+def test_libraries_of_another_kind_of_machine(tmp_path):
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "libtvm_runtime.so").write_bytes(b"one")
+    with pytest.raises(TargetError, match=r"others/libtvm_ffi\.so is missing"):
+        collect(tmp_path / "out", others)
+    assert not (tmp_path / "out").exists()
+    (others / "libtvm_ffi.so").write_bytes(b"two")
+    collect(tmp_path / "out", others)
+    assert (tmp_path / "out" / "lib" / "libtvm_ffi.so").read_bytes() == b"two"

@@ -15,7 +15,7 @@ static int Fail(const char* what, const char* why) {
 int main(int count, char** words) {
   if (count < 3) return Fail(words[0], "usage: classify model.gp input.bin [threads]");
   gp_artifact* loaded = nullptr;
-  if (gp_load(words[1], count > 3 ? std::atoi(words[3]) : 1, &loaded)) return Fail(words[1], gp_error());
+  if (gp_load(words[1], count > 3 ? std::atoi(words[3]) : 1, &loaded)) return Fail(words[0], gp_error());
   std::unique_ptr<gp_artifact, decltype(&gp_free)> model(loaded, gp_free);
 
   const gp_tensor *input = gp_input(loaded, 0), *output = gp_output(loaded, 0);
@@ -34,7 +34,7 @@ int main(int count, char** words) {
     outputs.push_back(results.back().data());
   }
   const void* inputs[] = {image.data()};
-  if (gp_run(loaded, 1, inputs, outputs.data())) return Fail(words[1], gp_error());
+  if (gp_run(loaded, 1, inputs, outputs.data())) return Fail(words[0], gp_error());
   for (size_t i = 0; i < output->bytes / sizeof(float); ++i) {
     float number;
     std::memcpy(&number, results[0].data() + i * sizeof number, sizeof number);
