@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FileFormatError, InputError, TargetError
+from ..importing import part
 from . import container
 from .host import processor
 from .manifest import LIBRARY, MEMBERS, PLAN, WEIGHTS, described, packed, unpacked
@@ -105,10 +106,8 @@ class Artifact:
     @property
     def plan(self) -> "Plan | None":
         """The plan that made the model that was compiled; None where it was not pruned."""
-        from ..plan import Plan
-
         text = self._members.get(PLAN)
-        return None if text is None else Plan.from_json(bytes(text).decode())
+        return None if text is None else part("plan").Plan.from_json(bytes(text).decode())
 
     def __repr__(self) -> str:
         takes = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
@@ -186,9 +185,8 @@ class Artifact:
 
         The peak of a machine is measured once, with the compiler, and then kept in the user's cache folder.
         """
-        from .profile import measure
-
-        return measure(self, lambda: self(*args, **kwargs), repeats)
+        profile: Profile = part("backends.profile").measure(self, lambda: self(*args, **kwargs), repeats)
+        return profile
 
     def measure(self, *args: Any, repeats: int = 50, **kwargs: Any) -> dict[str, Any]:
         """Time calls with these inputs, and remember the result in the manifest: `save` stores it.

@@ -7,11 +7,9 @@ and builds the C++ example with cmake.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,6 +17,7 @@ import venv
 from collections.abc import Callable, Sequence
 from importlib.metadata import distribution, version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -82,8 +81,9 @@ def installed(name: str) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def sizes(runtime: Path, program: Path) -> list[list[str]]:
+def sizes(setting: "Setting") -> list[list[str]]:
     """The table of sizes."""
+    runtime, program, whole = setting.runtime, setting.program, setting.python.parents[1]
     built = program.parent / "graphprune" / "libgraphprune.so"
     parts = [
         ("`libtvm_runtime.so`", size_of(runtime / "lib" / "libtvm_runtime.so")),
@@ -93,6 +93,7 @@ def sizes(runtime: Path, program: Path) -> list[list[str]]:
         ("Python: the loader", size_of(runtime / "python")),
         ("Python: apache-tvm-ffi", installed("apache-tvm-ffi")),
         ("Python: numpy", installed("numpy")),
+        ("Python: the whole environment, pip included", size_of(runtime / "lib") + size_of(whole)),
         ("not needed: apache-tvm with its compiler", installed("apache-tvm")),
         ("not needed: torch", installed("torch")),
     ]
@@ -108,21 +109,20 @@ def started(command: Sequence[object], variables: dict[str, str]) -> tuple[float
     return time.perf_counter() - start, done.stdout
 
 
-def starts(
-    paths: dict[str, Path], x: Path, python: Path, program: Path, variables: dict[str, str], repeats: int
-) -> list:
+def starts(paths: dict[str, Path], setting: "Setting", repeats: int) -> list[list[str]]:
     """The rows of start-up times: all programs take turns."""
+    x, variables = setting.input, setting.variables
     seconds: dict[tuple[str, str], list[float]] = {}
     for _ in range(1 + repeats):
         for name, path in paths.items():
-            whole, printed = started([python, "-c", CALL, path, x], variables)
+            whole, printed = started([setting.python, "-c", CALL, path, x], variables)
             seconds.setdefault((name, "load"), []).append(float(printed))
             seconds.setdefault((name, "python"), []).append(whole)
-            seconds.setdefault((name, "c++"), []).append(started([program, path, x, 1], variables)[0])
+            seconds.setdefault((name, "c++"), []).append(started([setting.program, path, x, 1], variables)[0])
     rows = []
     for name, path in paths.items():
-        medians = [report.duration(statistics.median(seconds[name, kind][1:])) for kind in ("load", "python", "c++")]
-        rows.append([name, report.size(size_of(path)), *medians])
+        least = [report.duration(min(seconds[name, kind])) for kind in ("load", "python", "c++")]
+        rows.append([name, report.size(size_of(path)), *least])
     return rows
 
 
@@ -135,12 +135,18 @@ def resident(pids: Sequence[int]) -> list[int]:
     return found
 
 
-def memory(path: Path, x: Path, python: Path, variables: dict[str, str]) -> list[str]:
+def memory(path: Path, setting: "Setting") -> list[str]:
     """Memory of processes that have loaded and called the artifact."""
     figures = []
     for count in (1, PROCESSES):
-        command = [str(word) for word in (python, "-c", CALL, path, x, "stay")]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": variables, "cwd": "/"}
+        command = [str(word) for word in (setting.python, "-c", CALL, path, setting.input, "stay")]
+        pipes = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "text": True,
+            "env": setting.variables,
+            "cwd": "/",
+        }
         running = [subprocess.Popen(command, **pipes) for _ in range(count)]
         for process in running:
             process.stdout.readline(), process.stdout.readline()
@@ -176,66 +182,81 @@ def calls_per_second(artifact: Callable[..., object], x: np.ndarray, callers: in
     return sum(done) / (time.perf_counter() - start)
 
 
+class Setting(NamedTuple):
+    """Where things are while they are measured."""
+
+    folder: Path
+    runtime: Path
+    python: Path
+    program: Path
+    x: np.ndarray
+
+    @property
+    def input(self) -> Path:
+        """The file of the input."""
+        return self.folder / "x.bin"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of the programs."""
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(self.runtime / "python")}
+
+
+def prepared(folder: Path) -> Setting:
+    """The runtime folder, the environment, the example and the input."""
+    runtime = folder / "runtime"
+    collect(runtime)
+    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
+    x.tofile(folder / "x.bin")
+    return Setting(folder, runtime, environment(folder / "venv"), example(folder / "build", runtime), x)
+
+
+def measured(model: str, setting: Setting, repeats: int) -> list[list[list[str]]]:
+    """The rows of a model: starts, memory, serving."""
+    net, paths = randomise(torchvision_model(model)), {}
+    for weights in KINDS:
+        console.print(f"compiling {model}, {weights}")
+        paths[f"{model}, {weights}"] = path = setting.folder / f"{model}-{weights}.gp"
+        examples = torch.from_numpy(setting.x)
+        graphprune.compile(net, example_inputs=examples, threads=1, weights=weights).save(path)
+    one, two = (graphprune.load(path, threads=threads) for threads in (1, 2))
+    rates = [calls_per_second(one, setting.x, callers) for callers in CALLERS] + [calls_per_second(two, setting.x, 1)]
+    return [
+        starts(paths, setting, repeats),
+        [[name, *memory(path, setting)] for name, path in paths.items()],
+        [[model, *(f"{rate:.1f}" for rate in rates)]],
+    ]
+
+
 def main() -> None:
     """Measure everything, print the tables and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["mobilenet_v2", "resnet50"])
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
-    tables: dict[str, list[list[str]]] = {"starts": [], "memory": [], "serving": []}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        runtime = folder / "runtime"
-        collect(runtime)
-        python, program = environment(folder / "venv"), example(folder / "build", runtime)
-        variables = {"PATH": os.environ["PATH"], "PYTHONPATH": str(runtime / "python")}
-        x = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
-        x.tofile(folder / "x.bin")
-        for model in options.models:
-            net, paths = randomise(torchvision_model(model)), {}
-            for weights in KINDS:
-                console.print(f"compiling {model}, {weights}")
-                paths[f"{model}, {weights}"] = path = folder / f"{model}-{weights}.gp"
-                artifact = graphprune.compile(net, example_inputs=torch.from_numpy(x), threads=1, weights=weights)
-                artifact.save(path)
-                del artifact
-            tables["starts"] += starts(paths, folder / "x.bin", python, program, variables, options.repeats)
-            tables["memory"] += [
-                [name, *memory(path, folder / "x.bin", python, variables)] for name, path in paths.items()
-            ]
-            one, two = (graphprune.load(path, threads=threads) for threads in (1, 2))
-            rates = [calls_per_second(one, x, callers) for callers in CALLERS] + [calls_per_second(two, x, 1)]
-            tables["serving"].append([model, *(f"{rate:.1f}" for rate in rates)])
-        parts = sizes(runtime, program)
-        total = size_of(folder / "venv") + size_of(runtime / "lib") + size_of(runtime / "python")
-    parts.insert(7, ["Python: the whole environment, pip included", report.size(total)])
+        setting = prepared(Path(name))
+        parts = sizes(setting)
+        models = [measured(model, setting, options.repeats) for model in options.models]
+    rows = [[row for tables in models for row in tables[index]] for index in range(len(TABLES))]
     show("Sizes", SIZES, parts)
-    for title, columns in (("starts", STARTS), ("memory", MEMORY), ("serving", SERVING)):
-        show(title, columns, tables[title])
-    print(json.dumps(tables), file=sys.stderr)
+    for (title, columns, _), table in zip(TABLES, rows, strict=True):
+        show(title, columns, table)
     more = [
-        f"## {title}\n\n{text.strip()}\n\n{report.markdown(columns, tables[key]).strip()}"
-        for title, key, columns, text in (
-            ("Start", "starts", STARTS, START),
-            ("Memory", "memory", MEMORY, SHARED),
-            ("Calls at the same time", "serving", SERVING, AT_ONCE),
-        )
+        f"## {title}\n\n{text.strip()}\n\n{report.markdown(columns, table).strip()}"
+        for (title, columns, text), table in zip(TABLES, rows, strict=True)
     ]
-    page(
-        "loader",
-        "What it takes to run an artifact",
-        TEXT.format(machine(None, "apache-tvm")),
-        (SIZES, parts),
-        more=more,
-    )
+    text = TEXT.format(machine(None, "apache-tvm"))
+    page("loader", "What it takes to run an artifact", text, (SIZES, parts), more=more)
 
 
 TEXT = """
 Printed by `python benchmarks/loader.py`. {}.
 """
 START = """
-Medians of whole processes that start, load an artifact (whose checksums are verified), and call it once; the files
-are in the page cache. *Python: load* is `graphprune.load` alone, without the start of Python and the import of numpy.
+The least times of many whole processes that start, load an artifact (whose checksums are verified), and call it once;
+the files are in the page cache. *Python: load* is `graphprune.load` alone, without the start of Python and the
+import of numpy.
 """
 SHARED = """
 Proportional set sizes (a page that several processes share counts once, divided among them) of Python processes that
@@ -246,6 +267,13 @@ AT_ONCE = """
 Calls per second of one artifact with `threads=1` that several Python threads call at the same time, and with
 `threads=2` called by one.
 """
+
+TABLES = (
+    ("Start", STARTS, START),
+    ("Memory", MEMORY, SHARED),
+    ("Calls at the same time", SERVING, AT_ONCE),
+)
+
 
 if __name__ == "__main__":
     main()

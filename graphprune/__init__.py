@@ -3,7 +3,6 @@
 The public verbs are imported on first use, so that ``import graphprune`` loads neither torch nor tvm.
 """
 
-from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
@@ -41,17 +40,9 @@ __all__ = [*_HOME, "__version__"]
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'graphprune' has no attribute {name!r}")
-    try:
-        module = _import_module(f".{_HOME[name]}", __name__)
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith(__name__):
-            raise
-        from .errors import GraphPruneError
+    from .importing import part
 
-        raise GraphPruneError(
-            f"{name} is not in this runtime folder, which only loads artifacts: install graphprune"
-        ) from error
-    value = getattr(module, name)
+    value = getattr(part(_HOME[name]), name)
     globals()[name] = value
     return value
 
