@@ -6,8 +6,10 @@ include/    graphprune.h, and the headers of tvm_ffi that building the sources n
 src/        the C interface, with a CMakeLists.txt in the folder above
 """
 
+import ast
 import os
 import shutil
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,12 +21,8 @@ from ..errors import OptionError, TargetError
 from ..files import atomic_folder
 from .runtime import runtime_library
 
-# What `graphprune.load` imports of this package.
-_LOADER = (
-    "__init__.py", "errors.py", "files.py", "importing.py", "backends/__init__.py", "backends/artifact.py",
-    "backends/batches.py", "backends/container.py", "backends/host.py", "backends/manifest.py",
-    "backends/processors.py", "backends/runtime.py", "backends/targets.py", "backends/weights.py",
-)  # fmt: skip
+# The modules that run artifacts, imported as they are needed; what they import at their tops comes with them.
+_LOADER = ("__init__", "importing", "backends.artifact", "backends.batches", "backends.runtime")
 
 _README = """# Runs artifacts of GraphPrune {version}
 
@@ -81,11 +79,30 @@ def _libraries(lib: Path, others: Path | None) -> None:
 
 
 def _loader(package: Path) -> None:
+    for name, source in _modules(_LOADER).items():
+        target = package / f"{name.replace('.', '/')}.py"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+    shutil.copy(Path(__file__).with_name("__init__.py"), package / "backends" / "__init__.py")
+
+
+def _modules(names: Iterable[str]) -> dict[str, Path]:
+    """The files of modules of this package, and of all that they import at their tops, by names within it."""
     homes = {"": Path(graphprune.__file__).parent, "backends": Path(__file__).parent}
-    for name in _LOADER:
-        folder, _, file = name.rpartition("/")
-        (package / folder).mkdir(parents=True, exist_ok=True)
-        shutil.copy(homes[folder] / file, package / name)
+    found: dict[str, Path] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        home, _, last = name.rpartition(".")
+        file = homes[home] / f"{last}.py" if home in homes else None
+        if name in found or file is None or not file.is_file():
+            continue
+        found[name] = file
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.level:
+                parents = [*name.split(".")[: -node.level], *(node.module.split(".") if node.module else [])]
+                waiting += [".".join(parents), *(".".join([*parents, alias.name]) for alias in node.names)]
+    return found
 
 
 def _sources(folder: Path) -> None:

@@ -303,3 +303,26 @@ def test_libraries_of_another_kind_of_machine(tmp_path):
     (others / "libtvm_ffi.so").write_bytes(b"two")
     collect(tmp_path / "out", others)
     assert (tmp_path / "out" / "lib" / "libtvm_ffi.so").read_bytes() == b"two"
+
+
+class Raised(nn.Module):
+    def forward(self, x):
+        return x.to(torch.int32) + 1
+
+
+@needs_compilers
+def test_bits_of_bfloat16_travel_as_whole_numbers(built, tmp_path):
+    bits = torch.arange(40).to(torch.uint16).reshape(1, 40)
+    artifact = compile_model(Raised(), "x86", bits)
+    artifact.save(tmp_path / "whole.gp")
+    (tmp_path / "bits.bin").write_bytes(bits.numpy().tobytes())
+
+    def named(manifest, members):
+        manifest["inputs"][0]["dtype"] = "bfloat16"
+
+    for path in ("whole.gp", repacked(tmp_path / "whole.gp", tmp_path / "named.gp", named)):
+        done = call(built, tmp_path, path, 1, 1, "bits.bin")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "output0.bin").read_bytes() == artifact(bits.numpy()).tobytes()
+        (tmp_path / "output0.bin").unlink()
+    assert "bfloat16 0 80 1 40" in done.stdout
