@@ -110,6 +110,8 @@ class File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for somebody to write
+            raise FileFormatError(f"{path} is not an artifact: it is not a plain file")
         self._file = open(path, "rb")
         try:
             self._length = os.fstat(self._file.fileno()).st_size
@@ -223,7 +225,10 @@ class Folder:
         """Nothing lies between the files of a folder."""
 
     def _size(self, name: str) -> int:
-        found = os.stat(name, dir_fd=self._handle, follow_symlinks=False)
+        try:
+            found = os.stat(name, dir_fd=self._handle, follow_symlinks=False)
+        except OSError as error:
+            raise self._unreadable(name, error) from error
         if not stat.S_ISREG(found.st_mode):
             raise FileFormatError(f"{self.path} is not an artifact: {name!r} in it is not a plain file")
         return found.st_size
@@ -232,9 +237,11 @@ class Folder:
         try:
             return open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._handle), "rb")
         except OSError as error:
-            raise FileFormatError(
-                f"{self.path} is not a complete artifact: {name} cannot be read ({error.strerror}); {ADVICE}"
-            ) from error
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: OSError) -> FileFormatError:
+        what = f"{name} cannot be read ({error.strerror})"
+        return FileFormatError(f"{self.path} is not a complete artifact: {what}; {ADVICE}")
 
 
 def _frame(members: Sequence[tuple[str, int, int]]) -> tuple[list[bytes], bytes]:

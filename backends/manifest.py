@@ -53,7 +53,26 @@ def _digest(text: bytes) -> bytes:
 
 
 def unpacked(path: "str | os.PathLike[str]") -> Contents:
-    """Read and check an artifact. Raises `FileNotFoundError` or `FileFormatError`."""
+    """Read and check an artifact: the old one or the new one, where it is replaced meanwhile.
+
+    Raises `FileNotFoundError` or `FileFormatError`.
+    """
+    while True:
+        before = _identity(path)
+        try:
+            return _read(path)
+        except FileFormatError:
+            # The parts of a folder are gone soon after another one took its place.
+            if _identity(path) == before:
+                raise
+
+
+def _identity(path: "str | os.PathLike[str]") -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_ino, found.st_ctime_ns
+
+
+def _read(path: "str | os.PathLike[str]") -> Contents:
     try:
         with opened(path) as store:
             return _unpacked(store)

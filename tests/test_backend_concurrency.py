@@ -150,3 +150,28 @@ def test_artifacts_that_are_gone_are_unloaded(paths):
     gc.collect()
     assert libraries() == before
     assert np.isfinite(result).all()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_loading_while_it_is_replaced(tmp_path, folder):
+    x = np.ones((1, 64), np.float32)
+    both = [compile_model(nn.Linear(64, 64), "x86", torch.zeros(1, 64), weights="separate") for _ in range(2)]
+    wanted = [artifact(x).tobytes() for artifact in both]
+    assert wanted[0] != wanted[1]
+    place, stop = tmp_path / "model", threading.Event()
+    both[0].save(place, folder=folder)
+
+    def replace():
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            both[turn % 2].save(place, folder=folder)
+
+    with ThreadPoolExecutor(1) as pool:
+        saving = pool.submit(replace)
+        try:
+            found = {wanted.index(load(place, threads=1)(x).tobytes()) for _ in range(200)}
+        finally:
+            stop.set()
+        saving.result()
+    assert found == {0, 1}

@@ -281,6 +281,12 @@ def test_folders_by_others(folder, tmp_path, code_is_not_loaded):
     refused(tmp_path / "empty", r"no manifest\.json")
 
 
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", "not a plain file")
+    refused("/dev/null", "not a plain file")
+
+
 def test_other_versions(path, tmp_path, code_is_not_loaded):
     newer = repacked(path, tmp_path / "newer.gp", format_version=99, tools={"graphprune": "7.5.0"})
     refused(newer, r"format 99.* install graphprune 7\.5\.0 or newer")

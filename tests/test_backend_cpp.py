@@ -265,6 +265,12 @@ def test_what_others_wrote_is_refused(built, paths, tmp_path):
 
 
 @needs_compilers
+def test_a_pipe_is_refused(built, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a plain file" in call(built, tmp_path, "pipe", 1, 1).stderr
+
+
+@needs_compilers
 def test_nothing_is_left_in_the_temporary_folder(built, paths, tmp_path):
     command = [str(built / "caller"), str(paths["embedded-file"]), "1", "1"]
     temporary = tmp_path / "temporary"

@@ -85,7 +85,13 @@ Mapping::~Mapping() {
 Container::Container(const std::string& path) : path_(path) {
   struct stat found;
   if (stat(path.c_str(), &found) != 0) throw Error(GP_FILE_ERROR, path + " cannot be read: " + Reason());
-  S_ISDIR(found.st_mode) ? ReadFolder(path) : ReadFile(path);
+  if (S_ISDIR(found.st_mode)) {
+    ReadFolder(path);
+  } else if (S_ISREG(found.st_mode)) {
+    ReadFile(path);
+  } else {  // opening a pipe would wait for somebody to write
+    throw Error(GP_FILE_ERROR, path + " is not a plain file");
+  }
 }
 
 void Container::Damaged(const std::string& what) const {
