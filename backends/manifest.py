@@ -8,6 +8,7 @@ checksums; does it say everything that is needed. Nothing is executed or mapped 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -25,6 +26,7 @@ MEMBERS = (MANIFEST, DIGEST, LIBRARY, WEIGHTS, PLAN)
 # A manifest has a few kilobytes per hundred kernels; whatever has more than this is something else.
 _LARGEST_MANIFEST = 16 << 20
 _DEEPEST = 64
+_DTYPE = re.compile(r"bool|(float|bfloat|int|uint)\d{1,2}")
 
 
 @dataclass(frozen=True)
@@ -181,10 +183,15 @@ def _tensors(manifest: Mapping[str, Any]) -> None:
     for group in ("inputs", "outputs"):
         _need(isinstance(manifest[group], list), f"no list of {group}")
         for entry in manifest[group]:
-            _need(_are_names([entry["name"], entry["dtype"]]), f"{group} without a name or an element type")
+            _need(_are_names([entry["name"]]), f"{group} without a name")
+            _check_dtype(entry["dtype"])
             _check_shape(entry["shape"])
             _need(isinstance(entry.get("batched", False), bool), "a tensor that is neither batched nor not")
             _need(not entry.get("batched") or bool(entry["shape"]), "a batch without an axis")
+
+
+def _check_dtype(dtype: Any) -> None:
+    _need(isinstance(dtype, str) and bool(_DTYPE.fullmatch(dtype)), f"an element type {str(dtype)[:40]!r}")
 
 
 def _check_shape(shape: Any) -> None:
@@ -220,6 +227,7 @@ def _weights(manifest: Mapping[str, Any]) -> None:
     room = manifest["members"][WEIGHTS]["bytes"]
     for entry in weights["tensors"]:
         _check_shape(entry["shape"])
+        _check_dtype(entry["dtype"])
         start, size = entry["offset"], prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
         _need(_is_count(start) and start % ALIGNMENT == 0 and start + size <= room, f"weights outside of {WEIGHTS}")
     count = len(weights["tensors"])

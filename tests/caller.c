@@ -9,10 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void *room(const gp_tensor *tensor, int64_t samples, size_t *bytes) {
-  *bytes = tensor->bytes * (tensor->batched ? (size_t)samples : 1);
-  return calloc(1, *bytes ? *bytes : 1);
+static size_t size_of(const gp_tensor *tensor, int64_t samples) {
+  return tensor->bytes * (tensor->batched ? (size_t)samples : 1);
 }
+
+static void *room(const gp_tensor *tensor, int64_t samples) { return calloc(1, size_of(tensor, samples) + 1); }
 
 static void list(const char *kind, const gp_tensor *tensor) {
   printf("%s %s %s %d %zu", kind, tensor->name, tensor->dtype, (int)tensor->batched, tensor->bytes);
@@ -20,46 +21,47 @@ static void list(const char *kind, const gp_tensor *tensor) {
   printf("\n");
 }
 
-static int refused(void) {
-  int code = 1;
-  fprintf(stderr, "%s\n", gp_error());
-  return code;
+static int refused(int status) {
+  fprintf(stderr, "%d %s\n", status, gp_error());
+  return 1;
 }
 
 static int run(int count, char **words) {
   gp_artifact *model;
   void *inputs[16], *outputs[16];
-  size_t bytes;
   int64_t samples = atoll(words[3]);
   int status = gp_load(words[1], atoi(words[2]), &model);
-  if (status) return fprintf(stderr, "%d ", status), refused();
+  if (status) return refused(status);
+  if (gp_input(model, -1) || gp_input(model, gp_input_count(model))) return 2;
   for (int i = 0; i < gp_input_count(model); ++i) {
-    list("input", gp_input(model, i));
-    inputs[i] = room(gp_input(model, i), samples, &bytes);
+    const gp_tensor *tensor = gp_input(model, i);
+    list("input", tensor);
+    inputs[i] = room(tensor, samples);
     FILE *file = i + 4 < count ? fopen(words[i + 4], "rb") : NULL;
     if (file) {
-      if (fread(inputs[i], 1, bytes, file) != bytes) return fprintf(stderr, "input %d is too short\n", i), 1;
+      if (fread(inputs[i], 1, size_of(tensor, samples), file) != size_of(tensor, samples)) return 2;
       fclose(file);
     }
   }
   for (int i = 0; i < gp_output_count(model); ++i) {
     list("output", gp_output(model, i));
-    outputs[i] = room(gp_output(model, i), samples, &bytes);
+    outputs[i] = room(gp_output(model, i), samples);
   }
-  if (gp_input(model, -1) || gp_input(model, gp_input_count(model))) return 2;
   status = gp_run(model, samples, (const void *const *)inputs, outputs);
-  if (status) return fprintf(stderr, "%d ", status), refused();
   for (int i = 0; i < gp_output_count(model); ++i) {
     char name[32];
     snprintf(name, sizeof name, "output%d.bin", i);
-    FILE *file = fopen(name, "wb");
-    room(gp_output(model, i), samples, &bytes);
-    fwrite(outputs[i], 1, bytes, file);
-    fclose(file);
+    FILE *file = status ? NULL : fopen(name, "wb");
+    if (file) {
+      fwrite(outputs[i], 1, size_of(gp_output(model, i), samples), file);
+      fclose(file);
+    }
+    free(outputs[i]);
   }
+  for (int i = 0; i < gp_input_count(model); ++i) free(inputs[i]);
   gp_free(model);
   gp_free(NULL);
-  return 0;
+  return status ? refused(status) : 0;
 }
 
 struct work {
@@ -75,11 +77,11 @@ static void *stress(void *argument) {
     int which = call % work->models;
     gp_artifact *model = work->shared[which];
     if (call % 10 == 9 && gp_load(work->paths[which], 1, &model)) return ++work->wrong, NULL;
-    size_t bytes;
-    void *output = room(gp_output(model, 0), 1, &bytes);
+    void *output = room(gp_output(model, 0), 1);
     const void *inputs[] = {work->inputs[which]};
     void *outputs[] = {output};
-    if (gp_run(model, 1, inputs, outputs) || memcmp(output, work->wanted[which], bytes)) ++work->wrong;
+    int status = gp_run(model, 1, inputs, outputs);
+    if (status || memcmp(output, work->wanted[which], size_of(gp_output(model, 0), 1))) ++work->wrong;
     free(output);
     if (model != work->shared[which]) gp_free(model);
   }
@@ -88,18 +90,19 @@ static void *stress(void *argument) {
 
 static int many(int count, char **words) {
   enum { MOST = 16 };
-  int threads = atoi(words[2]), models = count - 4, wrong = 0;
+  int threads = atoi(words[2]), models = count - 4, wrong = 0, status;
   gp_artifact *shared[MOST];
   float *inputs[MOST], *wanted[MOST];
   for (int i = 0; i < models; ++i) {
-    size_t bytes;
-    if (gp_load(words[i + 4], 1, &shared[i])) return refused();
-    inputs[i] = room(gp_input(shared[i], 0), 1, &bytes);
-    for (size_t at = 0; at < bytes / sizeof(float); ++at) inputs[i][at] = (float)(at % 17) - 8;
-    wanted[i] = room(gp_output(shared[i], 0), 1, &bytes);
+    if ((status = gp_load(words[i + 4], 1, &shared[i]))) return refused(status);
+    inputs[i] = room(gp_input(shared[i], 0), 1);
+    wanted[i] = room(gp_output(shared[i], 0), 1);
+    for (size_t at = 0; at < size_of(gp_input(shared[i], 0), 1) / sizeof(float); ++at) {
+      inputs[i][at] = (float)(at % 17) - 8;
+    }
     const void *given[] = {inputs[i]};
     void *outputs[] = {wanted[i]};
-    if (gp_run(shared[i], 1, given, outputs)) return refused();
+    if ((status = gp_run(shared[i], 1, given, outputs))) return refused(status);
   }
   pthread_t pool[MOST];
   struct work works[MOST];
@@ -110,6 +113,11 @@ static int many(int count, char **words) {
   for (int i = 0; i < threads; ++i) {
     pthread_join(pool[i], NULL);
     wrong += works[i].wrong;
+  }
+  for (int i = 0; i < models; ++i) {
+    gp_free(shared[i]);
+    free(inputs[i]);
+    free(wanted[i]);
   }
   printf("%d wrong\n", wrong);
   return wrong != 0;

@@ -18,7 +18,7 @@ from torch import nn
 from graphprune.backends import container, manifest, runtime
 from graphprune.backends.artifact import load
 from graphprune.backends.compiler import compile_model
-from graphprune.errors import FileFormatError, OptionError
+from graphprune.errors import FileFormatError, OptionError, TargetError
 
 X = np.linspace(-1, 1, 3 * 8 * 8, dtype=np.float32).reshape(1, 3, 8, 8)
 
@@ -320,7 +320,10 @@ def at(described, key, value):
         (lambda m, files: m.pop("weights"), "either weights.bin or its description"),
         (lambda m, files: at(m["weights"]["tensors"][0], "offset", 1 << 40), "weights outside"),
         (lambda m, files: at(m["weights"]["tensors"][0], "shape", [1 << 60, 1 << 60]), "weights outside"),
-        (lambda m, files: at(m["weights"]["tensors"][0], "dtype", "complex"), "weights outside|manifest has"),
+        (lambda m, files: at(m["weights"]["tensors"][0], "dtype", "complex"), "an element type 'complex'"),
+        (lambda m, files: at(m["weights"]["tensors"][0], "dtype", {}), "an element type"),
+        (lambda m, files: at(m["weights"]["tensors"][0], "dtype", "float99"), "manifest has"),
+        (lambda m, files: at(m["inputs"][0], "dtype", "x"), "an element type 'x'"),
         (lambda m, files: at(m["weights"]["functions"], "main", [99]), "unknown weights"),
     ],
 )  # fmt: skip
@@ -357,3 +360,33 @@ def test_more_than_four_gigabytes_need_a_folder(tmp_path, monkeypatch):
     monkeypatch.undo()
     container.write_file(tmp_path / "large.gp", members)
     assert (tmp_path / "large.gp").stat().st_size == container.file_size({"library.so": 1000})
+
+
+VALUES = [None, -1, 0, 1, 2**40, 2**70, 1.5, True, "", "x", "float32", "\0", [], [[]], ["avx2"], {}, {"a": 1}]
+
+
+def places(value, path=()):
+    """The ways to all values in a nested structure."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_whatever_a_manifest_says_is_refused_in_words_of_ours(path, tmp_path_factory, data):
+    def change(described, members):
+        *way, last = data.draw(st.sampled_from([place for place in places(described) if place[0] != "kernels"]))
+        inner = described
+        for key in way:
+            inner = inner[key]
+        if data.draw(st.booleans()):
+            inner[last] = data.draw(st.sampled_from(VALUES))
+        else:
+            del inner[last]
+
+    try:
+        load(repacked(path, tmp_path_factory.getbasetemp() / "said.gp", change))
+    except (FileFormatError, TargetError):
+        pass

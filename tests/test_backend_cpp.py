@@ -232,6 +232,8 @@ def test_damage_is_refused_as_in_python(built, paths, tmp_path, form):
         (wrong / name).write_bytes(content)
     (wrong / "more.txt").write_text("")
     assert 'holds "more.txt"' in refused()
+    (wrong / "more.txt").rename(wrong / "m\N{LATIN SMALL LETTER O WITH DIAERESIS}re\n")
+    assert "whose name no artifact has" in refused()
 
 
 @needs_compilers

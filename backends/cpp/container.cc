@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -49,6 +50,11 @@ std::string LocalHeader(const std::string& name, size_t size, size_t crc, size_t
 std::string CentralHeader(const std::string& name, size_t size, size_t crc, size_t place) {
   return "PK\x01\x02" + Little({{3 << 8 | 20, 2}}) + Fields(name, size, crc) +
          Little({{0, 2}, {0, 2}, {0, 2}, {0, 2}, {size_t{0100644} << 16, 4}, {place, 4}}) + name;
+}
+
+// Names end up in messages: nothing in them may confuse a terminal.
+bool IsPlain(const std::string& name) {
+  return std::all_of(name.begin(), name.end(), [](char letter) { return letter > ' ' && letter < 127; });
 }
 
 std::string Reason() { return std::strerror(errno); }
@@ -115,6 +121,7 @@ void Container::ReadFile(const std::string& path) {
     if (end + size - at < kCentral + letters + more) Damaged("its directory is broken");
     Entry found{{entry + kCentral, letters}, Number(entry + 24, 4), Number(entry + 16, 4), Number(entry + 42, 4)};
     at += kCentral + letters + more;
+    if (!IsPlain(found.name)) Damaged("it has a member whose name no artifact has");
     if (found.place + kLocal > end) Damaged("a member is not where it should be");
     const char* header = data + found.place;
     size_t start = found.place + kLocal + Number(header + 26, 2) + Number(header + 28, 2);
@@ -131,6 +138,7 @@ void Container::ReadFolder(const std::string& path) {
   while (const dirent* entry = readdir(folder.get())) {
     const std::string name = entry->d_name;
     if (name == "." || name == "..") continue;
+    if (!IsPlain(name)) Damaged("it holds a file whose name no artifact has");
     mappings_.push_back(std::make_unique<Mapping>(dirfd(folder.get()), name, false));
     members_.emplace(name, mappings_.back()->bytes());
   }
