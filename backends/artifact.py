@@ -25,6 +25,8 @@ from .targets import missing_here
 if TYPE_CHECKING:
     from ..plan import Plan
     from .profile import Profile
+    from .runtime import Program
+    from .static_cost import StaticCost
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Artifact:
     `manifest` is the dictionary stored in the file, `target` the name of the target, `size` the bytes of the
     file, `threads` the number of threads a call uses (None: as many as the machine has, or `TVM_NUM_THREADS`),
     `batch_sizes` the sizes that were compiled if calls may have any number of samples, else empty. Calls from several
-    Python threads run at the same time; results belong to the caller and stay when the artifact is gone.
+    Python threads run at the same time; results belong to the caller and stay when the artifact is gone. An artifact
+    for another machine can be saved, inspected and measured there (`graphprune bench --rpc`), but not called here.
     """
 
     def __init__(
@@ -73,8 +76,6 @@ class Artifact:
         weights: container.Buffer | None = None,
         plan: bytes | None = None,
     ) -> None:
-        from .runtime import Program
-
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
         parts = {LIBRARY: library, WEIGHTS: weights, PLAN: plan}
@@ -85,17 +86,15 @@ class Artifact:
         self.inputs = tuple(spec_of(entry) for entry in manifest["inputs"])
         self.outputs = tuple(spec_of(entry) for entry in manifest["outputs"])
         self.batch_sizes = tuple(manifest.get("batch_sizes", ()))
-        self._program = Program(library, threads, manifest.get("weights"), weights)
+        self.threads = threads
+        target = manifest["target"]
+        self._missing = missing_here(target["architecture"], tuple(target["features"]), target.get("triple", ""))
+        self._loaded = None if self._missing else _program(library, threads, manifest.get("weights"), weights)
 
     @property
     def target(self) -> str:
         """Name of the target the code was made for."""
         return str(self.manifest["target"]["name"])
-
-    @property
-    def threads(self) -> int | None:
-        """Number of threads a call uses; None leaves it to the runtime."""
-        return self._program.threads
 
     @property
     def size(self) -> int:
@@ -109,6 +108,26 @@ class Artifact:
         text = self._members.get(PLAN)
         return None if text is None else part("plan").Plan.from_json(bytes(text).decode())
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine has what the code needs."""
+        return not self._missing
+
+    @property
+    def library(self) -> bytes:
+        """The shared library: code, the program that calls the kernels, and weights that are embedded."""
+        return bytes(self._members[LIBRARY])
+
+    @property
+    def _program(self) -> "Program":
+        """The loaded library; raises `TargetError` where it was made for another machine."""
+        if self._loaded is None:
+            raise TargetError(
+                f"this artifact was made for {self.target} and cannot run here: this machine lacks "
+                f"{', '.join(self._missing)}; save it with artifact.save(path) and load it on such a machine"
+            )
+        return self._loaded
+
     def __repr__(self) -> str:
         takes = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
         gives = ", ".join(f"{spec.name}: {spec}" for spec in self.outputs)
@@ -119,15 +138,17 @@ class Artifact:
 
         Returns what the model returns (a tensor, a tuple, a list, a dictionary), as numpy arrays if every input
         is one, else as torch tensors or, without torch tensors among the inputs, as DLPack tensors.
-        Raises `InputError` for a wrong number, name, shape or element type.
+        Raises `InputError` for a wrong number, name, shape or element type, and `TargetError` where the artifact was
+        made for another machine.
         """
         from .runtime import to_tensor
 
+        program = self._program
         values = self._bind(args, kwargs)
         pairs = [to_tensor(value, spec.name) for value, spec in zip(values, self.inputs, strict=True)]
         tensors = [tensor for tensor, _ in pairs]
         count = self._check(tensors)
-        results = self._program(tensors) if count is None else self._run_batch(tensors, count)
+        results = program(tensors) if count is None else self._run_batch(tensors, count)
         return _unflatten(self.manifest["output_tree"], results, _converter(values))
 
     def _check(self, tensors: list[Any]) -> int | None:
@@ -185,6 +206,7 @@ class Artifact:
 
         The peak of a machine is measured once, with the compiler, and then kept in the user's cache folder.
         """
+        _ = self._program  # an artifact for another machine is refused before anything is measured
         profile: Profile = part("backends.profile").measure(self, lambda: self(*args, **kwargs), repeats)
         return profile
 
@@ -214,6 +236,19 @@ class Artifact:
         }
         self.manifest = {**self.manifest, "latency": found}
         return found
+
+    def static_cost(self) -> "StaticCost":
+        """What the machine code of every kernel consists of: nothing is run, so it works for every machine.
+
+        ```python
+        print(compile_model(model, "arm", x, examine=True).static_cost())       # a table
+        ```
+
+        Raises `OptionError` where the model was compiled without `examine`.
+        """
+        from .static_cost import static_cost
+
+        return static_cost(self.manifest)
 
     def watched(self, watch: Callable[[str, bool], None]) -> AbstractContextManager[None]:
         """A context in which `watch(name, before)` is called before and after every kernel of this thread's calls."""
@@ -246,15 +281,32 @@ def load(path: "str | os.PathLike[str]", threads: int | None = None) -> Artifact
     Raises `FileNotFoundError`, `FileFormatError` for a file that is damaged or not an artifact, and
     `TargetError` when this processor lacks instructions that the code uses.
     """
-    contents = unpacked(path)
-    target = contents.manifest["target"]
-    missing = missing_here(target["architecture"], tuple(target["features"]))
-    if missing:
+    artifact = read(path, threads)
+    if not artifact.runs_here:
         raise TargetError(
-            f"{path} was compiled for {target['name']}, but this processor lacks {', '.join(missing)}; "
+            f"{path} was compiled for {artifact.target}, but this processor lacks {', '.join(artifact._missing)}; "
             "compile the model again on this machine or for a target that it is"
         )
-    return Artifact(contents.library, contents.manifest, threads, contents.weights, contents.plan)
+    return artifact
+
+
+def read(path: "str | os.PathLike[str]", threads: int | None = None) -> Artifact:
+    """Read an artifact for any machine: where this one cannot run it, it can still be inspected and measured elsewhere.
+
+    ```python
+    print(read("resnet-arm.gp").target)
+    ```
+
+    Raises `FileNotFoundError`, and `FileFormatError` for a file that is damaged or not an artifact.
+    """
+    parts = unpacked(path)
+    return Artifact(parts.library, parts.manifest, threads, parts.weights, parts.plan)
+
+
+def _program(*parts: Any) -> "Program":
+    from .runtime import Program
+
+    return Program(*parts)
 
 
 def describe(spec: TensorSpec) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from math import inf
 
 from tvm import s_tir, te, tirx
 
+from .cores import SERVER, Core
 from .fastmath import exp_below_zero
 from .targets import Target
 from .tiling import accumulate, blocks_of, find, register_tile, unroll, vectorize
@@ -37,11 +38,12 @@ class Attention:
     places: tuple[Places, Places, Places]
     lanes: int
     registers: int
+    core: Core = SERVER
 
     @property
     def rows(self) -> int:
         """Queries per tile."""
-        return register_tile(self.queries, 2, self.registers).width
+        return register_tile(self.queries, 2, self.registers, core=self.core).width
 
     @property
     def key_blocks(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 # Files whose code decides what a choice means and how fast it is.
-_TEMPLATES = ("convolution", "lower_convolution", "matmul", "prefetch", "tiling", "window", "winograd")
+_TEMPLATES = ("convolution", "cores", "lower_convolution", "matmul", "prefetch", "tiling", "window", "winograd")
 
 
 class Candidate(Protocol):

@@ -17,7 +17,9 @@ from typing import Any
 
 from ..errors import CompileError, GraphPruneError, OptionError, UnsupportedModelError
 from .artifact import Artifact, describe
+from .assembly import Loop, loops_of
 from .choices import Choose, first
+from .host import host_architecture
 from .imported import Imported, brief
 from .linker import linker
 from .manifest import FORMAT, FORMAT_VERSION
@@ -35,6 +37,9 @@ _IMPORTERS = {
     ("onnx_graphsurgeon.ir.graph", "Graph"): "import_onnx",
 }
 
+# The target that code for a machine of an architecture itself is made for.
+_NATIVE = {"x86_64": "x86", "aarch64": "arm"}
+
 
 def compile_model(
     model: Any,
@@ -46,6 +51,7 @@ def compile_model(
     tune: float | None = None,
     weights: str = "embedded",
     plan: str | None = None,
+    examine: bool = False,
 ) -> Artifact:
     """Compile a model for a target.
 
@@ -57,31 +63,27 @@ def compile_model(
     and must fit into JSON. With `batch_sizes` the first axis of inputs and outputs is free: a call with any number of
     samples runs in pieces of these sizes. With `tune` candidates for the kernels are measured for so many seconds, and
     the fastest known ones are taken; 0 measures nothing, but uses what is known. `weights="separate"` puts them beside
-    the code instead of into it. `plan` is the plan that made the model, as JSON; it is stored in the artifact.
+    the code instead of into it. `plan` is the plan that made the model, as JSON; it is stored in the artifact. With
+    `examine` the manifest also says what the machine code of every kernel consists of (`artifact.static_cost()`), which
+    takes a tenth longer.
 
     Raises `OptionError`, `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`,
     or `CompileError`.
     """
     target = get_target(target)
-    link = linker()
+    link = linker(target.triple)
     separate = _is_separate(weights)
     tune = None if tune is None else _checked_budget(tune)
     imported = _import(model, example_inputs, batch_sizes)
     choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads)
-    library, kernels, apart = _build(imported, target, link, choose, separate)
+    library, kernels, apart, code = _build(imported, target, link, choose, separate, examine)
     warn_of_slow(kernels)
     from .fingerprint import fingerprint
 
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "target": {
-            "name": target.name,
-            "architecture": target.architecture,
-            "triple": target.triple,
-            "cpu": target.cpu,
-            "features": list(target.features),
-        },
+        "target": _entry(target),
         "inputs": [describe(spec) for spec in imported.inputs],
         "outputs": [describe(spec) for spec in imported.outputs],
         "output_tree": imported.tree,
@@ -99,15 +101,36 @@ def compile_model(
         manifest["batch_sizes"] = list(imported.batch_sizes)
     if tuning is not None:
         manifest["tuning"] = tuning
+    if examine:
+        manifest["code"] = {name: asdict(loop) for name, loop in code.items() if name in kernels}
     table, data = layout(*apart) if separate else (None, None)
     if separate:
         manifest["weights"] = table
     artifact = Artifact(library, manifest, threads, data, None if plan is None else plan.encode())
-    if imported.batch_sizes and not target.missing_features():
+    if imported.batch_sizes:
         from .buckets import check_independence
 
-        check_independence(artifact, imported.examples)
+        check_independence(artifact if artifact.runs_here else _for_this_machine(imported, artifact), imported.examples)
     return artifact
+
+
+def _for_this_machine(imported: Imported, artifact: Artifact) -> Artifact:
+    """The same model for this machine: whether samples depend on each other is a matter of the model alone."""
+    target = get_target(_NATIVE.get(host_architecture(), "x86"))
+    library, *_ = _build(imported, target, linker(target.triple), first)
+    manifest = {key: value for key, value in artifact.manifest.items() if key not in ("members", "weights")}
+    return Artifact(library, {**manifest, "target": _entry(target)})
+
+
+def _entry(target: Target) -> dict[str, Any]:
+    """A target's entry in the manifest."""
+    return {
+        "name": target.name,
+        "architecture": target.architecture,
+        "triple": target.triple,
+        "cpu": target.cpu,
+        "features": list(target.features),
+    }
 
 
 def _is_separate(weights: Any) -> bool:
@@ -164,9 +187,17 @@ def _tune(imported: Imported, target: Target, seconds: float, threads: int | Non
 
 
 def _build(
-    imported: Imported, target: Target, link: Any, choose: Choose, separate: bool
-) -> tuple[bytes, dict[str, Facts], Any]:
-    """The shared library, optimised and linked, the facts of its kernels, and the weights if they are separate."""
+    imported: Imported,
+    target: Target,
+    link: Any,
+    choose: Choose,
+    separate: bool = False,
+    examine: bool = False,
+) -> tuple[bytes, dict[str, Facts], Any, dict[str, Loop]]:
+    """The shared library, optimised and linked, and the facts of its kernels.
+
+    Also the weights, if they are separate, and what the code consists of, if it is to be examined.
+    """
     import tvm
 
     from .facts import facts_of
@@ -181,8 +212,19 @@ def _build(
             path = os.path.join(folder, "library.so")
             executable.export_library(path, fcompile=link)
             with open(path, "rb") as file:
-                return file.read(), facts_of(module), (lifting.tensors, lifting.functions)
+                library = file.read()
+        code = _loops(executable.mod, target) if examine else {}
+        return library, facts_of(module), (lifting.tensors, lifting.functions), code
     except GraphPruneError:
         raise
     except Exception as error:
         raise CompileError(f"the model could not be compiled for {target.name}: {brief(error)}") from error
+
+
+def _loops(module: Any, target: Target) -> dict[str, Loop]:
+    """What the code of every kernel consists of, from the assembly of all modules of machine code."""
+    found: dict[str, Loop] = {}
+    for part in (module, *module.imports):
+        if part.kind == "llvm":
+            found |= loops_of(part.inspect_source("asm"), target.architecture)
+    return found

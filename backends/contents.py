@@ -72,7 +72,7 @@ class Described:
 
 _SHOWN = (
     "format_version", "target", "inputs", "outputs", "batch_sizes", "fingerprint", "source", "tools", "members",
-    "tuning", "latency", "kernels",
+    "tuning", "latency", "kernels", "code",
 )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def contents(path: "str | os.PathLike[str]") -> Described:
     """Read and check an artifact. Raises `FileNotFoundError` or `FileFormatError`."""
     found = unpacked(path)
     target = found.manifest["target"]
-    missing = missing_here(target["architecture"], tuple(target["features"]))
+    missing = missing_here(target["architecture"], tuple(target["features"]), target.get("triple", ""))
     sizes = {name: len(data) for name, data in packed(found.manifest, {}).items()}
     listed = {name: entry["bytes"] for name, entry in found.manifest["members"].items()}
     return Described(os.fspath(path), found.manifest, {**sizes, **listed}, tuple(missing))

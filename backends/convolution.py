@@ -5,15 +5,16 @@ computed in tiles that stay in registers; the tile may be larger than what is le
 padded input supplies zeros and the surplus columns are dropped.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from math import prod
 
 import numpy as np
 from tvm import s_tir, te, tirx
 
+from .cores import SERVER, Core
 from .layout import positions
-from .prefetch import FEW_TILES, LARGE_WEIGHTS, ask
+from .prefetch import FEW_TILES, LARGE_WEIGHTS, NARROW, ask, rows_per_line
 from .targets import Target
 from .tiling import (
     Tile,
@@ -67,6 +68,7 @@ class Convolution:
     padding: tuple[int, int, int, int]
     registers: int
     chosen: tuple[int, int, int, int] | None = None
+    core: Core = field(default=SERVER, repr=False)
 
     @property
     def choice(self) -> tuple[int, int, int, int]:
@@ -97,7 +99,12 @@ class Convolution:
         """The shares that are worth a try beside the one that suits."""
         if self.grouped or self.reach == 1 or prod(self.out_size) > _SMALL_IMAGE:
             return []
-        return [0, *(n for n in (1, 2, 4) if self.reach % n == 0)]
+        return [0, *(n for n in self._counts if self.reach % n == 0)]
+
+    @property
+    def _counts(self) -> list[int]:
+        """Numbers of blocks that a share may have: up to four of 16 by 16, or as many weights in smaller ones."""
+        return [1 << power for power in range((4 * (16 // self.lanes) ** 2).bit_length())]
 
     @property
     def out_size(self) -> tuple[int, int]:
@@ -138,7 +145,7 @@ class Convolution:
             return int(not self.grouped)
         if self.grouped or self.blocks_out * self.reach * taps < LARGE_WEIGHTS or pixels > _SMALL_IMAGE:
             return 0
-        near = [n for n in (1, 2, 4) if self.reach % n == 0 and n * taps * depth <= _NEAR]
+        near = [n for n in self._counts if self.reach % n == 0 and n * taps * depth <= _NEAR]
         return max(near, default=1)
 
     @property
@@ -157,11 +164,11 @@ class Convolution:
     @property
     def _flat_tiles(self) -> list[Tile]:
         rows, columns = self.out_size
-        return register_tiles(rows * columns, self._depth, self._accumulators, exact=True)
+        return register_tiles(rows * columns, self._depth, self._accumulators, exact=True, core=self.core)
 
     @property
     def _row_tiles(self) -> list[Tile]:
-        return register_tiles(self.out_size[1], self._depth, self._accumulators)
+        return register_tiles(self.out_size[1], self._depth, self._accumulators, core=self.core)
 
 
 def pack_weights(weight: np.ndarray, groups: int, segments_in: tuple[int, ...], lanes_in: int, lanes: int) -> tuple:
@@ -332,21 +339,19 @@ def _with_prefetch(sch: s_tir.Schedule, sums: Block, deep: int, share: int) -> s
     if y.extent * t.extent > FEW_TILES:
         return sch
     tile = y.loop_var * t.extent + t.loop_var
-    portion = -(-deep * lanes_in // int(y.extent * t.extent))
+    step = rows_per_line(lanes_in, lanes)
+    narrow, high, wide, lines = lanes < NARROW, int(ky.extent), int(kx.extent), lanes_in // step
+    each = share * high * wide * lines if narrow else lines
+    portion = -(-deep * each // int(y.extent * t.extent))
     ahead = part.loop_var + 1
     over = ahead // part.extent
     first = piece.loop_var // pieces * deep + over * deep
     places = []
     for number in range(portion):
-        row = tirx.min(tile * portion + number, deep * lanes_in - 1)
-        output = tirx.min(first + row // lanes_in, outputs - 1)
-        place = (
-            output,
-            (ahead - over * part.extent) * share + block.loop_var,
-            ky.loop_var,
-            kx.loop_var,
-            row % lanes_in,
-            0,
-        )
-        places.append(place)
-    return s_tir.Schedule(ask(function, kx.loop_var, weight, places))
+        row = tirx.min(tile * portion + number, deep * each - 1)
+        tap = row % each // lines
+        inside = (tap // (high * wide), tap // wide % high, tap % wide) if narrow else (block, ky, kx)
+        shift, *taps = inside if narrow else (loop.loop_var for loop in inside)
+        output = tirx.min(first + row // each, outputs - 1)
+        places.append((output, (ahead - over * part.extent) * share + shift, *taps, row % lines * step, 0))
+    return s_tir.Schedule(ask(function, (t if narrow else kx).loop_var, weight, places))

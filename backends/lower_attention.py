@@ -205,6 +205,7 @@ class _LowerAttention(Rewriter):
             places=tuple(places(view) for view in views),
             lanes=self.target.vector_width,
             registers=self.target.accumulators,
+            core=self.target.core,
         )
         biases = [self.widened(bias, numbers.columns) for bias in _summed(biases)]
         arguments = [self.expression(view.base) for view in views]

@@ -68,6 +68,7 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         dilation=pair(attrs.dilation, 1),
         padding=border_of(attrs.padding),
         registers=lowering.target.accumulators,
+        core=lowering.target.core,
     )
     numbers = lowering.choose(_candidates(numbers, few or groups > 1))
     if isinstance(numbers, winograd.Winograd):
@@ -87,8 +88,9 @@ def _candidates(numbers: convolution.Convolution, direct_only: bool) -> list[Can
     if direct_only or numbers.kernel != (3, 3) or not once:
         return direct
     size = (numbers.batch, numbers.blocks_in, numbers.blocks_out, numbers.lanes, numbers.height, numbers.width)
+    size = (*size, numbers.padding)
     transformed = [
-        winograd.Winograd(*size, numbers.padding, tile, numbers.registers).candidates() for tile in winograd.SIZES
+        winograd.Winograd(*size, tile, numbers.registers, core=numbers.core).candidates() for tile in winograd.SIZES
     ]
     transformed.sort(key=lambda plans: plans[0].plan.cycles)
     best = transformed[0][0]
@@ -112,6 +114,7 @@ def _depthwise(lowering: Lowering, call: relax.Call, data: Value, weight: np.nda
         before=(top, left),
         out_size=as_image(out_shape)[2:],
         registers=lowering.target.accumulators,
+        core=lowering.target.core,
     )
     numbers = lowering.choose(numbers.candidates())
     packed = relax.const(window.pack_weights(weight, source.segments, lowering.lanes))

@@ -39,7 +39,8 @@ def _linear(lowering: Lowering, shape: matmul.MatMul, data: relax.Expr, packed: 
 
 
 def _numbers(lowering: Lowering, batch: int, rows: int, inner: int, columns: int) -> matmul.MatMul:
-    return matmul.MatMul(batch, rows, inner, columns, lowering.lanes, lowering.target.accumulators)
+    target = lowering.target
+    return matmul.MatMul(batch, rows, inner, columns, target.vector_width, target.accumulators, core=target.core)
 
 
 HANDLERS = {"relax.matmul": lower}

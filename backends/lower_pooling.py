@@ -23,6 +23,7 @@ def _sliding(lowering: Lowering, call: relax.Call, data: Blocked, kind: str, out
         before=(top, left),
         out_size=as_image(out_shape)[2:],
         registers=lowering.target.accumulators,
+        core=lowering.target.core,
     )
 
 
@@ -91,6 +92,7 @@ def _adaptive(lowering: Lowering, call: relax.Call) -> Value | None:
         before=(0, 0),
         out_size=(rows, columns),
         registers=lowering.target.accumulators,
+        core=lowering.target.core,
     )
     total = lowering.kernel("average_pool", lambda d: window.compute(numbers, d), data.expr)
     scaled = relax.op.multiply(total, relax.const(1 / (step[0] * step[1]), "float32"))

@@ -111,6 +111,7 @@ def _pool(lowering: Lowering, call: relax.Call, kind: str) -> Blocked | None:
             before=(*before[axes], *(0 for _ in fill)),
             out_size=out_size,
             registers=lowering.target.accumulators,
+            core=lowering.target.core,
         )
         shaped = lowering.builder.emit(relax.op.reshape(expr, numbers.size))
         return lowering.kernel(f"{kind}_pool", lambda d: window.compute(numbers, d), shaped)

@@ -7,13 +7,14 @@ Long sums are taken in shares: all tiles take one share of the inner axis, then 
 of a panel of weights stays near while it is needed, and the sums wait in memory.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
 from tvm import s_tir, te, tirx
 
-from .prefetch import ask
+from .cores import SERVER, Core
+from .prefetch import ask, rows_per_line
 from .targets import Target
 from .tiling import (
     accumulate,
@@ -56,6 +57,7 @@ class MatMul:
     lanes: int
     registers: int
     chosen: tuple[int, int] | None = None
+    core: Core = field(default=SERVER, repr=False)
 
     @property
     def choice(self) -> tuple[int, int]:
@@ -69,7 +71,7 @@ class MatMul:
 
     def candidates(self) -> "list[MatMul]":
         """This product with every choice, the most promising first."""
-        tiles = register_tiles(self.rows, -(-self.columns // self.lanes), self.registers)
+        tiles = register_tiles(self.rows, -(-self.columns // self.lanes), self.registers, core=self.core)
         choices = dict.fromkeys([self.tile, *((tile.width, tile.depth) for tile in tiles)])
         return [replace(self, chosen=choice) for choice in choices]
 
@@ -83,7 +85,7 @@ class MatMul:
         if self.registers >= 16 and self.rows * self.inner * 4 > _CACHE and self.columns >= 4 * self.lanes:
             # The rows do not stay in the cache: a tile of more columns reads them less often.
             return 6, 4
-        rows = register_tile(self.rows, 2, self.registers).width
+        rows = register_tile(self.rows, 2, self.registers, core=self.core).width
         return rows, min(max(1, self.registers // rows), -(-self.columns // self.lanes))
 
     @property
@@ -241,13 +243,14 @@ def _accumulate(sch: s_tir.Schedule, sums: Block, deep: int, tiles: int, outer: 
     """
     *_, tile_rows, lane, k = sch.get_loops(sums)
     length = extent(sch, k)
-    rounds, odd = divmod(length, _UNROLLED)
+    unrolled = min(_UNROLLED, extent(sch, lane))
+    rounds, odd = divmod(length, unrolled)
     bursts = 0
     few = deep * length * extent(sch, lane) * 4 <= _PANEL and tiles * extent(sch, tile_rows) > 1
     if few and not odd and tiles <= deep * length:
-        wanted = deep * length / tiles / _BURST
+        wanted = deep * length / rows_per_line(length, extent(sch, lane)) / tiles / _BURST
         bursts = next((n for n in range(1, rounds) if rounds % n == 0 and n >= wanted), rounds)
-    burst, *_ = sch.split(k, [max(bursts, 1), None, _UNROLLED])
+    burst, *_ = sch.split(k, [max(bursts, 1), None, unrolled])
     accumulate(sch, sums, outer, spatial, unrolled=1)
     return burst if bursts else None
 
@@ -269,11 +272,13 @@ def _with_prefetch(
     passed = following // panels
     block, first = (following - passed * panels) * deep, (share + passed) % shares * length
     number = (piece.loop_var % parts * tile.extent + tile.loop_var) * burst.extent + burst.loop_var
-    lines, bursts = deep * length, int(parts * tile.extent * burst.extent)
+    step = rows_per_line(length, int(weights.shape[2]))
+    each = length // step
+    lines, bursts = deep * each, int(parts * tile.extent * burst.extent)
     asked = -(-lines // bursts)
     places = []
     for position in range(asked):
         line = number * asked + position
         line = line if bursts * asked == lines else tirx.min(line, lines - 1)
-        places.append((block + line // length, first + line % length, 0))
+        places.append((block + line // each, first + line % each * step, 0))
     return s_tir.Schedule(ask(sch.mod["main"], burst.loop_var, weights, places))

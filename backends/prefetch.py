@@ -5,6 +5,7 @@ weights once stalls there, unless the lines of the next share are asked for whil
 """
 
 from collections.abc import Callable, Sequence
+from math import gcd
 
 from tvm import ir, s_tir, tirx
 
@@ -13,6 +14,14 @@ from tvm import ir, s_tir, tirx
 LARGE_WEIGHTS, FEW_TILES = 400 * 1024, 16
 # Read, keep in the second-level cache, data: arguments of LLVM's prefetch.
 _READ, _SECOND_LEVEL, _DATA = 0, 2, 1
+_LINE = 64
+# With vectors of fewer lanes a round of the loops inside a tile is so short that asking in each would take its time.
+NARROW = 8
+
+
+def rows_per_line(rows: int, lanes: int) -> int:
+    """How many of the rows that lie one after the other, a vector of floats each, come with one line of memory."""
+    return gcd(rows, max(1, _LINE // (4 * lanes)))
 
 
 def line(tensor: ir.Var, place: Sequence[tirx.Expr]) -> tirx.Stmt:

@@ -46,7 +46,7 @@ def runtime_library() -> Path:
     In the folder that `GRAPHPRUNE_RUNTIME` names, or in its `lib`; otherwise in the package `tvm`, or in the folder
     that `graphprune runtime` made and that this file lies in. Raises `TargetError` where it is not there.
     """
-    name, named = "libtvm_runtime.so", os.environ.get("GRAPHPRUNE_RUNTIME")
+    names, named = ("libtvm_runtime.so", "libtvm_runtime.dylib"), os.environ.get("GRAPHPRUNE_RUNTIME")
     if named:
         folders = [Path(named), Path(named) / "lib"]
         advice = f"GRAPHPRUNE_RUNTIME names {named}, which does not hold it"
@@ -55,10 +55,10 @@ def runtime_library() -> Path:
         folders = [Path(place) / "lib" for place in (spec.submodule_search_locations or () if spec else ())]
         folders.append(Path(__file__).parents[3] / "lib")
         advice = "install apache-tvm, or let GRAPHPRUNE_RUNTIME name a folder that `graphprune runtime FOLDER` made"
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    raise TargetError(f"{name} was not found: {advice}")
+    for path in (folder / name for folder in folders for name in names):
+        if path.is_file():
+            return path
+    raise TargetError(f"{names[0]} was not found: {advice}")
 
 
 class Program:

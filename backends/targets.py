@@ -4,6 +4,7 @@
 from graphprune.backends.targets import get_target
 
 get_target("x86-avx2").channel_alignment      # 8
+get_target("arm-cortex-a72").features         # ("asimd",)
 get_target({"base": "arm", "name": "my-board", "cpu": "cortex-a55"})
 ```
 """
@@ -14,7 +15,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from ..errors import TargetError
+from .cores import CORTEX_A72, CORTEX_A76, NEOVERSE_N1, NEOVERSE_V1, SERVER, Core
 from .host import architecture, host_architecture, host_features
+from .systems import system_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Target:
     `vector_width` counts float32 lanes, `accumulators` how many vector registers one tile may fill, `features` the
     processor flags (as in /proc/cpuinfo) without which the code would crash, and `options` what the code generator is
     told beyond the processor's name. `device` is the architecture of a GPU, such as `sm_80`. `alignment` is what
-    channel counts should be multiples of, where that is not the width of a vector.
+    channel counts should be multiples of, where that is not the width of a vector. `core` is what choices of tiles
+    assume of the processor, and `purpose` says to people which machines are meant.
     """
 
     name: str
@@ -38,6 +42,8 @@ class Target:
     options: tuple[tuple[str, Any], ...] = ()
     device: str = ""
     alignment: int = 0
+    core: Core = SERVER
+    purpose: str = ""
 
     @property
     def architecture(self) -> str:
@@ -51,13 +57,15 @@ class Target:
 
     def missing_features(self) -> list[str]:
         """What this target needs and the processor of this machine lacks."""
-        return missing_here(self.architecture, self.features)
+        return missing_here(self.architecture, self.features, self.triple)
 
 
-def missing_here(needed: str, features: tuple[str, ...]) -> list[str]:
-    """Which of an architecture and processor flags this machine lacks."""
+def missing_here(needed: str, features: tuple[str, ...], triple: str = "") -> list[str]:
+    """Which of an architecture, processor flags and the operating system of a triple this machine lacks."""
     if needed != host_architecture():
         return [f"{needed} instructions"]
+    if triple and not system_of(triple).is_here:
+        return [f"the operating system {system_of(triple).name}"]
     here = host_features()
     return [feature for feature in features if feature not in here]
 
@@ -70,11 +78,36 @@ _SUMS = (("fast-math-contract", True), ("fast-math-reassoc", True))
 _WIDE = (*_SUMS, ("mattr", ("-prefer-256-bit",)))
 _X86 = "x86_64-unknown-linux-gnu"
 
+# By their names in /proc/cpuinfo on ARM. What these processors have in common, and the code generator may use.
+_NEON = ("asimd",)
+_DOTPROD = (*_NEON, "asimddp")
+_ARMV82 = ("asimd", "atomics", "fphp", "asimdhp", "asimdrdm", "lrcpc", "asimddp")
+_SVE = (*_ARMV82, "fcma", "i8mm", "bf16", "sve")
+_ARM, _MAC = "aarch64-unknown-linux-gnu", "arm64-apple-macos11.0"
+
+
+def _arm(
+    name: str, cpu: str, features: tuple[str, ...], purpose: str, core: Core, *attributes: str, triple: str = _ARM
+) -> Target:
+    """Vectors of four lanes. Half of 32 registers hold sums: with more, LLVM loads so far ahead that it spills."""
+    options = (*_SUMS, ("mattr", attributes)) if attributes else _SUMS
+    return Target(name, "arm", triple, cpu, 4, 16, features, options, core=core, purpose=purpose)
+
+
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("x86-avx512", "x86", _X86, "x86-64-v4", 16, 16, _AVX512, _WIDE),
-        Target("x86-avx2", "x86", _X86, "x86-64-v3", 8, 10, _AVX2, _SUMS),
+        Target("x86-avx512", "x86", _X86, "x86-64-v4", 16, 16, _AVX512, _WIDE, purpose="servers, newer desktops"),
+        Target("x86-avx2", "x86", _X86, "x86-64-v3", 8, 10, _AVX2, _SUMS, purpose="PCs and laptops since 2013"),
+        _arm("arm", "generic", _NEON, "any 64-bit ARM", CORTEX_A76),
+        _arm("arm-cortex-a72", "cortex-a72", _NEON, "Raspberry Pi 4", CORTEX_A72),
+        _arm("arm-cortex-a76", "cortex-a76", _ARMV82, "Raspberry Pi 5", CORTEX_A76),
+        _arm("arm-neoverse-n1", "neoverse-n1", _ARMV82, "AWS Graviton 2, Ampere Altra", NEOVERSE_N1),
+        _arm("arm-neoverse-v1", "neoverse-v1", _SVE, "AWS Graviton 3", NEOVERSE_V1),
+        _arm("arm-dotprod", "generic", _DOTPROD, "ARMv8.2 with dot products", CORTEX_A76, "+dotprod"),
+        _arm("arm-sve", "generic", (*_DOTPROD, "sve"), "ARMv8.2 with SVE", NEOVERSE_V1, "+dotprod", "+sve"),
+        # Apple publishes no figures of its cores; macOS tells no processor flags, and needs none to be told apart.
+        _arm("arm-mac", "apple-m1", (), "Macs since Apple M1; built, never run by us", NEOVERSE_V1, triple=_MAC),
     )
 }
 

@@ -5,19 +5,15 @@ from math import ceil
 
 from tvm import s_tir, tirx
 
+from .cores import SERVER, Core
 from .targets import Target
 
-# A sum has at least this many cycles of latency times issue ports: fewer accumulators leave units idle.
-_IN_FLIGHT = 8
-# Half cycles that a vector of weights takes on its way from the second-level cache.
-_PER_WEIGHT = 3.2
 _SERIAL = 0
 # With more output blocks in a tile than this, too many streams of weights are read at once.
 _DEEPEST = 6
 # Bytes per cycle that one core reads: of weights that nobody has touched since the last call, from the third-level
-# cache, from the second-level cache; and how many bytes of one operand stay in the latter beside everything else.
+# cache, from the second-level cache.
 _FROM_MEMORY, _FROM_THIRD, _FROM_SECOND = 5.0, 10.0, 40.0
-_SECOND_LEVEL = 1 << 20
 # Enough parallel pieces to keep the threads of a large machine busy.
 _PIECES = 32
 
@@ -157,16 +153,21 @@ def fetching(weights: float, work: float) -> float:
     return max(cycles - work / 2, cycles / 5)
 
 
-def rate(size: float) -> float:
+def rate(size: float, core: Core = SERVER) -> float:
     """Bytes per cycle at which an operand of `size` bytes is read again and again."""
-    return _FROM_SECOND if size <= _SECOND_LEVEL else _FROM_THIRD
+    return _FROM_SECOND if size <= core.second_level else _FROM_THIRD
 
 
-def efficiency(columns: int, depth: int) -> float:
-    """The share of the peak that a tile of `columns` by `depth` accumulators can reach."""
+def efficiency(columns: int, depth: int, core: Core = SERVER) -> float:
+    """The share of the peak that a tile of `columns` by `depth` accumulators can reach.
+
+    All is counted in products: what could have been multiplied in the time that loads take, that vectors of weights are
+    on their way, or that a sum is not ready to be added to again.
+    """
     work = columns * depth
-    loads = columns + depth if depth > 1 else columns + 1
-    return work / (max(work, loads, depth * _PER_WEIGHT, _IN_FLIGHT) + 1)
+    loads = (columns + depth if depth > 1 else columns + 1) * core.products / core.loads
+    weights, in_flight = depth * core.weight * core.products, core.latency * core.products
+    return work / (max(work, loads, weights, in_flight) + 1)
 
 
 @dataclass(frozen=True, order=True)
@@ -178,12 +179,12 @@ class Tile:
     depth: int
 
 
-def register_tile(columns: int, blocks: int, registers: int, exact: bool = False) -> Tile:
+def register_tile(columns: int, blocks: int, registers: int, exact: bool = False, core: Core = SERVER) -> Tile:
     """How many columns and how many output blocks one tile of accumulators takes: the cheapest of `register_tiles`."""
-    return register_tiles(columns, blocks, registers, exact)[0]
+    return register_tiles(columns, blocks, registers, exact, core)[0]
 
 
-def register_tiles(columns: int, blocks: int, registers: int, exact: bool = False) -> list[Tile]:
+def register_tiles(columns: int, blocks: int, registers: int, exact: bool = False, core: Core = SERVER) -> list[Tile]:
     """Tiles of accumulators that fit into so many registers, the cheapest first.
 
     Unless `exact`, columns need not divide evenly, and blocks never: the last tile computes some that are thrown away.
@@ -192,7 +193,7 @@ def register_tiles(columns: int, blocks: int, registers: int, exact: bool = Fals
 
     def cost(width: int, depth: int) -> float:
         waste = _rounded(columns, width) * _rounded(blocks, depth) / (columns * blocks)
-        return round(waste / efficiency(width, depth), 3)
+        return round(waste / efficiency(width, depth, core), 3)
 
     candidates = [
         Tile(cost(width, depth), width, depth)

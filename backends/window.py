@@ -4,13 +4,14 @@ All lanes of a vector do the same, so channels need no mixing; the output is com
 stay in registers.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal
 
 import numpy as np
 from tvm import s_tir, te, tirx
 
+from .cores import SERVER, Core
 from .layout import pack_constant
 from .targets import Target
 from .tiling import accumulate, annotation_of, find, inline_epilogue, partition, register_tiles, unroll, vectorize
@@ -36,6 +37,7 @@ class Window:
     out_size: tuple[int, int]
     registers: int
     chosen: tuple[int] | None = None
+    core: Core = field(default=SERVER, repr=False)
 
     @property
     def choice(self) -> tuple[int]:
@@ -60,7 +62,8 @@ class Window:
     @property
     def _widths(self) -> list[int]:
         """Numbers of columns that do well, the best first."""
-        return [tile.width for tile in register_tiles(self.out_size[1], 1, min(self.registers, _COLUMNS))]
+        tiles = register_tiles(self.out_size[1], 1, min(self.registers, _COLUMNS), core=self.core)
+        return [tile.width for tile in tiles]
 
 
 def pack_weights(weight: np.ndarray, segments: tuple[int, ...], lanes: int) -> np.ndarray:

@@ -10,7 +10,7 @@ matter: Barabasz, Anderson, Soodhalter and Gregg, "Error Analysis and Improving 
 for Deep Neural Networks" (2020).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import product
@@ -19,8 +19,9 @@ from math import prod
 import numpy as np
 from tvm import s_tir, te, tirx
 
+from .cores import SERVER, Core
 from .layout import positions
-from .prefetch import FEW_TILES, LARGE_WEIGHTS, ask
+from .prefetch import FEW_TILES, LARGE_WEIGHTS, NARROW, ask, rows_per_line
 from .targets import Target
 from .tiling import (
     annotation_of,
@@ -44,8 +45,9 @@ _POINTS = {
     4: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
 }
 SIZES = tuple(_POINTS)
-# Measured cycles per vector of a tile of inputs and of a tile of products, with its border, loads and stores.
-_INPUT_CYCLES, _OUTPUT_CYCLES = 11.0, 4.5
+# Per vector of a tile of inputs and of a tile of products, with its border, loads and stores: as measured on x86, in
+# multiply-adds that the same time is enough for.
+_INPUT_WORK, _OUTPUT_WORK = 22.0, 9.0
 # Chunks that are too few to keep threads busy, input blocks whose weights stay in the first-level cache.
 _FEW_CHUNKS, _NEAR_BLOCKS = 4, 8
 # The share of the peak that the direct convolution reaches.
@@ -69,6 +71,7 @@ class Winograd:
     size: int
     registers: int
     chosen: "Plan | None" = None
+    core: Core = field(default=SERVER, repr=False)
 
     @property
     def choice(self) -> tuple[int, ...]:
@@ -145,20 +148,20 @@ def _cycles(shape: Winograd, chunk: int, high: int, wide: int, deep: int) -> flo
     rows, columns = shape.tiles
     chunks, positions_ = -(-rows // chunk), shape.span**2
     tiles, vector, groups = shape.batch * chunks * chunk * columns, 4 * shape.lanes, -(-shape.blocks_out // deep)
-    products = tiles * positions_ * shape.blocks_in * groups * deep * shape.lanes / 2
+    products = tiles * positions_ * shape.blocks_in * groups * deep * shape.lanes / shape.core.products
     weights = positions_ * shape.blocks_in * groups * deep * shape.lanes * vector
     inputs = positions_ * shape.blocks_in * chunk * columns * vector
     streams = shape.batch * chunks - 1
-    moved = fetching(weights, products) + streams * weights / rate(weights)
-    moved += shape.batch * chunks * groups * inputs / rate(inputs)
-    passes = positions_ * (_INPUT_CYCLES * shape.blocks_in + _OUTPUT_CYCLES * shape.blocks_out)
-    return products / efficiency(high * wide, deep) + moved + tiles * passes
+    moved = fetching(weights, products) + streams * weights / rate(weights, shape.core)
+    moved += shape.batch * chunks * groups * inputs / rate(inputs, shape.core)
+    passes = positions_ * (_INPUT_WORK * shape.blocks_in + _OUTPUT_WORK * shape.blocks_out) / shape.core.products
+    return products / efficiency(high * wide, deep, shape.core) + moved + tiles * passes
 
 
 def direct_cycles(shape: Winograd) -> float:
     """What the convolution costs without the algorithm."""
     weights = _KERNEL**2 * shape.blocks_in * shape.blocks_out * shape.lanes**2 * 4
-    work = shape.batch * prod(shape.out_size) * weights / (8 * shape.lanes)
+    work = shape.batch * prod(shape.out_size) * weights / (4 * shape.core.products * shape.lanes)
     return work / _DIRECT + fetching(weights, work)
 
 
@@ -362,7 +365,10 @@ def _products(sch: s_tir.Schedule, sums: s_tir.schedule.SBlockRV, high: int, wid
     t, inner_t = sch.split(t, [None, high])
     u, inner_u = sch.split(u, [None, wide])
     count, deep = extent(sch, block), extent(sch, o)
-    part, block = sch.split(block, [None, max(n for n in (1, 2, 4, 8) if count % n == 0 and n * deep <= _NEAR_BLOCKS)])
+    # So many blocks of 16 by 16, or as many weights in smaller ones.
+    most = _NEAR_BLOCKS * (16 // extent(sch, lane)) ** 2
+    counts = [1 << power for power in range(most.bit_length())]
+    part, block = sch.split(block, [None, max(n for n in counts if count % n == 0 and n * deep <= most)])
     sch.reorder(n, group, i, j, part, t, u, block, lane_in, o, inner_t, inner_u, lane)
     vectorize(sch, lane)
     unroll(sch, lane_in, o, inner_t, inner_u)
@@ -379,9 +385,14 @@ def _with_prefetch(sch: s_tir.Schedule, sums: s_tir.schedule.SBlockRV) -> s_tir.
     if tiles > FEW_TILES or groups * span**2 * blocks * rows * lanes * 4 < LARGE_WEIGHTS:
         return sch
     position = (group.loop_var * span + i.loop_var) * span + j.loop_var
-    ahead = position * blocks + (part.loop_var + 1) * block.extent + block.loop_var
-    ahead = tirx.min(ahead, groups * span**2 * blocks - 1)
-    tile, portion = t.loop_var * u.extent + u.loop_var, -(-rows // tiles)
-    chosen = [tirx.min(tile * portion + number, rows - 1) for number in range(portion)]
-    places = [(0, 0, 0, ahead, row // deep, row % deep, 0) for row in chosen]
-    return s_tir.Schedule(ask(function, block.loop_var, weight, places))
+    ahead = position * blocks + (part.loop_var + 1) * block.extent
+    narrow, step = lanes < NARROW, rows_per_line(rows, lanes)
+    asked = rows * int(block.extent) if narrow else rows
+    tile, portion = t.loop_var * u.extent + u.loop_var, -(-asked // (step * tiles))
+    places = []
+    for number in range(portion):
+        row = tirx.min(tile * portion + number, asked // step - 1) * step
+        shift = row // rows if narrow else block.loop_var
+        number_of_block = tirx.min(ahead + shift, groups * span**2 * blocks - 1)
+        places.append((0, 0, 0, number_of_block, row % rows // deep, row % deep, 0))
+    return s_tir.Schedule(ask(function, (u if narrow else block).loop_var, weight, places))

@@ -1,8 +1,11 @@
 """`graphprune bench`: a model and what pruning leaves of it, compiled by us and run by others, taking turns."""
 
+import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +14,8 @@ from rich.table import Table
 
 from . import api, report
 from .backends import peers
+from .backends.remote import random_inputs
+from .errors import OptionError
 from .frontends import frontend_of
 from .timing import alternate
 
@@ -119,18 +124,51 @@ def bench(
     return Bench(params, macs, seconds, difference, artifacts["dense"].target, threads, profiles)
 
 
+def bench_artifact(
+    path: "str | os.PathLike[str]", rpc: str | None = None, repeats: int = 20, threads: int | None = None
+) -> dict[str, Any]:
+    """Time the calls of an artifact: here, or on the machine at the address `rpc`, such as `raspberrypi.local:9090`.
+
+    `threads` is for this machine; elsewhere `TVM_NUM_THREADS` counts, where the server is started.
+
+    **Returns:** `target`, `machine`, and `seconds`: least, median and largest of `repeats` calls.
+
+    **Raises:** `FileFormatError`, `TargetError` where the machine cannot be reached or cannot run it, `OptionError`.
+
+    ```python
+    graphprune.bench.bench_artifact("slim-arm.gp", rpc="raspberrypi.local:9090")["seconds"]["median"]
+    ```
+    """
+    from .backends import artifact as artifacts
+    from .backends import remote
+
+    if rpc is None:
+        artifact = artifacts.load(path, threads)
+        inputs = random_inputs(artifact)
+        artifact(*inputs)
+        seconds = [_seconds(partial(artifact, *inputs)) for _ in range(repeats)]
+    else:
+        if threads is not None:
+            raise OptionError("how many threads run is up to the server: start it there with TVM_NUM_THREADS=...")
+        artifact = artifacts.read(path)
+        seconds = list(remote.measure(artifact, rpc, repeats=repeats).seconds)
+    figures = {"least": min(seconds), "median": median(seconds), "largest": max(seconds)}
+    return {"target": artifact.target, "machine": rpc or "this one", "seconds": figures}
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 def inputs_of(model: Any, example_inputs: Any, artifact: "Artifact") -> "tuple[Any, ...] | dict[str, Any]":
     """Example inputs in order or by name; made up from what the artifact takes where the model needs none."""
     given = frontend_of(model).example_inputs_of(model, example_inputs)
     if given is not None:
         return dict(given) if isinstance(given, Mapping) else tuple(given)
-    random = np.random.default_rng(0)
-    return {
-        spec.name: random.standard_normal(spec.shape).astype(spec.dtype)
-        if spec.dtype.startswith("float")
-        else np.ones(spec.shape, spec.dtype)
-        for spec in artifact.inputs
-    }
+    names = [spec.name for spec in artifact.inputs]
+    return dict(zip(names, random_inputs(artifact), strict=True))
 
 
 def positional(inputs: Any) -> tuple[Any, ...]:

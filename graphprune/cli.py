@@ -1,4 +1,4 @@
-"""The command line: `graphprune demo | explain | optimize | verify | compile | inspect | runtime | bench`.
+"""The command line: `graphprune demo | explain | optimize | verify | compile | inspect | targets | runtime | bench`.
 
 Frameworks are imported inside the commands, so that `--help` answers at once.
 """
@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from . import __version__, report
-from .errors import GraphPruneError
+from .errors import GraphPruneError, OptionError
 from .files import atomic_path
 
 app = typer.Typer(
@@ -49,6 +49,8 @@ _LIBRARIES = "Where libtvm_runtime.so and libtvm_ffi.so for another kind of mach
 _SEPARATE = (
     "Put the weights beside the code; they are mapped into memory, and shared by all processes that load the file."
 )
+
+_RPC = "Of an artifact: measure on the machine where [b]python -m tvm.exec.rpc_server[/b] runs, such as pi.local:9090."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
 Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", metavar="SHAPE", help=_INPUT, show_default=False)]
@@ -218,6 +220,7 @@ def compile_(
     separate: Annotated[bool, typer.Option("--separate-weights", help=_SEPARATE)] = False,
     folder: Annotated[bool, typer.Option("--folder", help="Write a folder of parts instead of one file.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Time it here and store the latency in it.")] = False,
+    examine: Annotated[bool, typer.Option("--examine", help="Count instructions, for graphprune inspect.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model, pruned or not, into one file that graphprune.load runs without PyTorch."""
@@ -237,6 +240,7 @@ def compile_(
             threads=threads,
             tune=tune,
             weights="separate" if separate else "embedded",
+            examine=examine,
         )
         if measure:
             given = inputs_of(loaded, example_inputs, artifact)
@@ -262,12 +266,29 @@ def inspect(
 ) -> None:
     """Check an artifact, without running it, and print what it takes, returns, needs and holds."""
     from .backends.contents import contents
+    from .backends.static_cost import static_cost
 
     found = contents(artifact)
     if as_json:
         _print_json(found.figures())
     else:
         print(found)
+        if "code" in found.manifest:
+            Console().print(static_cost(found.manifest).table())
+
+
+@app.command(
+    epilog="Example: [b]graphprune compile my_models:Net -o slim-arm.gp --target arm-cortex-a72 -i 1,3,32,32[/b]"
+)
+def targets(as_json: AsJson = False) -> None:
+    """List the machines to compile for, and what this one lacks to run or to build their artifacts."""
+    from .backends.survey import survey
+
+    rows = survey()
+    if as_json:
+        _print_json({"targets": [asdict(row) | {"runs": row.runs, "builds": row.builds} for row in rows]})
+    else:
+        Console().print(report.targets(rows))
 
 
 @app.command(epilog="Example: [b]graphprune runtime deploy[/b]")
@@ -289,7 +310,8 @@ def runtime(
 
 @app.command(epilog="Example: [b]graphprune bench torchvision.models:resnet18 --profile[/b]")
 def bench(
-    model: Model,
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{_MODEL} Or an artifact, [b]slim.gp[/b].")],
     sparsity: Annotated[float, typer.Option(help="The share of the budget to remove.")] = 0.5,
     budget: Annotated[Literal["params", "macs"], typer.Option(help="What is counted.")] = "macs",
     target: Annotated[str, typer.Option(help="The machine to compile for.")] = "x86",
@@ -298,14 +320,25 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Turns of every program.")] = 20,
     inductor: Annotated[bool, typer.Option("--inductor", help="Measure torch.compile, too (slow to start).")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time of the artifacts goes.")] = False,
+    rpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_RPC, show_default=False)] = None,
     inputs: Inputs = None,
     weights: Weights = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time a model and what pruning leaves of it: compiled, in ONNX Runtime and, for modules, in PyTorch."""
+    """Time a model and what pruning leaves of it: compiled, in ONNX Runtime and, for modules, in PyTorch.
+
+    An artifact is timed alone, here or on another machine.
+    """
     from .bench import bench as measure
     from .frontends import source_of
 
+    if model.endswith(".gp"):
+        _bench_artifact(context, Path(model), rpc, threads, repeats, as_json)
+        return
+    if rpc is not None:
+        raise OptionError(
+            "--rpc measures an artifact: compile the model first, then graphprune bench model.gp --rpc ..."
+        )
     example_inputs = source_of(model).example_inputs(inputs or [])
     loaded = _load(model, weights)
     with _status("starting") as status:
@@ -327,6 +360,26 @@ def bench(
     else:
         for table in found.tables():
             Console().print(table)
+
+
+def _bench_artifact(
+    context: typer.Context, path: Path, rpc: str | None, threads: int, repeats: int, as_json: bool
+) -> None:
+    """Time one artifact; options that are about models are refused."""
+    from .bench import bench_artifact
+
+    for name in ("sparsity", "budget", "target", "multiple_of", "inductor", "profile", "inputs", "weights"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise OptionError(f"--{name.replace('_', '-')} is for models; an artifact is measured as it is")
+    with _status(f"measuring {path} on {rpc or 'this machine'}"):
+        given = context.get_parameter_source("threads")
+        alone = rpc is None or (given is not None and given.name == "COMMANDLINE")
+        found = bench_artifact(path, rpc, repeats, threads if alone else None)
+    if as_json:
+        _print_json(found)
+    else:
+        Console().print(report.timed(found))
 
 
 def _load(model: str, weights: Path | None) -> Any:

@@ -20,7 +20,7 @@ from torch.nn import functional
 import graphprune
 
 from . import report, timing
-from .errors import GraphPruneError
+from .errors import CompileError, GraphPruneError, TargetError
 
 EPOCHS, FINE_TUNING_EPOCHS, BATCH = 8, 4, 64
 TURNS = 200  # of latency measurement
@@ -29,6 +29,24 @@ Pruned equals masked: relative error {error:.0e} in float64, before fine-tuning.
 Accuracy on {tested} digits that were not trained on.
 Latency of one image, {threads} thread{s}, medians of {turns} alternated turns.
 See {picture} for the channels of every layer; {out} also holds both networks, compiled and not."""
+
+
+class Elsewhere(NamedTuple):
+    """Another machine that the slim network is compiled for: its target, the file, and how to run it there."""
+
+    target: str
+    file: str
+    how: str
+
+
+ELSEWHERE = (
+    Elsewhere(
+        "arm-cortex-a72",
+        "slim-arm.gp",
+        'for a Raspberry Pi 4. Copy it there, install GraphPrune, and call graphprune.load("slim-arm.gp")(image); or '
+        "measure it from here: graphprune bench {path} --rpc HOST:PORT, see docs/arm.md.",
+    ),
+)
 
 
 class Residual(nn.Module):
@@ -215,6 +233,21 @@ def _save(out: Path, dense: nn.Module, slim: nn.Module, artifacts: dict[str, Any
     return {kind: [(out / f"{n}.{end}").stat().st_size for n in ("dense", "slim")] for kind, end in endings.items()}
 
 
+def _compile_elsewhere(slim: nn.Module, image: Tensor, out: Path, progress: Progress) -> list[str]:
+    """Write the slim network for other machines; returns what to say of each file, or what is missing to make it."""
+    notes = []
+    with _step(progress, "compile the slim network for other machines", len(ELSEWHERE)) as advance:
+        for machine in ELSEWHERE:
+            path = out / machine.file
+            try:
+                graphprune.compile(slim, target=machine.target, example_inputs=image).save(path)
+                notes.append(f"{path} is {machine.how.format(path=path)}")
+            except (CompileError, TargetError) as error:
+                notes.append(f"{path} was not made: {error}")
+            advance()
+    return notes
+
+
 def run(out: Path, seed: int = 0, threads: int = 1, console: "Console | None" = None) -> dict[str, Any]:
     """Run the demo, write models, plan and picture into `out`, print one table, return its figures."""
     console = console or Console()
@@ -226,11 +259,12 @@ def run(out: Path, seed: int = 0, threads: int = 1, console: "Console | None" = 
         dense, slim, figures = _train_and_prune(digits, seed, progress)
         models = {"dense": dense, "slim": slim}
         artifacts, seconds = _compile_and_measure(models, digits.test_x[:1], threads, progress)
+        elsewhere = _compile_elsewhere(slim, digits.test_x[:1], out, progress)
     figures |= {"seconds": seconds, "threads": threads, "bytes": _save(out, dense, slim, artifacts)}
     console.print(_table(figures))
     picture = report.picture(_widths(dense, slim), out / "channels.png", "Channels of every layer")
     notes = {"tested": len(digits.test_y), "s": "s" * (threads > 1), "turns": TURNS, "picture": picture, "out": out}
-    console.print(NOTES.format(**figures, **notes))
+    console.print("\n".join([NOTES.format(**figures, **notes), *elsewhere]), soft_wrap=True, markup=False)
     return figures
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.table import Table
 
@@ -77,6 +77,29 @@ def optimized(params: Sequence[int], macs: Sequence[int]) -> Table:
         for name, (before, after) in (("parameters", params), ("MACs", macs))
     ]
     return table("", ["", "before", "after", "left"], rows)
+
+
+def targets(rows: Sequence[Any]) -> Table:
+    """What can be compiled for, and what this machine lacks to run it or to build for it."""
+    drawn = Table(title="targets", title_justify="left")
+    for column in ("target", "for", "vectors", "channels in multiples of", "runs here", "builds here"):
+        drawn.add_column(column, overflow="fold")
+    for row in rows:
+        runs = "yes" if row.runs else f"no: lacks {row.missing_to_run}"
+        if not row.runs and row.emulator:
+            runs += "; emulated"
+        vectors, multiple = row.vectors, str(row.alignment)
+        drawn.add_row(
+            row.name, row.purpose, vectors, multiple, runs, "yes" if row.builds else f"no: {row.missing_to_build}"
+        )
+    return drawn
+
+
+def timed(figures: Mapping[str, Any]) -> Table:
+    """The time of an artifact's calls."""
+    seconds = figures["seconds"]
+    row = [figures["target"], figures["machine"], *(duration(seconds[name]) for name in ("median", "least", "largest"))]
+    return table("", ["target", "machine", "median", "least", "largest"], [row])
 
 
 def tuning(figures: Mapping[str, int]) -> str:

@@ -245,7 +245,7 @@ def test_linker_without_a_compiler(monkeypatch, tmp_path):
     with pytest.raises(CompileError, match="pip install ziglang"):
         linker.link_command()
     monkeypatch.undo()
-    monkeypatch.setattr(compiler, "linker", lambda: linker_that_fails())
+    monkeypatch.setattr(compiler, "linker", lambda triple: linker_that_fails())
     with pytest.raises(CompileError, match="linking failed"):
         compile_model(nn.Linear(2, 2), "x86", torch.zeros(1, 2))
 

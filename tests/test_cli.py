@@ -10,6 +10,7 @@ import torch
 
 import graphprune
 from graphprune.backends import peers
+from graphprune.backends.targets import TARGETS
 from graphprune.cli import main
 
 MODELS = """
@@ -196,6 +197,44 @@ def test_bench_of_an_onnx_model(graphprune_, folder: Path) -> None:
     assert found["macs"][1] <= 0.5 * found["macs"][0] and max(found["difference"].values()) < 1e-5
     _fails(graphprune_("bench", "absent.onnx"), "absent.onnx")
     _fails(graphprune_("bench", "small.onnx", "--sparsity", "1.5"), "1.5")
+
+
+def test_targets_are_listed_with_what_is_missing(graphprune_, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = graphprune_("targets", "--json")
+    assert code == 0, err
+    rows = {row["name"]: row for row in json.loads(out)["targets"]}
+    assert set(rows) == set(TARGETS)
+    assert any(row["runs"] and row["builds"] for row in rows.values())
+    assert rows["arm-cortex-a72"]["alignment"] == 4 and "Raspberry Pi 4" in rows["arm-cortex-a72"]["purpose"]
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, err = graphprune_("targets")
+    assert code == 0, err
+    assert all(name in out for name in TARGETS)
+    assert "g++-aarch64-linux-gnu" in out and "lacks" in out
+
+
+def test_an_artifact_is_inspected_and_measured(graphprune_, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    code, _, err = graphprune_("compile", SMALL, "-o", "small.gp", "-i", SHAPE, "--examine")
+    assert code == 0, err
+    code, out, err = graphprune_("inspect", "small.gp", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["runs_here"] and found["inputs"][0]["shape"] == [1, 3, 8, 8]
+    assert any(loop["products"] for loop in found["code"].values())
+    code, out, _ = graphprune_("inspect", "small.gp")
+    assert code == 0 and "multiply-add" in out and "float32[1, 3, 8, 8]" in out
+    code, out, err = graphprune_("bench", "small.gp", "--repeats", "2", "--json")
+    assert code == 0, err
+    assert json.loads(out)["seconds"]["median"] > 0
+    code, out, _ = graphprune_("bench", "small.gp", "--repeats", "2")
+    assert code == 0 and "median" in out
+    _fails(graphprune_("bench", "small.gp", "--sparsity", "0.3"), "--sparsity is for models")
+    _fails(graphprune_("bench", "small.gp", "--rpc", "nowhere"), "an address looks like")
+    _fails(graphprune_("bench", SMALL, "-i", SHAPE, "--rpc", "pi:9090"), "compile the model first")
+    _fails(graphprune_("inspect", "absent.gp"), "absent.gp")
 
 
 def test_bench_with_torch_compile(graphprune_, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

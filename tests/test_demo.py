@@ -8,6 +8,7 @@ from rich.console import Console
 
 import graphprune
 from graphprune import demo
+from graphprune.backends.survey import survey
 
 
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,9 +27,19 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "compiled" in printed.getvalue() and "1 thread" in printed.getvalue()
     made = {path.name for path in (tmp_path / "out").iterdir()}
     models = {f"{name}.{kind}" for name in ("dense", "slim") for kind in ("safetensors", "gp")}
-    assert made == models | {"channels.png"}
+    elsewhere = {machine.file for machine in demo.ELSEWHERE if can_build(machine.target)}
+    assert made == models | elsewhere | {"channels.png"}
+    for machine in demo.ELSEWHERE:
+        path = tmp_path / "out" / machine.file
+        assert (
+            f"{path} is for" in printed.getvalue() if path.exists() else "was not made: no linker" in printed.getvalue()
+        )
     slim = graphprune.load_weights(demo.DigitNet(), tmp_path / "out" / "slim.safetensors")
     assert sum(parameter.numel() for parameter in slim.parameters()) == figures["params"][1]
+
+
+def can_build(target: str) -> bool:
+    return next(row for row in survey() if row.name == target).builds
 
 
 def test_seed_decides_everything() -> None:
