@@ -22,7 +22,8 @@ from .runtime import runtime_library
 # What `graphprune.load` imports of this package.
 _LOADER = (
     "__init__.py", "errors.py", "files.py", "backends/__init__.py", "backends/artifact.py", "backends/batches.py",
-    "backends/container.py", "backends/host.py", "backends/manifest.py", "backends/processors.py",
+    "backends/bits.py", "backends/container.py", "backends/host.py", "backends/manifest.py", "backends/precision.py",
+    "backends/processors.py",
     "backends/runtime.py", "backends/targets.py", "backends/weights.py",
 )  # fmt: skip
 

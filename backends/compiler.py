@@ -21,6 +21,7 @@ from .choices import Choose, first
 from .imported import Imported, brief
 from .linker import linker
 from .manifest import FORMAT, FORMAT_VERSION
+from .precision import SINGLE, Half, half_of
 from .prediction import Facts
 from .slow import warn_of_slow
 from .targets import Target, get_target
@@ -46,6 +47,7 @@ def compile_model(
     tune: float | None = None,
     weights: str = "embedded",
     plan: str | None = None,
+    precision: str = SINGLE,
 ) -> Artifact:
     """Compile a model for a target.
 
@@ -58,6 +60,9 @@ def compile_model(
     samples runs in pieces of these sizes. With `tune` candidates for the kernels are measured for so many seconds, and
     the fastest known ones are taken; 0 measures nothing, but uses what is known. `weights="separate"` puts them beside
     the code instead of into it. `plan` is the plan that made the model, as JSON; it is stored in the artifact.
+    `precision` is that of the weights of convolutions, products and embeddings: `fp32` leaves them as they are, `fp16`
+    and `bf16` round and store them in half of the bits; arithmetic, inputs and outputs stay as they are. A weight too
+    large for `fp16` is refused by name.
 
     Raises `OptionError`, `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`,
     or `CompileError`.
@@ -66,9 +71,12 @@ def compile_model(
     link = linker()
     separate = _is_separate(weights)
     tune = None if tune is None else _checked_budget(tune)
+    half = half_of(precision)
     imported = _import(model, example_inputs, batch_sizes)
-    choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads)
-    library, kernels, apart = _build(imported, target, link, choose, separate)
+    # A model whose weights have half precision keeps them so.
+    half = half or half_of(imported.precision)
+    choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads, half)
+    library, kernels, apart = _build(imported, target, link, choose, separate, half)
     warn_of_slow(kernels)
     from .fingerprint import fingerprint
 
@@ -82,6 +90,7 @@ def compile_model(
             "cpu": target.cpu,
             "features": list(target.features),
         },
+        "precision": half.name if half else SINGLE,
         "inputs": [describe(spec) for spec in imported.inputs],
         "outputs": [describe(spec) for spec in imported.outputs],
         "output_tree": imported.tree,
@@ -150,12 +159,14 @@ def _importer(model: Any) -> Any:
     )
 
 
-def _tune(imported: Imported, target: Target, seconds: float, threads: int | None) -> tuple[Choose, dict[str, int]]:
+def _tune(
+    imported: Imported, target: Target, seconds: float, threads: int | None, half: Half | None
+) -> tuple[Choose, dict[str, int]]:
     """A choice by what was measured, now and before, and how far the measurements got."""
     from .tuning import tune
 
     try:
-        record, coverage = tune(imported.module, target, seconds, threads)
+        record, coverage = tune(imported.module, target, seconds, threads, half=half)
     except GraphPruneError:
         raise
     except Exception as error:
@@ -164,7 +175,7 @@ def _tune(imported: Imported, target: Target, seconds: float, threads: int | Non
 
 
 def _build(
-    imported: Imported, target: Target, link: Any, choose: Choose, separate: bool
+    imported: Imported, target: Target, link: Any, choose: Choose, separate: bool, half: Half | None
 ) -> tuple[bytes, dict[str, Facts], Any]:
     """The shared library, optimised and linked, the facts of its kernels, and the weights if they are separate."""
     import tvm
@@ -175,7 +186,8 @@ def _build(
 
     lifting = Lifting()
     try:
-        module = pipeline(target, choose, [lifting.as_pass()] if separate else [])(imported.module)
+        apart = [lifting.as_pass()] if separate else []
+        module = pipeline(target, choose, apart, half, imported.named)(imported.module)
         executable = tvm.compile(module, target=llvm_target(target), relax_pipeline=None)
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             path = os.path.join(folder, "library.so")

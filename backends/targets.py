@@ -25,7 +25,8 @@ class Target:
     `vector_width` counts float32 lanes, `accumulators` how many vector registers one tile may fill, `features` the
     processor flags (as in /proc/cpuinfo) without which the code would crash, and `options` what the code generator is
     told beyond the processor's name. `device` is the architecture of a GPU, such as `sm_80`. `alignment` is what
-    channel counts should be multiples of, where that is not the width of a vector.
+    channel counts should be multiples of, where that is not the width of a vector. `dots` names the instruction for dot
+    products of bytes (see `dots.py`), if there is one: then quantised models compute in integers.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Target:
     options: tuple[tuple[str, Any], ...] = ()
     device: str = ""
     alignment: int = 0
+    dots: str = ""
 
     @property
     def architecture(self) -> str:
@@ -68,18 +70,24 @@ _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _SUMS = (("fast-math-contract", True), ("fast-math-reassoc", True))
 # LLVM avoids 512-bit vectors on some processors unless it is told otherwise.
 _WIDE = (*_SUMS, ("mattr", ("-prefer-256-bit",)))
+_VNNI512 = (*_SUMS, ("mattr", ("-prefer-256-bit", "+avx512vnni")))
+_VNNI256 = (*_SUMS, ("mattr", ("+avxvnni",)))
 _X86 = "x86_64-unknown-linux-gnu"
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
+        Target(
+            "x86-avx512-vnni", "x86", _X86, "x86-64-v4", 16, 16, (*_AVX512, "avx512_vnni"), _VNNI512, dots="avx512-vnni"
+        ),
         Target("x86-avx512", "x86", _X86, "x86-64-v4", 16, 16, _AVX512, _WIDE),
+        Target("x86-avx2-vnni", "x86", _X86, "x86-64-v3", 8, 10, (*_AVX2, "avx_vnni"), _VNNI256, dots="avx-vnni"),
         Target("x86-avx2", "x86", _X86, "x86-64-v3", 8, 10, _AVX2, _SUMS),
     )
 }
 
 # Names that stand for the first of these that this machine can run.
-_BEST = {"x86": ("x86-avx512", "x86-avx2")}
+_BEST = {"x86": ("x86-avx512-vnni", "x86-avx512", "x86-avx2-vnni", "x86-avx2")}
 
 
 def known_targets() -> list[str]:

@@ -139,6 +139,7 @@ def compile(
     batch_sizes: Sequence[int] | None = None,
     tune: float | None = None,
     weights: str = "embedded",
+    precision: str = "fp32",
 ) -> "Artifact":
     """Compile a model to an artifact for a target.
 
@@ -148,7 +149,8 @@ def compile(
     axis, and run in pieces of these sizes; `tune`: measure candidates for the kernels on this machine for so many
     seconds and take the fastest ones. What was measured is remembered, also when this is interrupted; `tune=0` uses
     it without measuring; `weights`: "embedded" in the code, or "separate": beside it, mapped into memory when the
-    artifact is loaded, and shared by all processes that load the file.
+    artifact is loaded, and shared by all processes that load the file; `precision`: "fp16" and "bf16" store the weights
+    in half of the bits; arithmetic, inputs and outputs stay as they are.
 
     **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
     `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was
@@ -172,6 +174,7 @@ def compile(
         tune=tune,
         weights=weights,
         plan=None if plan is None else plan.to_json(),
+        precision=precision,
     )
 
 
