@@ -116,31 +116,33 @@ class _FindIntegers(Rewriter):
         return self.emit(relax.op.nn.relu(result)) if value.positive else result
 
 
-def _scalar(rewriter: _FindIntegers, expr: relax.Expr) -> np.ndarray | None:
-    """A constant that is one number, or None."""
-    value = constant_of(rewriter.expression(expr))
-    return value.reshape(()) if value is not None and value.size == 1 else None
+def _scalars(rewriter: _FindIntegers, call: relax.Call) -> tuple[np.float32, int] | None:
+    """Scale and zero point where they are one constant number each, and the scale is positive; else None."""
+    values = [constant_of(rewriter.expression(argument)) for argument in call.args[1:]]
+    if any(value is None or value.size != 1 for value in values):
+        return None
+    scale, zero = (value.reshape(()) for value in values)
+    return (np.float32(scale), int(zero)) if 0 < scale < np.inf else None
 
 
 def _dequantize(rewriter: _FindIntegers, var: relax.Var, call: relax.Call) -> relax.Expr | None:
     data, scale, zero = (constant_of(rewriter.expression(argument)) for argument in call.args)
-    if data is not None and scale is not None and zero is not None:
+    if data is not None and np.issubdtype(data.dtype, np.integer) and scale is not None and zero is not None:
         numbers, scales = dequantized(call, data, scale, zero)
         return rewriter.keep(var, Weight(numbers, scales))
-    scale, zero = (_scalar(rewriter, argument) for argument in call.args[1:])
-    if scale is None or zero is None or dtype_of(call.args[0]) not in _BYTES or str(call.attrs.out_dtype) != "float32":
+    single = _scalars(rewriter, call)
+    if single is None or dtype_of(call.args[0]) not in _BYTES or str(call.attrs.out_dtype) != "float32":
         return None
     unsigned, lifted = rewriter.as_unsigned(call.args[0])
-    return rewriter.keep(var, Bytes(unsigned, np.float32(scale), int(zero) + lifted))
+    return rewriter.keep(var, Bytes(unsigned, single[0], single[1] + lifted))
 
 
 def _quantize(rewriter: _FindIntegers, var: relax.Var, call: relax.Call) -> relax.Expr | None:
     """Integers again: sums at once, other values as they are."""
-    scale, zero = (_scalar(rewriter, argument) for argument in call.args[1:])
-    kind = str(call.attrs.out_dtype)
-    if scale is None or zero is None or kind not in _BYTES or dtype_of(call.args[0]) != "float32":
+    single, kind = _scalars(rewriter, call), str(call.attrs.out_dtype)
+    if single is None or kind not in _BYTES or dtype_of(call.args[0]) != "float32":
         return None
-    target = Bytes(call.args[0], np.float32(scale), int(zero) + (_SHIFT if kind == "int8" else 0))
+    target = Bytes(call.args[0], single[0], single[1] + (_SHIFT if kind == "int8" else 0))
     unsigned = _quantized(rewriter, call.args[0], target)
     if kind == "uint8":
         return unsigned
@@ -187,6 +189,16 @@ def _move(rewriter: _FindIntegers, var: relax.Var, call: relax.Call) -> relax.Ex
     return rewriter.keep(var, replace(known, data=rewriter.emit(relax.Call(call.op, arguments, call.attrs))))
 
 
+def _pad(rewriter: _FindIntegers, var: relax.Var, call: relax.Call) -> relax.Expr | None:
+    """A border of zeros is one of zero points."""
+    known, attrs = rewriter.known.get(call.args[0]), call.attrs
+    if not isinstance(known, Bytes) or attrs.pad_mode != "constant" or attrs.pad_value != 0:
+        return None
+    widths = [int(width) for width in attrs.pad_width]
+    padded = rewriter.emit(relax.op.nn.pad(known.data, widths, "constant", float(known.zero)))
+    return rewriter.keep(var, replace(known, data=padded))
+
+
 def _per_channel(weight: Weight, axis: int) -> np.ndarray | None:
     """The scale per channel along an axis, or None where it varies along another one; None for large numbers, too."""
     rows = np.moveaxis(weight.scale, axis, 0).reshape(weight.scale.shape[axis], -1)
@@ -206,7 +218,6 @@ def _convolve(rewriter: _FindIntegers, var: relax.Var, call: relax.Call) -> rela
     top, left, bottom, right = (int(size) for size in attrs.padding)
     source = data.data
     if any((top, left, bottom, right)):
-        # A border of real zeros is one of zero points.
         widths = [0, 0, 0, 0, top, bottom, left, right]
         source = rewriter.emit(relax.op.nn.pad(source, widths, "constant", float(data.zero)))
     numbers = relax.const(np.ascontiguousarray(weight.numbers, np.int8))
@@ -276,6 +287,7 @@ _HANDLERS: dict[str, Callable[[_FindIntegers, relax.Var, relax.Call], relax.Expr
     "relax.dequantize": _dequantize,
     "relax.quantize": _quantize,
     "relax.nn.conv2d": _convolve,
+    "relax.nn.pad": _pad,
     "relax.matmul": _multiply,
     "relax.add": _add,
     "relax.nn.relu": _relu,

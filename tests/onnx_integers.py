@@ -82,6 +82,7 @@ def conv(
     node, x, w, bias=None, pads=(0,) * 4, strides=(1, 1), dilations=(1, 1), group=1, kernel_shape=None, auto_pad=b""
 ):
     integers = isinstance(x, Dequantised) and isinstance(w, Dequantised)
+    pads = (1, 1, 1, 1) if auto_pad == b"SAME_UPPER" else pads  # of kernels of three, in steps of one
     left, right = (x.numbers, w.numbers) if integers else (floats(x), floats(w))
     view = windows(left, right.shape[2:], pads, strides, dilations, 0)
     n, _, rows, columns = view.shape[:4]
