@@ -17,8 +17,10 @@ import numpy as np
 from ..errors import FileFormatError, InputError, TargetError
 from ..importing import part
 from . import container
+from .bits import BFLOAT16, as_bits, from_bits
 from .host import processor
 from .manifest import LIBRARY, MEMBERS, PLAN, WEIGHTS, described, packed, unpacked
+from .precision import storage_of
 from .processors import default_threads
 from .targets import missing_here
 
@@ -144,19 +146,30 @@ class Artifact:
         from .runtime import to_tensor
 
         program = self._program
-        values = self._bind(args, kwargs)
+        values = [as_bits(value) for value in self._bind(args, kwargs)]
         pairs = [to_tensor(value, spec.name) for value, spec in zip(values, self.inputs, strict=True)]
         tensors = [tensor for tensor, _ in pairs]
         count = self._check(tensors)
         results = program(tensors) if count is None else self._run_batch(tensors, count)
-        return _unflatten(self.manifest["output_tree"], results, _converter(values))
+        return _unflatten(self.manifest["output_tree"], results, self._converter(values))
+
+    def _converter(self, values: list[Any]) -> Callable[[int, Any], Any]:
+        """How results are returned: as the kind of tensor that was given, in the type that the model declares."""
+        kind = _kind_of(values)
+        places = _places(self.manifest["output_tree"])
+        declared = {place: spec for place, spec in zip(places, self.outputs, strict=True) if spec.dtype == BFLOAT16}
+
+        def convert(place: int, tensor: Any) -> Any:
+            return from_bits(kind(tensor), declared[place].name) if place in declared else kind(tensor)
+
+        return convert
 
     def _check(self, tensors: list[Any]) -> int | None:
         """Compare inputs with what the model takes; returns the number of samples where that is free."""
         counts = {}
         for tensor, spec in zip(tensors, self.inputs, strict=True):
             shape, dtype = tuple(int(extent) for extent in tensor.shape), str(tensor.dtype)
-            if not spec.fits(shape) or dtype != spec.dtype:
+            if not spec.fits(shape) or dtype != storage_of(spec.dtype):
                 raise InputError(f"input {spec.name!r} must be {spec}, got {dtype}{list(shape)}")
             if spec.batched:
                 counts[spec.name] = shape[0]
@@ -320,7 +333,15 @@ def spec_of(entry: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"], entry.get("batched", False))
 
 
-def _converter(values: list[Any]) -> Callable[[Any], Any]:
+def _places(tree: Any) -> list[int]:
+    """The numbers in a structure of outputs, in ascending order."""
+    if isinstance(tree, int) or tree is None:
+        return [] if tree is None else [tree]
+    items = tree["items"].values() if tree["kind"] == "dict" else tree["items"]
+    return sorted({place for item in items for place in _places(item)})
+
+
+def _kind_of(values: list[Any]) -> Callable[[Any], Any]:
     """How results are returned: as the kind of tensor that was given."""
     if all(isinstance(value, np.ndarray) for value in values):
         return np.from_dlpack
@@ -332,10 +353,10 @@ def _converter(values: list[Any]) -> Callable[[Any], Any]:
     return lambda tensor: tensor
 
 
-def _unflatten(tree: Any, leaves: list[Any], convert: Callable[[Any], Any]) -> Any:
+def _unflatten(tree: Any, leaves: list[Any], convert: Callable[[int, Any], Any]) -> Any:
     """The model's own structure of outputs: numbers stand for tensors, null for None."""
     if isinstance(tree, int):
-        return convert(leaves[tree])
+        return convert(tree, leaves[tree])
     if tree is None:
         return None
     kind, content = tree["kind"], tree["items"]

@@ -8,9 +8,10 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from ..errors import CompileError, ExampleInputsError, OptionError
+from ..errors import CompileError, ExampleInputsError, OptionError, UnsupportedModelError
 from .artifact import Artifact, TensorSpec
 from .batches import entry_point
+from .bits import BFLOAT16
 from .imported import Imported
 from .rewriting import Rewriter, is_straight
 
@@ -34,6 +35,11 @@ def import_buckets(importer: Any, model: Any, example_inputs: Any, sizes: tuple[
     inputs = [replace(a, batched=a.shape != b.shape) for a, b in zip(parts[0].inputs, witness.inputs, strict=True)]
     if not any(spec.batched for spec in inputs):
         raise ExampleInputsError("no input carries the batch in its first axis")
+    for spec in inputs:
+        if spec.dtype == BFLOAT16:
+            raise UnsupportedModelError(
+                f"input {spec.name!r} is bfloat16, which batch_sizes does not take; compile for one batch size"
+            )
     outputs = [
         _output(a, b, sizes[0], witness.inputs, inputs) for a, b in zip(parts[0].outputs, witness.outputs, strict=True)
     ]

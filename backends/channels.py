@@ -98,7 +98,9 @@ def move(channels: Channels, height: int, width: int, lanes: int, tensors: tuple
                         T.buffer_store(results[0], vector, [place[0], block, *pixel, T.ramp(0, 1, lanes)])
             return builder.get()
 
-    return te.extern([size], list(tensors), lambda ins, outs: write(ins, outs), name="channels", dtype=["float32"])
+    return te.extern(
+        [size], list(tensors), lambda ins, outs: write(ins, outs), name="channels", dtype=[str(tensors[0].dtype)]
+    )
 
 
 def _split(width: int) -> tuple[int, int]:

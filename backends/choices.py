@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 # Files whose code decides what a choice means and how fast it is.
-_TEMPLATES = ("convolution", "cores", "lower_convolution", "matmul", "prefetch", "tiling", "window", "winograd")
+_TEMPLATES = (
+    "convolution", "cores", "dots", "halving", "lower_convolution", "lower_integers", "matmul", "precision", "prefetch",
+    "tiling", "window", "winograd",
+)  # fmt: skip
 
 
 class Candidate(Protocol):

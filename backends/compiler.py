@@ -23,6 +23,7 @@ from .host import host_architecture
 from .imported import Imported, brief
 from .linker import linker
 from .manifest import FORMAT, FORMAT_VERSION
+from .precision import SINGLE, Half, half_of
 from .prediction import Facts
 from .slow import warn_of_slow
 from .targets import Target, get_target
@@ -52,6 +53,7 @@ def compile_model(
     weights: str = "embedded",
     plan: str | None = None,
     examine: bool = False,
+    precision: str = SINGLE,
 ) -> Artifact:
     """Compile a model for a target.
 
@@ -65,7 +67,9 @@ def compile_model(
     the fastest known ones are taken; 0 measures nothing, but uses what is known. `weights="separate"` puts them beside
     the code instead of into it. `plan` is the plan that made the model, as JSON; it is stored in the artifact. With
     `examine` the manifest also says what the machine code of every kernel consists of (`artifact.static_cost()`), which
-    takes a tenth longer.
+    takes a tenth longer. `precision` is that of the weights of convolutions, products and embeddings: `fp32` leaves
+    them as they are, `fp16` and `bf16` round and store them in half of the bits; arithmetic, inputs and outputs stay as
+    they are. A weight too large for `fp16` is refused by name.
 
     Raises `OptionError`, `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`,
     or `CompileError`.
@@ -74,9 +78,12 @@ def compile_model(
     link = linker(target.triple)
     separate = _is_separate(weights)
     tune = None if tune is None else _checked_budget(tune)
+    half = half_of(precision)
     imported = _import(model, example_inputs, batch_sizes)
-    choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads)
-    library, kernels, apart, code = _build(imported, target, link, choose, separate, examine)
+    # A model whose weights have half precision keeps them so.
+    half = half or half_of(imported.precision)
+    choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads, half)
+    library, kernels, apart, code = _build(imported, target, link, choose, half, separate, examine)
     warn_of_slow(kernels)
     from .fingerprint import fingerprint
 
@@ -84,6 +91,7 @@ def compile_model(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "target": _entry(target),
+        "precision": half.name if half else SINGLE,
         "inputs": [describe(spec) for spec in imported.inputs],
         "outputs": [describe(spec) for spec in imported.outputs],
         "output_tree": imported.tree,
@@ -173,12 +181,14 @@ def _importer(model: Any) -> Any:
     )
 
 
-def _tune(imported: Imported, target: Target, seconds: float, threads: int | None) -> tuple[Choose, dict[str, int]]:
+def _tune(
+    imported: Imported, target: Target, seconds: float, threads: int | None, half: Half | None
+) -> tuple[Choose, dict[str, int]]:
     """A choice by what was measured, now and before, and how far the measurements got."""
     from .tuning import tune
 
     try:
-        record, coverage = tune(imported.module, target, seconds, threads)
+        record, coverage = tune(imported.module, target, seconds, threads, half=half)
     except GraphPruneError:
         raise
     except Exception as error:
@@ -191,6 +201,7 @@ def _build(
     target: Target,
     link: Any,
     choose: Choose,
+    half: Half | None = None,
     separate: bool = False,
     examine: bool = False,
 ) -> tuple[bytes, dict[str, Facts], Any, dict[str, Loop]]:
@@ -206,7 +217,8 @@ def _build(
 
     lifting = Lifting()
     try:
-        module = pipeline(target, choose, [lifting.as_pass()] if separate else [])(imported.module)
+        apart = [lifting.as_pass()] if separate else []
+        module = pipeline(target, choose, apart, half, imported.named)(imported.module)
         executable = tvm.compile(module, target=llvm_target(target), relax_pipeline=None)
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             path = os.path.join(folder, "library.so")

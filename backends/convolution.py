@@ -13,6 +13,8 @@ import numpy as np
 from tvm import s_tir, te, tirx
 
 from .cores import SERVER, Core
+from .dots import QUAD, accumulate_dots, takes_bytes
+from .halving import widened
 from .layout import positions
 from .prefetch import FEW_TILES, LARGE_WEIGHTS, NARROW, ask, rows_per_line
 from .targets import Target
@@ -36,6 +38,8 @@ Block = s_tir.schedule.SBlockRV
 
 _TILE = "graphprune.convolution"
 _UNROLLED_TAPS = 64
+# Which loop of the sums inside a tile runs over the rows of the kernel.
+_KY = 10
 # Output pixels few enough to use large weights in shares; bytes of a share and of the sums of a piece, which lie
 # together in the first-level cache.
 _SMALL_IMAGE, _NEAR, _PIECE = 28 * 28, 9 * 1024, 16 * 1024
@@ -49,8 +53,10 @@ class Convolution:
 
     `lanes_in` is 1 for a plain input `(batch, channels, height, width)`, the vector width for a blocked one.
     `reach` is the number of input blocks that one output block reads; `grouped` tells that they start at a
-    different block for each output block. `chosen` is the `choice` to take; None for the one that promises to be the
-    fastest.
+    different block for each output block. `weights` and `data` are the element types of both operands, `zero` the
+    number that the border consists of. Sums of bytes may read no table of first blocks: `per_group` are output and
+    input channels per group, from which it is computed. `chosen` is the `choice` to take;
+    None for the one that promises to be the fastest.
     """
 
     batch: int
@@ -67,8 +73,17 @@ class Convolution:
     dilation: tuple[int, int]
     padding: tuple[int, int, int, int]
     registers: int
+    weights: str = "float32"
+    data: str = "float32"
+    zero: int = 0
+    per_group: tuple[int, int] = (0, 0)
     chosen: tuple[int, int, int, int] | None = None
     core: Core = field(default=SERVER, repr=False)
+
+    @property
+    def integers(self) -> bool:
+        """Whether bytes are multiplied, with int32 sums."""
+        return self.data != "float32"
 
     @property
     def choice(self) -> tuple[int, int, int, int]:
@@ -97,7 +112,7 @@ class Convolution:
 
     def _shares(self) -> list[int]:
         """The shares that are worth a try beside the one that suits."""
-        if self.grouped or self.reach == 1 or prod(self.out_size) > _SMALL_IMAGE:
+        if self.grouped or self.integers or self.reach == 1 or prod(self.out_size) > _SMALL_IMAGE:
             return []
         return [0, *(n for n in self._counts if self.reach % n == 0)]
 
@@ -138,7 +153,9 @@ class Convolution:
 
     def _share(self, depth: int) -> int:
         """The share that suits tiles of so many output blocks."""
-        taps = self.kernel[0] * self.kernel[1] * self.lanes_in * self.lanes * 4
+        if self.integers:
+            return 0
+        taps = self.kernel[0] * self.kernel[1] * self.lanes_in * self.lanes * np.dtype(self.weights).itemsize
         pixels = prod(self.out_size)
         if self._pointwise and depth == 1 < min(pixels, self.reach) and pixels * self.lanes * 4 <= _PIECE:
             # Tiles of one output block read all of the input for each: then block by block is faster than tile by tile.
@@ -210,7 +227,7 @@ def _pad(data: te.Tensor, size: tuple[int, int], shape: Convolution) -> te.Tenso
     def value(n, c, y, x, lane):
         inside = tirx.all(y >= top, y < shape.height + top, x >= left, x < shape.width + left)
         read = data(n, c, y - top, x - left) if plain else data(n, c, y - top, x - left, lane)
-        return tirx.if_then_else(inside, read, tirx.const(0, data.dtype))
+        return tirx.if_then_else(inside, read, tirx.const(shape.zero, data.dtype))
 
     return te.compute((shape.batch, shape.blocks_in, *size, shape.lanes_in), value, name="pad")
 
@@ -229,18 +246,23 @@ def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Te
         source = data if fits else _pad(data, needed, shape)
     block = te.reduce_axis((0, shape.reach), "block")
     ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
-    lane_in = te.reduce_axis((0, shape.lanes_in), "lane_in")
+    quads = shape.lanes_in // QUAD if shape.integers else shape.lanes_in
+    lane_in, byte = te.reduce_axis((0, quads), "lane_in"), te.reduce_axis((0, QUAD), "byte")
 
     def term(n, group, member, y, t, r, lane):
         o = group * deep + member
-        channel = first[o] + block if shape.grouped else block
+        channel = block + (_first_block(shape, o, first) if shape.grouped else 0)
         column = t * wide + r
+        place = lane_in * QUAD + byte if shape.integers else lane_in
         if shape.flat:
             pixel = (n, channel, column // shape.width, column % shape.width)
-            read = source(*pixel) if len(data.shape) == 4 else source(*pixel, lane_in)
+            read = source(*pixel) if len(data.shape) == 4 else source(*pixel, place)
         else:
-            read = source[n, channel, y * sy + ky * dy, column * sx + kx * dx, lane_in]
-        return te.sum(read * weight[o, block, ky, kx, lane_in, lane], axis=[block, ky, kx, lane_in])
+            read = source(n, channel, y * sy + ky * dy, column * sx + kx * dx, place)
+        if shape.integers:
+            product = tirx.Cast("int32", read) * tirx.Cast("int32", weight(o, block, ky, kx, lane_in, lane, byte))
+            return te.sum(product, axis=[block, ky, kx, lane_in, byte])
+        return te.sum(read * widened(weight, o, block, ky, kx, lane_in, lane), axis=[block, ky, kx, lane_in])
 
     size = (shape.batch, shape.blocks // deep, deep, row_count, tiles, wide, shape.lanes)
     sums = te.compute(size, term, name="convolution", attrs={_TILE: list(shape.choice)})
@@ -250,6 +272,14 @@ def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Te
         return sums[n, o // deep, o % deep, row, column // wide, column % wide, lane]
 
     return te.compute((shape.batch, shape.blocks_out, rows, columns, shape.lanes), result, name="untile")
+
+
+def _first_block(shape: Convolution, block, table: te.Tensor | None):
+    """The first input block that an output block reads."""
+    if table is not None:
+        return table(block)
+    outputs, inputs = shape.per_group
+    return tirx.min(block * shape.lanes // outputs * inputs // shape.lanes, shape.blocks_in - shape.reach)
 
 
 def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
@@ -266,7 +296,7 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
         sch = s_tir.Schedule(s_tir.transform.StmtSimplify()(sch.mod))
         sums, result = find(sch, _TILE), blocks_of(sch)[-1]
     if not share:
-        _by_tiles(sch, sums, result, wide, deep)
+        _by_tiles(sch, sums, result, wide, deep, target)
         schedule_pad(sch, target)
         return sch
     _by_shares(sch, sums, result, wide, deep, share)
@@ -274,7 +304,7 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     return _with_prefetch(sch, sums, deep, share)
 
 
-def _by_tiles(sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: int) -> None:
+def _by_tiles(sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: int, target: Target) -> None:
     """One tile after the other, each through the whole reduction."""
     n, o, *rows, x, lane = sch.get_loops(result)
     outer, inner = sch.split(o, [None, deep])
@@ -288,10 +318,13 @@ def _by_tiles(sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: 
     unroll(sch, inner, column)
     sch.set_scope(sums, 0, "local")
     sch.compute_at(sums, tile, preserve_unit_loops=True)
-    *_, ky, kx, lane_in = sch.get_loops(sums)
+    ky, kx, lane_in = sch.get_loops(sums)[_KY : _KY + 3]
     # Of a plain input with few channels the taps are unrolled, if the code for them stays small.
     few = extent(sch, lane_in) == 1 and extent(sch, ky) * extent(sch, kx) <= _UNROLLED_TAPS
-    accumulate(sch, sums, outer=2, spatial=7, unrolled=3 if few else 1)
+    if takes_bytes(sch, sums):
+        accumulate_dots(sch, sums, outer=2, spatial=7, unrolled=3 if few else 1, instruction=target.dots)
+    else:
+        accumulate(sch, sums, outer=2, spatial=7, unrolled=3 if few else 1)
 
 
 def _by_shares(

@@ -72,11 +72,32 @@ def _maximum(call: relax.Call, data: Array) -> Array:
     return data.max(axis=axes, keepdims=bool(call.attrs.keepdims))
 
 
+def dequantized(call: relax.Call, data: Array, scale: Array, zero: Array) -> tuple[Array, Array]:
+    """A constant of quantised integers as integers around zero, and the scale of each."""
+    if not np.issubdtype(data.dtype, np.integer):
+        raise ValueError
+    axis = int(call.attrs.axis)
+
+    def spread(parameter: Array) -> Array:
+        shape = [1] * data.ndim
+        if parameter.size > 1:
+            shape[axis] = parameter.size
+        return np.broadcast_to(parameter.reshape(shape), data.shape)
+
+    return data.astype(np.int64) - spread(zero).astype(np.int64), spread(scale).astype(np.float32)
+
+
+def _dequantize(call: relax.Call, data: Array, scale: Array, zero: Array) -> Array:
+    numbers, scales = dequantized(call, data, scale, zero)
+    return numbers.astype(np.float32) * scales
+
+
 EVALUATE: dict[str, Callable[..., Array]] = {
     "relax.add": lambda call, a, b: a + b,
     "relax.subtract": lambda call, a, b: a - b,
     "relax.multiply": lambda call, a, b: a * b,
     "relax.divide": lambda call, a, b: a / b,
+    "relax.dequantize": _dequantize,
     "relax.mod": _mod,
     "relax.sqrt": lambda call, a: np.sqrt(a),
     "relax.rsqrt": lambda call, a: 1 / np.sqrt(a),

@@ -111,7 +111,7 @@ def _describe(function: tirx.PrimFunc, name: str, block: Any, write: "Writer | N
 
 
 def _convolution(axes: dict[str, int], result: list[int]) -> str:
-    inner, outer = axes["block"] * axes["lane_in"], prod(result[1:2] + result[4:])
+    inner, outer = axes["block"] * axes["lane_in"] * axes.get("byte", 1), prod(result[1:2] + result[4:])
     return f"{axes['ky']}x{axes['kx']} {inner}->{outer} {result[2]}x{result[3]}"
 
 
@@ -132,7 +132,8 @@ def _window(axes: dict[str, int], result: list[int]) -> str:
 
 def _matmul(axes: dict[str, int], result: list[int]) -> str:
     batch = f"{axes['b']} of " if axes["b"] > 1 else ""
-    return f"{batch}{prod(result) // result[-1] // axes['b']}x{axes.get('share', 1) * axes['k']}x{result[-1]}"
+    inner = axes.get("share", 1) * axes["k"] * axes.get("byte", 1)
+    return f"{batch}{prod(result) // result[-1] // axes['b']}x{inner}x{result[-1]}"
 
 
 # How sizes are written, by the schedule: from the axes of the block that does most of the work, and the result's shape.

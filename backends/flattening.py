@@ -117,6 +117,11 @@ def _unary(rewriter: _FlattenRows, call: relax.Call) -> Strided | None:
     return view.like(_inherit(rewriter, result, view.base))
 
 
+def _quantise(rewriter: _FlattenRows, call: relax.Call) -> Strided | None:
+    """From floats to bytes or back, with one scale for all."""
+    return _unary(rewriter, call) if all(shape_of(argument) == () for argument in call.args[1:]) else None
+
+
 def _inherit(rewriter: _FlattenRows, result: relax.Expr, source: relax.Expr) -> relax.Expr:
     """What is computed from a product element by element will be part of the product's kernel."""
     if source in rewriter.products:
@@ -208,6 +213,8 @@ _HANDLERS: dict[str, Callable[[_FlattenRows, relax.Call], Strided | None]] = {
     "relax.broadcast_to": _same_broadcast,
     **{f"relax.{name}": _unary for name in _UNARY},
     **{f"relax.{name}": _elementwise for name in _SEVERAL},
+    "relax.quantize": _quantise,
+    "relax.dequantize": _quantise,
     "relax.nn.softmax": _norm,
     "relax.nn.layer_norm": _norm,
     "relax.nn.rms_norm": _norm,

@@ -97,10 +97,11 @@ def _constant(value: Array, shape: list[int], dtype: Any) -> relax.Expr:
 
 @dataclass(frozen=True)
 class _Linear:
-    """A convolution or matmul with constant weights, and what is added to it per output channel."""
+    """A convolution or matmul with constant weights, and what is multiplied and added per output channel."""
 
     call: relax.Call
     weight: Array
+    scale: Array
     bias: Array
     weight_axis: int
     output_axis: int
@@ -116,6 +117,9 @@ _WEIGHT_AXES = {
 
 class _FoldAffine(Rewriter):
     """Fold per-channel multiplications and additions that follow a convolution or matmul into its constants."""
+
+    # Whether factors go into the weights, or stay one multiplication behind them.
+    into_weights = True
 
     def __init__(self, module: tvm.IRModule, function: relax.Function) -> None:
         super().__init__(module, function)
@@ -139,7 +143,9 @@ class _FoldAffine(Rewriter):
             return None
         if name == "relax.matmul" and weight.ndim != 2:
             return None
-        return _Linear(value, weight, np.zeros(weight.shape[weight_axis], weight.dtype), weight_axis, output_axis)
+        count = weight.shape[weight_axis]
+        ones, zeros = np.ones(count, weight.dtype), np.zeros(count, weight.dtype)
+        return _Linear(value, weight, ones, zeros, weight_axis, output_axis)
 
     def extend(self, value: relax.Expr) -> _Linear | None:
         """An addition or multiplication by a per-channel constant, of something linear that nobody else reads."""
@@ -160,6 +166,8 @@ class _FoldAffine(Rewriter):
         if name == "relax.subtract":
             return replace(linear, bias=linear.bias - constant)
         scale = constant if name == "relax.multiply" else 1 / constant
+        if not self.into_weights:
+            return replace(linear, scale=linear.scale * scale, bias=linear.bias * scale)
         shape = [1] * linear.weight.ndim
         shape[linear.weight_axis] = -1
         return replace(linear, weight=linear.weight * scale.reshape(shape), bias=linear.bias * scale)
@@ -181,10 +189,13 @@ class _FoldAffine(Rewriter):
         weight = relax.const(np.ascontiguousarray(linear.weight))
         arguments = [self.expression(call.args[0]), weight]
         result = self.builder.emit(relax.Call(call.op, arguments, call.attrs, call.ty_args), var.name)
-        if not linear.bias.any():
-            return result
         shape = [1] * len(result.ty.shape)
         shape[linear.output_axis] = -1
+        if (linear.scale != 1).any():
+            factor = _constant(linear.scale, shape, linear.scale.dtype)
+            result = self.builder.emit(relax.op.multiply(result, factor))
+        if not linear.bias.any():
+            return result
         return self.builder.emit(relax.op.add(result, _constant(linear.bias, shape, linear.bias.dtype)))
 
 
@@ -198,3 +209,13 @@ def fold_constants(module: tvm.IRModule, context: tvm.transform.PassContext) -> 
 def fold_affine(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
     """Fold batch norm, scales and shifts into the weights and the bias of what precedes them."""
     return rewrite(module, _FoldAffine)
+
+
+class _FoldShifts(_FoldAffine):
+    into_weights = False
+
+
+@tvm.transform.module_pass(opt_level=0, name="graphprune.FoldShifts")
+def fold_shifts(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
+    """The same without a change of the weights: scales become one multiplication per channel behind them."""
+    return rewrite(module, _FoldShifts)

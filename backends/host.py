@@ -4,7 +4,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
-# Instructions that a processor may have beyond every target, by their names in /proc/cpuinfo.
+# Instructions that a processor may have beyond AVX2 and AVX-512, by their names in /proc/cpuinfo.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "avx-vnni": ("avx_vnni",),
     "avx512-vnni": ("avx512_vnni",),

@@ -4,30 +4,34 @@ To add an operator, write a function `(node) -> relax.Expr` and put it in `CONVE
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir
 import tvm
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map, onnx_input
 
 from ..errors import CompileError, ExampleInputsError, UnsupportedModelError
 from ..frontends.onnx.files import read
 from ..frontends.onnx.messages import to_proto
+from . import onnx_half, onnx_quantised
 from .artifact import TensorSpec
+from .halving import half_borders
 from .imported import Imported, brief
 from .onnx_converters import CONVERTERS, REFUSED, SPELLED_OUT
 from .onnx_node import Node
 from .onnx_static import Shape, key_of, make_static, opset_of, static_shape
+from .precision import SINGLE, half_named
 from .rewriting import shape_of
 
 _SUPPORTED = {
-    TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
-    TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
+    TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16,
+    TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
 }  # fmt: skip
 
 
@@ -35,12 +39,26 @@ def import_model(model: Any, example_inputs: Any) -> Imported:
     """An ONNX model or the path of one as a Relax module with its signature."""
     proto = _model(model)
     inputs = _inputs(proto, example_inputs)
-    static = make_static(proto, {spec.name: spec.shape for spec in inputs}, _keeps)
+    halves = onnx_half.halves_of(proto)
+    single = onnx_quantised.spell_out(onnx_half.in_float32(proto) if halves else proto)
+    static = make_static(single, {spec.name: spec.shape for spec in inputs}, _keeps)
     _check_element_types(static)
     module, results = _import(static, inputs)
     outputs = [_tensor_spec(value.name, result) for value, result in zip(proto.graph.output, results, strict=True)]
+    if halves:
+        kinds = [onnx_half.dtype_of_output(value) for value in proto.graph.output]
+        outputs = [replace(spec, dtype=kind or spec.dtype) for spec, kind in zip(outputs, kinds, strict=True)]
+        module = half_borders(module, *([half_named(spec.dtype) for spec in specs] for specs in (inputs, outputs)))
     tree = {"kind": "tuple", "items": list(range(len(outputs)))} if len(outputs) != 1 else 0
-    return Imported(module, inputs, outputs, tree, {"onnx": onnx.__version__})
+    precision = half_named(halves[0]).name if halves else SINGLE
+    tools = {"onnx": onnx.__version__}
+    return Imported(module, inputs, outputs, tree, tools, precision=precision, named=lambda: _weights(static))
+
+
+def _weights(model: onnx.ModelProto) -> Iterator[tuple[str, np.ndarray]]:
+    """The weights of a static model by their names."""
+    for tensor in model.graph.initializer:
+        yield tensor.name, numpy_helper.to_array(tensor)
 
 
 def prepare_batches(model: Any, example_inputs: Any) -> tuple[onnx.ModelProto, Any]:
@@ -126,7 +144,7 @@ def _brackets(extents: list[Any]) -> str:
 
 
 def _check_element_types(model: onnx.ModelProto) -> None:
-    """Floating-point weights must be float32."""
+    """Floating-point weights must be float32, or were converted to it."""
     for tensor in model.graph.initializer:
         if tensor.data_type not in _SUPPORTED:
             raise UnsupportedModelError(_element_message(f"the weight {tensor.name!r}", tensor.data_type))
@@ -134,7 +152,10 @@ def _check_element_types(model: onnx.ModelProto) -> None:
 
 def _element_message(what: str, kind: int) -> str:
     name = TensorProto.DataType.Name(kind).lower()
-    return f"{what} is {name}; only float32 (and integers and truth values) are compiled: convert the model to float32"
+    return (
+        f"{what} is {name}; only float32, float16 and bfloat16 (and integers and truth values) are compiled: convert "
+        "the model to float32"
+    )
 
 
 def _tensor_spec(name: str, result: relax.Expr) -> TensorSpec:

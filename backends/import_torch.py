@@ -14,9 +14,13 @@ from tvm import relax
 from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
 
 from ..errors import CompileError, ExampleInputsError, TraceError, UnsupportedModelError
-from . import import_attention, torch_converters, torch_functions, torch_program
+from . import import_attention, torch_converters, torch_functions, torch_half, torch_program
 from .artifact import TensorSpec
+from .halving import half_borders
 from .imported import Imported
+from .precision import SINGLE, half_named
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 Converter = Callable[[fx.Node, BaseFXGraphImporter], relax.Var]
 
@@ -69,9 +73,23 @@ def import_model(model: Any, example_inputs: Any) -> Imported:
     program = _export(model, example_inputs)
     _check_element_types(program)
     _check_inputs(program)
-    module = import_program(program)
+    halves = torch_half.halves_of(program)
+    module = import_program(torch_half.in_float32(program) if halves else program)
     inputs, outputs, tree = _signature(program)
-    return Imported(module, inputs, outputs, tree, {"torch": torch.__version__})
+    module = half_borders(module, *([half_named(spec.dtype) for spec in specs] for specs in (inputs, outputs)))
+    precision = half_named(_name(halves[0])).name if halves else SINGLE
+    tools = {"torch": torch.__version__}
+    return Imported(module, inputs, outputs, tree, tools, precision=precision, named=lambda: _weights(program))
+
+
+def _weights(program: torch.export.ExportedProgram) -> Iterator[tuple[str, Any]]:
+    """The parameters and buffers of a program by their names."""
+    for name, value in program.state_dict.items():
+        yield name, value.detach().float().numpy()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def prepare_batches(model: Any, example_inputs: Any) -> tuple[Any, Any]:
@@ -141,7 +159,7 @@ def _inference(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _check_element_types(program: torch.export.ExportedProgram) -> None:
-    """Floating-point inputs and parameters must be float32; integers and truth values may be anything."""
+    """Floats must be float32 or of half precision; integers and truth values may be anything."""
     signature = program.graph_signature
     named = {name: signature.inputs_to_parameters[name] for name in signature.inputs_to_parameters}
     for node in program.graph.find_nodes(op="placeholder"):
@@ -153,9 +171,9 @@ def _check_element_types(program: torch.export.ExportedProgram) -> None:
             raise UnsupportedModelError(
                 f"{named.get(node.name, node.name)!r} is {kind}; only dense real tensors are compiled"
             )
-        if relevant and isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float32:
+        if relevant and isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype not in _FLOATS:
             raise UnsupportedModelError(
-                f"{named.get(node.name, node.name)!r} is {str(value.dtype).removeprefix('torch.')}; only float32 is "
+                f"{named.get(node.name, node.name)!r} is {_name(value.dtype)}; only float32, float16 and bfloat16 are "
                 "compiled: convert the model with model.float() and its inputs likewise"
             )
 

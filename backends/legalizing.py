@@ -155,6 +155,45 @@ def _softplus(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     return _elementwise(builder, call.args[0], function, "softplus")
 
 
+def _quantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """Rounded half to even, and clipped, as ONNX says."""
+    kind = str(call.attrs.out_dtype)
+    if dtype_of(call.args[0]) != "float32" or kind not in ("int8", "uint8", "int16", "uint16"):
+        return _default("relax.quantize", builder, call)
+    axis = int(call.attrs.axis)
+    numbers = [_one_number(argument) for argument in call.args[1:]]
+
+    def compute(values: te.Tensor, *others: te.Tensor) -> te.Tensor:
+        low, high = (tirx.Cast("float32", bound(kind)) for bound in (te.min_value, te.max_value))
+
+        def value(*index: tirx.Expr) -> tirx.Expr:
+            rest = iter(others)
+            scale, zero = (
+                _parameter(next(rest), index, axis) if n is None else tirx.const(n, "float32") for n in numbers
+            )
+            # A scale of one leaves sums as they are.
+            scaled = values(*index) if numbers[0] == 1 else values(*index) / scale
+            lifted = tirx.round(scaled) + tirx.Cast("float32", zero)
+            return tirx.Cast(kind, tirx.Cast("int32", tirx.max(tirx.min(lifted, high), low)))
+
+        return te.compute(values.shape, value, name="quantize")
+
+    others = [argument for argument, number in zip(call.args[1:], numbers, strict=True) if number is None]
+    return builder.call_te(compute, call.args[0], *others, primfunc_name_hint="quantize")
+
+
+def _one_number(argument: relax.Expr) -> float | None:
+    """The number that an argument is, if it is constant."""
+    value = argument.value.numpy() if isinstance(argument, tvm.ir.GenericConst) else None
+    return float(value.reshape(())) if value is not None and value.size == 1 else None
+
+
+def _parameter(parameter: te.Tensor, index: tuple[tirx.Expr, ...], axis: int) -> tirx.Expr:
+    """The element of a tensor that has one number, or one per channel along an axis."""
+    size = [int(extent) for extent in parameter.shape]
+    return parameter(*([index[axis]] if math.prod(size) > 1 else [0] * len(size)))
+
+
 # How TVM's fusion sees a kernel: it may compute the elements of its operand on the fly.
 _REDUCES = {"op_pattern": 3}
 
@@ -199,6 +238,7 @@ def _take(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
 LEGALIZE: dict[str, Legalizer] = {
     **{name: _unary(name) for name in FUNCTIONS},
     "relax.power": _power,
+    "relax.quantize": _quantize,
     "relax.atan2": _binary("relax.atan2", elementary.atan2),
     "relax.nn.softplus": _softplus,
     "relax.max": _extreme("max"),

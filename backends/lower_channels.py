@@ -12,7 +12,7 @@ from .layout import Blocked, as_image
 from .lower_gather import slices_of
 from .lower_transposed import interleave
 from .lowering import Later, Lowering, Value
-from .rewriting import op_name, shape_of
+from .rewriting import dtype_of, op_name, shape_of
 
 
 def concat(lowering: Lowering, call: relax.Call) -> Value | None:
@@ -24,7 +24,9 @@ def concat(lowering: Lowering, call: relax.Call) -> Value | None:
     rank = len(shape_of(parts.fields[0]) or ())
     if not any(found) or int(call.attrs.axis) % rank != 1:
         return None
-    if not all(lowering.is_image(part) or lowering.is_volume(part) for part in parts.fields):
+    kinds = {dtype_of(part) for part in parts.fields}
+    images = all(lowering.is_image(part, kind) or lowering.is_volume(part) for part in parts.fields for kind in kinds)
+    if not images or kinds not in ({"float32"}, {"uint8"}):
         return None
     given = zip(parts.fields, found, strict=True)
     return moving.join([have or moving.channels_of(lowering.blocked(lowering.value(part))) for part, have in given])

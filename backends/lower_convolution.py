@@ -68,6 +68,7 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         dilation=pair(attrs.dilation, 1),
         padding=border_of(attrs.padding),
         registers=lowering.target.accumulators,
+        weights=lowering.storage(weight),
         core=lowering.target.core,
     )
     numbers = lowering.choose(_candidates(numbers, few or groups > 1))
@@ -76,7 +77,7 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         result = lowering.kernel("winograd", lambda d, w: winograd.compute(numbers, d, w), source, packed)
         return lowering.wrap(result, out_shape)
     packed = np.pad(packed, [(0, numbers.blocks - len(packed)), *[(0, 0)] * 5])
-    arguments = [source, relax.const(packed), *([relax.const(first)] if numbers.grouped else [])]
+    arguments = [source, lowering.store(packed, numbers.weights), *([relax.const(first)] if numbers.grouped else [])]
     result = lowering.kernel("convolution", lambda d, w, f=None: convolution.compute(numbers, d, w, f), *arguments)
     return lowering.wrap(result, out_shape)
 
@@ -94,7 +95,7 @@ def _candidates(numbers: convolution.Convolution, direct_only: bool) -> list[Can
     ]
     transformed.sort(key=lambda plans: plans[0].plan.cycles)
     best = transformed[0][0]
-    pays = best.plan.cycles < _MARGIN * winograd.direct_cycles(best)
+    pays = best.plan.cycles < _MARGIN * winograd.direct_cycles(best, np.dtype(numbers.weights).itemsize)
     turns = [*transformed, direct] if pays else [direct, *transformed]
     return [candidate for turn in zip_longest(*turns) for candidate in turn if candidate is not None]
 
@@ -114,10 +115,11 @@ def _depthwise(lowering: Lowering, call: relax.Call, data: Value, weight: np.nda
         before=(top, left),
         out_size=as_image(out_shape)[2:],
         registers=lowering.target.accumulators,
+        weights=lowering.storage(weight),
         core=lowering.target.core,
     )
     numbers = lowering.choose(numbers.candidates())
-    packed = relax.const(window.pack_weights(weight, source.segments, lowering.lanes))
+    packed = lowering.store(window.pack_weights(weight, source.segments, lowering.lanes), numbers.weights)
     result = lowering.kernel("depthwise", lambda d, w: window.compute(numbers, d, w), source.expr, packed)
     return lowering.wrap(result, out_shape, source.segments)
 

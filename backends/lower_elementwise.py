@@ -37,6 +37,22 @@ def _unary(finite: bool) -> Callable[[Lowering, relax.Call], Value | None]:
     return lower
 
 
+def _quantise(lowering: Lowering, call: relax.Call) -> Value | None:
+    """From floats to bytes or back, with one scale for all channels."""
+    data = lowering.value(call.args[0])
+    if not isinstance(data, Blocked) or any(shape_of(argument) != () for argument in call.args[1:]):
+        return None
+    emitted = lowering.builder.emit(relax.Call(call.op, [data.expr, *call.args[1:]], call.attrs, call.ty_args))
+    return lowering.wrap(emitted, data.shape, data.segments)
+
+
+def _cast(lowering: Lowering, call: relax.Call) -> Value | None:
+    """From sums of integers to floats."""
+    if dtype_of(call.args[0]) != "int32" or str(call.attrs.dtype) != "float32":
+        return None
+    return _unary(finite=True)(lowering, call)
+
+
 def _binary(finite: bool) -> Callable[[Lowering, relax.Call], Value | None]:
     def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         values = [lowering.value(argument) for argument in call.args]
@@ -78,7 +94,7 @@ def _enlarges(call: relax.Call, shape: tuple[int, ...]) -> bool:
 
 def _operand(lowering: Lowering, argument: relax.Expr, value: Value, like: Blocked) -> relax.Expr | None:
     """An operand in the layout of `like`: blocked, or of a shape that broadcasts over blocks and lanes."""
-    if dtype_of(argument) != "float32":
+    if dtype_of(argument) not in ("float32", "int32"):
         return None
     if isinstance(value, Blocked) and value.segments == like.segments:
         return value.expr
@@ -106,4 +122,7 @@ HANDLERS = {
     **{f"graphprune.{name}": _unary(finite=False) for name in _OTHER_OWN},
     **{f"relax.{name}": _binary(finite=True) for name in _FINITE_BINARY},
     **{f"relax.{name}": _binary(finite=False) for name in _OTHER_BINARY},
+    "relax.astype": _cast,
+    "relax.quantize": _quantise,
+    "relax.dequantize": _quantise,
 }

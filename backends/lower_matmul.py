@@ -19,14 +19,10 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     weight = lowering.constant(call.args[1])
     data = lowering.expression(call.args[0])
     if weight is not None and weight.ndim == 2:
-        shape = lowering.choose(_numbers(lowering, 1, prod(left[:-1]), left[-1], right[-1]).candidates())
-        packed = relax.const(matmul.pack_weights(weight, shape))
-        if sum(extent > 1 for extent in out[:-1]) > 1 and shape.rows % shape.tile[0]:
-            # Tiles that straddle rows of several axes must fit exactly; else the rows are made one axis first.
-            flat = lowering.builder.emit(relax.op.reshape(data, (shape.rows, shape.inner)))
-            product = _linear(lowering, shape, flat, packed, (shape.rows, shape.columns))
-            return lowering.builder.emit(relax.op.reshape(product, out))
-        return _linear(lowering, shape, data, packed, out)
+        numbers = _numbers(lowering, 1, prod(left[:-1]), left[-1], right[-1], lowering.storage(weight))
+        shape = lowering.choose(numbers.candidates())
+        packed = lowering.store(matmul.pack_weights(weight, shape), shape.weights)
+        return linear(lowering, shape, data, packed, out)
     if left[:-2] != right[:-2]:
         return None
     shape = _numbers(lowering, prod(left[:-2]), left[-2], left[-1], right[-1])
@@ -34,13 +30,22 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     return lowering.kernel("matmul", lambda a, b: matmul.compute(shape, a, b, out, False), data, other)
 
 
-def _linear(lowering: Lowering, shape: matmul.MatMul, data: relax.Expr, packed: relax.Expr, out: tuple) -> relax.Expr:
+def linear(lowering: Lowering, shape: matmul.MatMul, data: relax.Expr, packed: relax.Expr, out: tuple) -> relax.Expr:
+    """A product with packed weights, as a tensor of the shape `out`."""
+    if sum(extent > 1 for extent in out[:-1]) > 1 and shape.rows % shape.tile[0]:
+        # Tiles that straddle rows of several axes must fit exactly; else the rows are made one axis first.
+        flat = lowering.builder.emit(relax.op.reshape(data, (shape.rows, shape.inner)))
+        product = linear(lowering, shape, flat, packed, (shape.rows, shape.columns))
+        return lowering.builder.emit(relax.op.reshape(product, out))
     return lowering.kernel("linear", lambda a, b: matmul.compute(shape, a, b, out, True), data, packed)
 
 
-def _numbers(lowering: Lowering, batch: int, rows: int, inner: int, columns: int) -> matmul.MatMul:
+def _numbers(
+    lowering: Lowering, batch: int, rows: int, inner: int, columns: int, weights: str = "float32"
+) -> matmul.MatMul:
     target = lowering.target
-    return matmul.MatMul(batch, rows, inner, columns, target.vector_width, target.accumulators, core=target.core)
+    lanes, registers = target.vector_width, target.accumulators
+    return matmul.MatMul(batch, rows, inner, columns, lanes, registers, weights, core=target.core)
 
 
 HANDLERS = {"relax.matmul": lower}

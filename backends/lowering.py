@@ -20,6 +20,7 @@ from .channels import Channels, channels_of
 from .choices import Choose, first
 from .folding import constant_of
 from .layout import Blocked, merge, pack, unpack
+from .precision import Half
 from .rewriting import Rewriter, dtype_of, op_name, rewrite, shape_of
 from .targets import Target
 
@@ -44,6 +45,7 @@ class Lowering(Rewriter):
     target: Target
     handlers: dict[str, Handler]
     choose: Choose
+    half: Half | None
 
     def __init__(self, module: tvm.IRModule, function: relax.Function) -> None:
         super().__init__(module, function)
@@ -123,6 +125,14 @@ class Lowering(Rewriter):
         value = self.value(expr)
         return None if isinstance(value, Blocked) else constant_of(value)
 
+    def storage(self, weight: np.ndarray) -> str:
+        """The element type that a weight is packed in: half precision where that is wanted and loses nothing."""
+        return self.half.storage if self.half and self.half.holds(weight) else str(weight.dtype)
+
+    def store(self, packed: np.ndarray, dtype: str) -> relax.Expr:
+        """A packed weight as a constant of this type."""
+        return relax.const(packed if dtype == str(packed.dtype) else self.half.narrow(packed))
+
     def variable(self, value: Blocked | Channels) -> relax.Var:
         """A variable that stands for a value where handlers expect one of the old function."""
         variable = relax.Var("value", relax.TensorType(value.shape, "float32"))
@@ -134,25 +144,26 @@ class Lowering(Rewriter):
         shape = shape_of(expr)
         return shape is not None and len(shape) == 5 and dtype_of(expr) == "float32" and 0 not in shape
 
-    def is_image(self, expr: relax.Expr) -> bool:
-        """Whether a value is a float32 tensor `(batch, channels, *space)` with one or two space axes."""
+    def is_image(self, expr: relax.Expr, dtype: str = "float32") -> bool:
+        """Whether a value is a tensor `(batch, channels, *space)` of this type with one or two space axes."""
         shape = shape_of(expr)
-        return shape is not None and len(shape) in (3, 4) and dtype_of(expr) == "float32" and 0 not in shape
+        return shape is not None and len(shape) in (3, 4) and dtype_of(expr) == dtype and 0 not in shape
 
     def kernel(self, name: str, compute: Callable, *arguments: relax.Expr) -> relax.Expr:
         """Call a template that elementwise readers may be fused into."""
         return self.builder.emit_te(compute, *arguments, primfunc_name_hint=name, primfunc_attrs=FUSABLE)
 
 
-def lower_to_blocks(target: Target, choose: Choose = first) -> tvm.transform.Pass:
+def lower_to_blocks(target: Target, choose: Choose = first, half: Half | None = None) -> tvm.transform.Pass:
     """The pass that lowers convolutions, pools, products and what lies between them for a target.
 
-    `choose` picks one of the candidates for each kernel.
+    `choose` picks one of the candidates for each kernel; weights are packed in the format `half`, if it holds them.
     """
     from .lower_channels import with_channels
     from .lower_convolution import HANDLERS as convolutions
     from .lower_elementwise import HANDLERS as elementwise
     from .lower_gather import HANDLERS as gathers
+    from .lower_integers import HANDLERS as integers
     from .lower_matmul import HANDLERS as products
     from .lower_pooling import HANDLERS as pools
     from .lower_rows import HANDLERS as rows
@@ -161,10 +172,9 @@ def lower_to_blocks(target: Target, choose: Choose = first) -> tvm.transform.Pas
     from .lower_volume import HANDLERS as volumes
 
     table = {**elementwise, **shapes, **pools, **products, **rows, **convolutions, **transposed, **volumes, **gathers}
-    table = with_channels(table)
-    lowering = type(
-        "TargetLowering", (Lowering,), {"target": target, "handlers": table, "choose": staticmethod(choose)}
-    )
+    table = with_channels({**table, **integers})
+    fields = {"target": target, "handlers": table, "choose": staticmethod(choose), "half": half}
+    lowering = type("TargetLowering", (Lowering,), fields)
 
     @tvm.transform.module_pass(opt_level=0, name="graphprune.LowerToBlocks")
     def run(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:

@@ -14,6 +14,8 @@ import numpy as np
 from tvm import s_tir, te, tirx
 
 from .cores import SERVER, Core
+from .dots import QUAD, accumulate_dots, takes_bytes
+from .halving import widened
 from .prefetch import ask, rows_per_line
 from .targets import Target
 from .tiling import (
@@ -47,7 +49,8 @@ _BURST, _UNROLLED = 8, 8
 class MatMul:
     """`batch` independent products of `(rows, inner)` and `(inner, columns)`.
 
-    `chosen` is the `choice` to take; None for the one that promises to be the fastest.
+    `weights` and `data` are the element types of the right and the left operand. `chosen` is the `choice`
+    to take; None for the one that promises to be the fastest.
     """
 
     batch: int
@@ -56,8 +59,15 @@ class MatMul:
     columns: int
     lanes: int
     registers: int
+    weights: str = "float32"
+    data: str = "float32"
     chosen: tuple[int, int] | None = None
     core: Core = field(default=SERVER, repr=False)
+
+    @property
+    def integers(self) -> bool:
+        """Whether bytes are multiplied, with int32 sums."""
+        return self.data != "float32"
 
     @property
     def choice(self) -> tuple[int, int]:
@@ -91,7 +101,13 @@ class MatMul:
     @property
     def shares(self) -> int:
         """How many equal parts the inner axis is taken in: more than one only where there are several panels."""
-        if self.batch > 1 or self.rows < _FEW_ROWS or self.inner <= _WHOLE or self.blocks == self.tile[1]:
+        if (
+            self.integers
+            or self.batch > 1
+            or self.rows < _FEW_ROWS
+            or self.inner <= _WHOLE
+            or self.blocks == self.tile[1]
+        ):
             return 1
         sizes = [n for n in range(_SHORTEST, _WHOLE + 1, _UNROLLED) if self.inner % n == 0]
         return self.inner // max(sizes, default=self.inner)
@@ -144,14 +160,18 @@ def compute(shape: MatMul, data: te.Tensor, weight: te.Tensor, out_shape: tuple[
     blocks = weight if packed else _pack(shape, weight, lead[:-1])
     shares = shape.shares if packed else 1
     length = shape.inner // shares
-    k = te.reduce_axis((0, length), "k")
+    k = te.reduce_axis((0, length // QUAD if shape.integers else length), "k")
+    byte = te.reduce_axis((0, QUAD), "byte")
 
     def term(b, share, t, o, r, lane):
         row = t * high + r
         row = row if tiles * high == shape.rows else tirx.min(row, shape.rows - 1)
         where = _split(row, rows_of) if packed else [*_split(b, lead[:-1]), row]
+        if shape.integers:
+            read, right = data(*where, k * QUAD + byte), blocks(o, k, lane, byte)
+            return te.sum(tirx.Cast("int32", read) * tirx.Cast("int32", right), axis=[k, byte])
         inner = share * length + k
-        right = blocks[o, inner, lane] if packed else blocks[b, o, inner, lane]
+        right = widened(blocks, o, inner, lane) if packed else blocks(b, o, inner, lane)
         return te.sum(data(*where, inner) * right, axis=[k])
 
     size = (tiles, shape.blocks, high, shape.lanes)
@@ -189,7 +209,7 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     if sums is None:
         return None
     high, deep, batches, shares = annotation_of(sch, sums, _TILE)
-    lanes = int(sch.get(sch.get_loops(sums)[-2]).extent)
+    lanes = extent(sch, sch.get_loops(sums)[-3 if takes_bytes(sch, sums) else -2])
     result = inline_epilogue(sch, sums if shares == 1 else named(sch, "total"))
     merge_axes(sch, result, batches, len(sch.get_loops(result)) - batches - 1)
     *batch, row, columns = sch.get_loops(result)
@@ -207,6 +227,11 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     piece = sch.fuse(*batch, block, part)
     sch.parallel(piece)
     sch.compute_at(sums, tile, preserve_unit_loops=True)
+    if takes_bytes(sch, sums):
+        quads = sch.get_loops(sums)[-2]
+        sch.split(quads, [None, next(n for n in (_UNROLLED, 4, 2, 1) if extent(sch, quads) % n == 0)])
+        accumulate_dots(sch, sums, outer=2, spatial=5, unrolled=1, instruction=target.dots)
+        return sch
     burst = _accumulate(sch, sums, deep, tiles, outer=2, spatial=5)
     if pack is None:
         return _with_prefetch(sch, sums, deep, (piece, tile, burst)) if panels > 1 and burst else sch

@@ -14,6 +14,8 @@ from tvm import te, tirx
 
 from . import convolution, matmul, window, winograd
 from .choices import Candidate
+from .dots import QUAD
+from .precision import HALVES
 from .record import Measured
 from .runtime import use_threads
 from .schedules import Rule
@@ -41,21 +43,26 @@ def operands(candidate: Candidate) -> Operands:
     if weight is None:
         return Operands(tensors, result, None)
     size = (result.shape[-1],) if len(result.shape) == 2 else (1, result.shape[1], 1, 1, result.shape[-1])
-    bias = te.placeholder(size, name="bias")
+    bias = te.placeholder(size, result.dtype, name="bias")
 
     def activated(*index: Any) -> Any:
         place = index[-1:] if len(index) == 2 else (0, index[1], 0, 0, index[-1])
-        return tirx.max(result(*index) + bias(*place), tirx.const(0, "float32"))
+        return tirx.max(result(*index) + bias(*place), tirx.const(0, result.dtype))
 
     return Operands([*tensors, bias], te.compute(result.shape, activated, name="activated"), weight)
 
 
 def _convolution(numbers: convolution.Convolution) -> tuple:
     image = (numbers.batch, numbers.blocks_in, numbers.height, numbers.width)
-    data = te.placeholder(image if numbers.lanes_in == 1 else (*image, numbers.lanes_in), name="data")
-    size = (numbers.blocks, numbers.reach, *numbers.kernel, numbers.lanes_in, numbers.lanes)
-    weight = te.placeholder(size, name="weight")
-    first = [te.placeholder((numbers.blocks_out,), "int32", name="first")] if numbers.grouped else []
+    data = te.placeholder(image if numbers.lanes_in == 1 else (*image, numbers.lanes_in), numbers.data, name="data")
+    inner = (numbers.lanes_in // QUAD, numbers.lanes, QUAD) if numbers.integers else (numbers.lanes_in, numbers.lanes)
+    size = (numbers.blocks, numbers.reach, *numbers.kernel, *inner)
+    weight = te.placeholder(size, numbers.weights, name="weight")
+    first = (
+        [te.placeholder((numbers.blocks_out,), "int32", name="first")]
+        if numbers.grouped and not numbers.integers
+        else []
+    )
     return [data, weight, *first], convolution.compute(numbers, data, weight, *(first or [None])), 1
 
 
@@ -68,16 +75,17 @@ def _winograd(numbers: winograd.Winograd) -> tuple:
 
 
 def _window(numbers: window.Window) -> tuple:
-    data = te.placeholder(numbers.size, name="data")
+    data = te.placeholder(numbers.size, numbers.data, name="data")
     if numbers.kind != "depthwise":
         return [data], window.compute(numbers, data), None
-    weight = te.placeholder((numbers.size[1], *numbers.kernel, numbers.size[4]), name="weight")
+    weight = te.placeholder((numbers.size[1], *numbers.kernel, numbers.size[4]), numbers.weights, name="weight")
     return [data, weight], window.compute(numbers, data, weight), 1
 
 
 def _matmul(numbers: matmul.MatMul) -> tuple:
-    data = te.placeholder((numbers.rows, numbers.inner), name="data")
-    weight = te.placeholder((numbers.blocks, numbers.inner, numbers.lanes), name="weight")
+    data = te.placeholder((numbers.rows, numbers.inner), numbers.data, name="data")
+    inner = (numbers.inner // QUAD, numbers.lanes, QUAD) if numbers.integers else (numbers.inner, numbers.lanes)
+    weight = te.placeholder((numbers.blocks, *inner), numbers.weights, name="weight")
     return [data, weight], matmul.compute(numbers, data, weight, (numbers.rows, numbers.columns), True), 1
 
 
@@ -155,13 +163,18 @@ class Meter:
 def _values(tensor: te.Tensor, candidate: Any) -> np.ndarray:
     """Something to compute with."""
     shape = tuple(int(extent) for extent in tensor.shape)
-    if tensor.dtype == "int32":
+    if tensor.name == "first":
         # The first input block that each output block of a grouped convolution reads.
         return np.linspace(0, candidate.blocks_in - candidate.reach, *shape).astype("int32")
-    return np.resize(np.random.default_rng(0).standard_normal(1 << 12).astype("float32"), shape)
+    if tensor.dtype in ("uint8", "int8", "int32"):
+        return np.resize(np.random.default_rng(0).integers(0, 100, 1 << 12), shape).astype(str(tensor.dtype))
+    numbers = np.random.default_rng(0).standard_normal(1 << 12).astype("float32")
+    half = next((half for half in HALVES.values() if half.storage == tensor.dtype), None)
+    return np.resize(half.narrow(numbers) if half else numbers, shape)
 
 
 def bytes_of(candidate: Candidate) -> int:
     """Bytes of all operands and the result."""
     parts = operands(candidate)
-    return sum(4 * prod(int(extent) for extent in tensor.shape) for tensor in (*parts.tensors, parts.result))
+    tensors = (*parts.tensors, parts.result)
+    return sum(np.dtype(str(tensor.dtype)).itemsize * prod(int(n) for n in tensor.shape) for tensor in tensors)

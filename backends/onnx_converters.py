@@ -10,6 +10,7 @@ from tvm import relax, topi
 
 from ..errors import CompileError
 from .onnx_node import Converter, Node
+from .onnx_quantised import CONVERTERS as _QUANTISED
 from .onnx_recurrent import CONVERTERS as _RECURRENT
 from .onnx_resize import resize, upsample
 from .onnx_windows import CONVERTERS as _WINDOWS
@@ -122,21 +123,6 @@ def _layer_norm(node: Node) -> relax.Expr:
     axes = list(range(axis, len(shape)))
     epsilon = node.attributes.get("epsilon", 1e-5)
     return relax.op.nn.layer_norm(node.data, scale, node.emit(shift), axes, epsilon)
-
-
-def _dequantize(node: Node) -> relax.Expr:
-    """Constants become float weights."""
-    data, scale, zero = node.constant(0), node.constant(1), node.constant(2)
-    if data is None or scale is None or (node.input(2) is not None and zero is None):
-        return node.tvm()
-    if node.attributes.get("block_size", 0):
-        raise CompileError("it is quantised in blocks")
-    zero = np.zeros_like(scale, data.dtype) if zero is None else zero
-    shape = [1] * data.ndim
-    if scale.size > 1:
-        shape[node.attributes.get("axis", 1)] = scale.size
-    centred = data.astype("int64") - zero.astype("int64").reshape(shape if zero.size > 1 else [1] * data.ndim)
-    return relax.const(centred.astype("float32") * scale.reshape(shape if scale.size > 1 else [1] * data.ndim))
 
 
 def _power(node: Node) -> relax.Expr:
@@ -270,7 +256,6 @@ def _grouped(node: Node, groups: int, *parameters: relax.Expr) -> relax.Expr:
 CONVERTERS: dict[str, Converter] = {
     "BatchNormalization": _batch_norm,
     "Clip": _clip,
-    "DequantizeLinear": _dequantize,
     "Dropout": _dropout,
     "Einsum": _einsum,
     "Gather": _gather,
@@ -288,6 +273,7 @@ CONVERTERS: dict[str, Converter] = {
     "RoiAlign": _roi_align,
     "Upsample": upsample,
     **_WINDOWS,
+    **_QUANTISED,
     **_RECURRENT,
     "com.microsoft.BiasGelu": lambda node: relax.op.nn.gelu(node.emit(relax.op.add(node.data, node.input(1)))),
     "com.microsoft.FastGelu": lambda node: relax.op.nn.gelu_tanh(

@@ -15,11 +15,14 @@ from tvm import relax
 from .choices import Choose, first
 from .find_norms import find_norms
 from .flattening import flatten_rows
-from .folding import fold_affine, fold_constants
+from .folding import fold_affine, fold_constants, fold_shifts
+from .halving import Named, halve_weights
+from .integers import find_integers
 from .legalizing import LEGALIZE
 from .lower_attention import lower_attention
 from .lowering import lower_to_blocks
 from .own_outputs import own_outputs
+from .precision import Half
 from .schedules import apply_schedules
 from .targets import Target, get_target
 
@@ -33,11 +36,17 @@ def llvm_target(target: "str | Target") -> tvm.target.Target:
     return tvm.target.Target({"kind": "llvm", "mtriple": target.triple, "mcpu": target.cpu, **options})
 
 
-def optimize_passes(target: Target, choose: Choose = first) -> list[tvm.transform.Pass]:
-    """Framework operators in, blocked kernels and plain operators out."""
+def optimize_passes(
+    target: Target, choose: Choose = first, half: Half | None = None, named: Named = tuple
+) -> list[tvm.transform.Pass]:
+    """Framework operators in, blocked kernels and plain operators out; weights in the format `half`, if there is one.
+
+    `named` lists the weights of the model by their names, for messages.
+    """
     return [
         _transform.DecomposeOpsForInference(),
         _transform.CanonicalizeBindings(),
+        *([find_integers, _transform.DeadCodeElimination()] if target.dots else []),
         fold_constants,
         _transform.DeadCodeElimination(),
         find_norms,
@@ -45,9 +54,9 @@ def optimize_passes(target: Target, choose: Choose = first) -> list[tvm.transfor
         _transform.DeadCodeElimination(),
         flatten_rows,
         _transform.DeadCodeElimination(),
-        fold_affine,
+        *([halve_weights(half, named), fold_shifts] if half else [fold_affine]),
         _transform.DeadCodeElimination(),
-        lower_to_blocks(target, choose),
+        lower_to_blocks(target, choose, half),
         _transform.DeadCodeElimination(),
     ]
 
@@ -87,19 +96,25 @@ def runtime_passes() -> list[tvm.transform.Pass]:
 
 
 def pipeline(
-    target: "str | Target" = "x86", choose: Choose = first, before_runtime: Sequence[tvm.transform.Pass] = ()
+    target: "str | Target" = "x86",
+    choose: Choose = first,
+    before_runtime: Sequence[tvm.transform.Pass] = (),
+    half: Half | None = None,
+    named: Named = tuple,
 ) -> tvm.transform.Pass:
     """The whole pipeline as one pass over any Relax module with static shapes.
 
     `choose` picks one of the candidates for each kernel: the most promising one, or by a record of measurements.
     `before_runtime` are further passes over the scheduled kernels, before memory is planned.
+    With `half`, weights are rounded to that format and stored in it.
     """
     target = get_target(target)
 
     @tvm.transform.module_pass(opt_level=0, name="graphprune.Pipeline")
     def run(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
         with llvm_target(target):
-            passes = [*optimize_passes(target, choose), *kernel_passes(target), *before_runtime, *runtime_passes()]
+            optimized = optimize_passes(target, choose, half, named)
+            passes = [*optimized, *kernel_passes(target), *before_runtime, *runtime_passes()]
             return tvm.transform.Sequential(passes)(module)
 
     return run

@@ -29,7 +29,8 @@ class Target:
     processor flags (as in /proc/cpuinfo) without which the code would crash, and `options` what the code generator is
     told beyond the processor's name. `device` is the architecture of a GPU, such as `sm_80`. `alignment` is what
     channel counts should be multiples of, where that is not the width of a vector. `core` is what choices of tiles
-    assume of the processor, and `purpose` says to people which machines are meant.
+    assume of the processor, and `purpose` says to people which machines are meant. `dots` names the instruction for dot
+    products of bytes (see `dots.py`), if there is one: then quantised models compute in integers.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Target:
     alignment: int = 0
     core: Core = SERVER
     purpose: str = ""
+    dots: str = ""
 
     @property
     def architecture(self) -> str:
@@ -76,6 +78,8 @@ _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _SUMS = (("fast-math-contract", True), ("fast-math-reassoc", True))
 # LLVM avoids 512-bit vectors on some processors unless it is told otherwise.
 _WIDE = (*_SUMS, ("mattr", ("-prefer-256-bit",)))
+_VNNI512 = (*_SUMS, ("mattr", ("-prefer-256-bit", "+avx512vnni")))
+_VNNI256 = (*_SUMS, ("mattr", ("+avxvnni",)))
 _X86 = "x86_64-unknown-linux-gnu"
 
 # By their names in /proc/cpuinfo on ARM. What these processors have in common, and the code generator may use.
@@ -91,13 +95,38 @@ def _arm(
 ) -> Target:
     """Vectors of four lanes. Half of 32 registers hold sums: with more, LLVM loads so far ahead that it spills."""
     options = (*_SUMS, ("mattr", attributes)) if attributes else _SUMS
-    return Target(name, "arm", triple, cpu, 4, 16, features, options, core=core, purpose=purpose)
+    dots = "sdot" if "asimddp" in features else ""
+    return Target(name, "arm", triple, cpu, 4, 16, features, options, core=core, purpose=purpose, dots=dots)
 
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
+        Target(
+            "x86-avx512-vnni",
+            "x86",
+            _X86,
+            "x86-64-v4",
+            16,
+            16,
+            (*_AVX512, "avx512_vnni"),
+            _VNNI512,
+            purpose="servers that multiply bytes",
+            dots="avx512-vnni",
+        ),
         Target("x86-avx512", "x86", _X86, "x86-64-v4", 16, 16, _AVX512, _WIDE, purpose="servers, newer desktops"),
+        Target(
+            "x86-avx2-vnni",
+            "x86",
+            _X86,
+            "x86-64-v3",
+            8,
+            10,
+            (*_AVX2, "avx_vnni"),
+            _VNNI256,
+            purpose="PCs and laptops that multiply bytes",
+            dots="avx-vnni",
+        ),
         Target("x86-avx2", "x86", _X86, "x86-64-v3", 8, 10, _AVX2, _SUMS, purpose="PCs and laptops since 2013"),
         _arm("arm", "generic", _NEON, "any 64-bit ARM", CORTEX_A76),
         _arm("arm-cortex-a72", "cortex-a72", _NEON, "Raspberry Pi 4", CORTEX_A72),
@@ -112,7 +141,7 @@ TARGETS: dict[str, Target] = {
 }
 
 # Names that stand for the first of these that this machine can run.
-_BEST = {"x86": ("x86-avx512", "x86-avx2")}
+_BEST = {"x86": ("x86-avx512-vnni", "x86-avx512", "x86-avx2-vnni", "x86-avx2")}
 
 
 def known_targets() -> list[str]:

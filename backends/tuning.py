@@ -18,6 +18,7 @@ import tvm
 from ..errors import TargetError
 from .choices import first, workload
 from .measuring import Meter, bytes_of
+from .precision import Half
 from .prediction import Facts, predict
 from .processors import default_threads
 from .record import Measured, Record, record_of
@@ -60,11 +61,12 @@ def tune(
     threads: int | None = None,
     measure: Measure | None = None,
     clock: Callable[[], float] = time.monotonic,
+    half: Half | None = None,
 ) -> tuple[Record, Coverage]:
     """Measure until all is known or the time is over; 0 measures nothing. What was known before counts, too.
 
     `measure` tells the time of a candidate beside that of the first one (default: on this machine). Kernels that should
-    take the largest share of the time come first.
+    take the largest share of the time come first. `half` is the format of the weights, if not float32.
     """
     threads = threads or default_threads()
     if seconds and measure is None and target.missing_features():
@@ -73,7 +75,7 @@ def tune(
             f"{', '.join(target.missing_features())}; tune=0 uses what is recorded"
         )
     record = record_of(target, threads)
-    works = workloads(module, target)
+    works = workloads(module, target, half)
     turns = [(work, one) for part in _ROUNDS for work in works for one in work.candidates[part]]
     missing = [(work, one) for work, one in turns if record.measured(work.key, one) is None]
     if seconds and missing:
@@ -83,7 +85,7 @@ def tune(
     return record, coverage(works, record)
 
 
-def workloads(module: tvm.IRModule, target: Target) -> list[Workload]:
+def workloads(module: tvm.IRModule, target: Target, half: Half | None = None) -> list[Workload]:
     """The distinct kernels of a model that there is a choice for, in the order of the time they should take."""
     from .pipeline import llvm_target, optimize_passes
 
@@ -94,7 +96,7 @@ def workloads(module: tvm.IRModule, target: Target) -> list[Workload]:
         return first(candidates)
 
     with llvm_target(target):
-        tvm.transform.Sequential(optimize_passes(target, collect))(module)
+        tvm.transform.Sequential(optimize_passes(target, collect, half))(module)
     works = [
         Workload(key, calls[0], len(calls) * _predicted(calls[0][0])) for key, calls in found.items() if calls[0][1:]
     ]

@@ -12,6 +12,7 @@ import numpy as np
 from tvm import s_tir, te, tirx
 
 from .cores import SERVER, Core
+from .halving import widened
 from .layout import pack_constant
 from .targets import Target
 from .tiling import accumulate, annotation_of, find, inline_epilogue, partition, register_tiles, unroll, vectorize
@@ -25,7 +26,9 @@ _COLUMNS = 8
 class Window:
     """The numbers that make one sliding window different from another; `out_size` is the size of the result.
 
-    `chosen` is the `choice` to take; None for the one that promises to be the fastest.
+    `weights` is the element type of the weights of a depthwise convolution, `data` that of what it reads, and `zero`
+    the number that its border consists of; it computes in float32. `chosen` is the `choice` to take; None for the one
+    that promises to be the fastest.
     """
 
     kind: Literal["depthwise", "max", "sum"]
@@ -36,6 +39,9 @@ class Window:
     before: tuple[int, int]
     out_size: tuple[int, int]
     registers: int
+    weights: str = "float32"
+    data: str = "float32"
+    zero: int = 0
     chosen: tuple[int] | None = None
     core: Core = field(default=SERVER, repr=False)
 
@@ -80,16 +86,17 @@ def compute(window: Window, data: te.Tensor, weight: te.Tensor | None = None) ->
     tiles = -(-columns // wide)
     top, left = window.before
     # A border that never wins a maximum and never adds to a sum.
-    border = te.min_value(data.dtype) if window.kind == "max" else tirx.const(0, data.dtype)
+    border = te.min_value(data.dtype) if window.kind == "max" else tirx.const(window.zero, data.dtype)
     ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
 
     def term(n, c, y, t, r, lane):
         row, column = y * sy + ky * dy - top, (t * wide + r) * sx + kx * dx - left
         inside = tirx.all(row >= 0, row < height, column >= 0, column < width)
-        read = tirx.if_then_else(inside, data[n, c, row, column, lane], border)
+        read = tirx.if_then_else(inside, data(n, c, row, column, lane), border)
         if window.kind == "max":
             return te.max(read, axis=[ky, kx])
-        return te.sum(read if weight is None else read * weight[c, ky, kx, lane], axis=[ky, kx])
+        read = read if window.data == "float32" else tirx.Cast("float32", read)
+        return te.sum(read if weight is None else read * widened(weight, c, ky, kx, lane), axis=[ky, kx])
 
     reduced = te.compute((batch, blocks, rows, tiles, wide, lanes), term, name="window", attrs={_TILE: [wide, kh * kw]})
     return te.compute(

@@ -140,6 +140,7 @@ def compile(
     tune: float | None = None,
     weights: str = "embedded",
     examine: bool = False,
+    precision: str = "fp32",
 ) -> "Artifact":
     """Compile a model to an artifact for a target.
 
@@ -150,7 +151,8 @@ def compile(
     seconds and take the fastest ones. What was measured is remembered, also when this is interrupted; `tune=0` uses
     it without measuring; `weights`: "embedded" in the code, or "separate": beside it, mapped into memory when the
     artifact is loaded, and shared by all processes that load the file; `examine`: count the instructions of the machine
-    code, too, for `artifact.static_cost()`.
+    code, too, for `artifact.static_cost()`; `precision`: "fp16" and "bf16" store the weights in half of the bits;
+    arithmetic, inputs and outputs stay as they are.
 
     **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
     `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was
@@ -175,6 +177,7 @@ def compile(
         weights=weights,
         plan=None if plan is None else plan.to_json(),
         examine=examine,
+        precision=precision,
     )
 
 

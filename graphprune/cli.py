@@ -221,6 +221,7 @@ def compile_(
     folder: Annotated[bool, typer.Option("--folder", help="Write a folder of parts instead of one file.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Time it here and store the latency in it.")] = False,
     examine: Annotated[bool, typer.Option("--examine", help="Count instructions, for graphprune inspect.")] = False,
+    precision: Annotated[str, typer.Option(help="Bits of the weights: fp32, fp16, or bf16.")] = "fp32",
     as_json: AsJson = False,
 ) -> None:
     """Compile a model, pruned or not, into one file that graphprune.load runs without PyTorch."""
@@ -239,6 +240,7 @@ def compile_(
             example_inputs=example_inputs,
             threads=threads,
             tune=tune,
+            precision=precision,
             weights="separate" if separate else "embedded",
             examine=examine,
         )

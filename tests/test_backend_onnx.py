@@ -308,7 +308,6 @@ def test_refusals_name_the_node(name):
 
 def test_other_element_types_are_refused_by_name():
     for kind, name in (
-        (TensorProto.FLOAT16, "float16"),
         (TensorProto.DOUBLE, "double"),
         (TensorProto.STRING, "string"),
     ):

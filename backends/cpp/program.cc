@@ -86,7 +86,7 @@ ffi::Function Need(const ffi::Module& module, const char* name) {
 
 ffi::Tensor View(const void* data, const std::vector<int64_t>& shape, const std::string& dtype) {
   ffi::ShapeView extents(shape.data(), shape.size());
-  // The bits of bfloat16 numbers travel as whole numbers.
+  // Compiled code takes and returns the bits of bfloat16 numbers.
   DLDataType type = ffi::StringToDLDataType(dtype == "bfloat16" ? "uint16" : dtype);
   return ffi::Tensor::FromNDAlloc(Given{const_cast<void*>(data)}, extents, type, DLDevice{kDLCPU, 0});
 }
