@@ -23,7 +23,11 @@ def test_targets_declare_the_alignment_that_was_measured():
     page = (ROOT / "docs" / "benchmarks" / "staircase.md").read_text()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
     measured = {row[0]: int(row[1]) for row in cells if len(row) == 3 and row[0] in TARGETS}
-    assert measured == {name: get_target(name).channel_alignment for name in TARGETS}
+    here = [name for name, target in TARGETS.items() if target.family == "x86" and not target.dots]
+    assert measured == {name: get_target(name).channel_alignment for name in here}
+    for target in TARGETS.values():
+        twin = measured.get(target.name.removesuffix("-vnni"))
+        assert twin is None or target.channel_alignment == twin
 
 
 @pytest.mark.parametrize("step", [4, 8, 16])
