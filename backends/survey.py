@@ -55,6 +55,5 @@ def _row(target: Target) -> Row:
         lacking = str(error)
     emulator = "" if system.is_here or not system.emulator else shutil.which(system.emulator) or ""
     missing = ", ".join(target.missing_features())
-    bits = 32 * target.vector_width
-    vectors = f"{target.vector_width} x float32 ({bits} bits)"
+    vectors = f"{target.vector_width} lanes, {32 * target.vector_width} bits"
     return Row(target.name, target.purpose, vectors, target.channel_alignment, missing, lacking, emulator)

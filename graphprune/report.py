@@ -82,16 +82,12 @@ def optimized(params: Sequence[int], macs: Sequence[int]) -> Table:
 def targets(rows: Sequence[Any]) -> Table:
     """What can be compiled for, and what this machine lacks to run it or to build for it."""
     drawn = Table(title="targets", title_justify="left")
-    for column in ("target", "for", "vectors", "channels in multiples of", "runs here", "builds here"):
+    for column in ("target", "for", "vectors", "channels", "runs here", "builds here"):
         drawn.add_column(column, overflow="fold")
     for row in rows:
-        runs = "yes" if row.runs else f"no: lacks {row.missing_to_run}"
-        if not row.runs and row.emulator:
-            runs += "; emulated"
-        vectors, multiple = row.vectors, str(row.alignment)
-        drawn.add_row(
-            row.name, row.purpose, vectors, multiple, runs, "yes" if row.builds else f"no: {row.missing_to_build}"
-        )
+        runs = "yes" if row.runs else "emulated" if row.emulator else f"no: lacks {row.missing_to_run}"
+        builds = "yes" if row.builds else f"no: {row.missing_to_build}"
+        drawn.add_row(row.name, row.purpose, row.vectors, f"x {row.alignment}", runs, builds)
     return drawn
 
 

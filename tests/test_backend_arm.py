@@ -303,6 +303,14 @@ def test_linking_for_arm_with_zig_alone(monkeypatch, tmp_path):
     torch.testing.assert_close(machine.run(artifact, x)[0], model(x))
 
 
+def test_a_library_for_macs():
+    """It is not run: that it is one for their processors must do."""
+    pytest.importorskip("ziglang")
+    library = compile_model(nn.Linear(3, 4), "arm-mac", torch.randn(2, 3)).library
+    magic, processor, _, kind = (int.from_bytes(library[start : start + 4], "little") for start in range(0, 16, 4))
+    assert (magic, processor, kind) == (0xFEEDFACF, 0x0100000C, 6)  # 64 bits, ARM64, a dynamic library
+
+
 def test_the_same_bytes_every_time():
     model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), torch.randn(1, 3, 8, 8)
     first, second = (compile_model(model, "arm", x) for _ in range(2))
