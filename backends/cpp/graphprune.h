@@ -38,7 +38,8 @@ enum gp_status {
 };
 
 /* An input or output. `dtype` is "float32", "int64", "bool", ... The first axis of a `batched` tensor is free:
- * `shape[0]` is then the smallest size that was compiled, and `bytes` the size of one sample; otherwise it is the tensor's. */
+ * `shape[0]` is then the smallest size that was compiled, and `bytes` the size of one sample, not of the
+ * tensor. */
 typedef struct gp_tensor {
   const char *name;
   const char *dtype;
