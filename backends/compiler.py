@@ -76,7 +76,7 @@ def compile_model(
     """
     target = get_target(target)
     link = linker(target.triple)
-    separate = _is_separate(weights)
+    separate = _is_separate(weights, target)
     tune = None if tune is None else _checked_budget(tune)
     half = half_of(precision)
     imported = _import(model, example_inputs, batch_sizes)
@@ -141,10 +141,12 @@ def _entry(target: Target) -> dict[str, Any]:
     }
 
 
-def _is_separate(weights: Any) -> bool:
-    """Whether the weights go beside the code; raises `OptionError` for an unknown word."""
+def _is_separate(weights: Any, target: Target) -> bool:
+    """Whether the weights go beside the code; raises `OptionError` for an unknown word, or where they cannot."""
     if weights not in ("embedded", "separate"):
         raise OptionError(f"weights must be 'embedded' or 'separate', not {weights!r}")
+    if weights == "separate" and target.device:
+        raise OptionError(f"weights of {target.name} lie on its device and cannot be mapped: use weights='embedded'")
     return bool(weights == "separate")
 
 

@@ -256,7 +256,7 @@ Printed by `python benchmarks/loader.py`. {}.
 START = """
 The least times of many whole processes that start, load an artifact (whose checksums are verified), and call it once;
 the files are in the page cache. *Python: load* is `graphprune.load` alone, without the start of Python and the
-import of numpy. Python verifies checksums with the instructions that processors have for them, C++ with portable code.
+import of numpy.
 """
 SHARED = """
 Proportional set sizes (a page that several processes share counts once, divided among them) of Python processes that

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,46 @@ int main() {
         cover(count, sizes) for sizes in ((1,), (7,), (1, 4), (4, 16), (1, 4, 16), (3, 5, 8)) for count in range(1, 70)
     ]
     assert [tuple(map(int, line.split())) for line in printed] == wanted
+
+
+@needs_compilers
+def test_checksums(tmp_path, runtime):
+    """With and without the instructions that a processor has for them."""
+    source = """
+#include "sha256.cc"
+#include <cstdio>
+#include <vector>
+#ifdef PLAIN
+namespace graphprune {
+std::vector<std::string> MissingHere(const std::string&, const std::vector<std::string>& all) { return all; }
+}
+#endif
+int main() {
+  std::vector<unsigned char> data(70000);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = i * i % 251;
+  for (size_t size = 0; size < 300; ++size) std::printf("%s\\n", graphprune::Sha256(data.data() + size, size).c_str());
+  std::printf("%s\\n", graphprune::Sha256(data.data(), data.size()).c_str());
+}
+"""
+    data = bytes(i * i % 251 for i in range(70000))
+    wanted = [*(sha256(data[size : 2 * size]).hexdigest() for size in range(300)), sha256(data).hexdigest()]
+    (tmp_path / "sums.cc").write_text(source)
+    # In one of two programs nothing is there that this machine has.
+    for name, more in (("fast", [runtime / "src" / "processor.cc"]), ("plain", ["-DPLAIN"])):
+        command = [
+            "g++",
+            "-std=c++17",
+            "-O1",
+            "-I",
+            runtime / "src",
+            tmp_path / "sums.cc",
+            *more,
+            "-o",
+            tmp_path / name,
+        ]
+        subprocess.run(list(map(str, command)), check=True)
+        printed = subprocess.run([str(tmp_path / name)], capture_output=True, text=True, check=True).stdout
+        assert printed.split() == wanted
 
 
 @needs_compilers

@@ -68,6 +68,9 @@ def test_a_model_without_large_weights():
 def test_other_words_are_refused():
     with pytest.raises(OptionError, match="'embedded' or 'separate', not 'apart'"):
         compile_model(nn.Linear(2, 2), "x86", torch.zeros(1, 2), weights="apart")
+    device = {"base": "x86-avx2", "name": "board", "device": "sm_80"}
+    with pytest.raises(OptionError, match="board lie on its device"):
+        compile_model(nn.Linear(2, 2), device, torch.zeros(1, 2), weights="separate")
 
 
 def test_weights_lie_in_the_file(tmp_path):

@@ -43,7 +43,9 @@ std::string LocalHeader(const std::string& name, size_t size, size_t crc, size_t
   size_t missing = (kAlignment - (place + kLocal + name.size()) % kAlignment) % kAlignment;
   if (missing && missing < kPadding) missing += kAlignment;
   std::string header = "PK\x03\x04" + Fields(name, size, crc) + Little({{missing, 2}}) + name;
-  if (missing) header += Little({{0xD935, 2}, {missing - 4, 2}, {kAlignment, 2}}) + std::string(missing - kPadding, '\0');
+  if (missing) {
+    header += Little({{0xD935, 2}, {missing - 4, 2}, {kAlignment, 2}}) + std::string(missing - kPadding, '\0');
+  }
   return header;
 }
 

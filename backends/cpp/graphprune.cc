@@ -67,7 +67,8 @@ void CheckProcessor(const Manifest& manifest, const std::string& path) {
                                      "; compile the model for a target that it is");
   }
   if (!manifest.device.empty()) {
-    throw Error(GP_TARGET_ERROR, path + " was compiled for a " + manifest.device + ", which the C interface does not use");
+    throw Error(GP_TARGET_ERROR, path + " was compiled for a " + manifest.device +
+                                     ", which the C interface does not use");
   }
 }
 
@@ -112,7 +113,9 @@ void RunPiece(gp_artifact* artifact, int64_t start, int64_t valid, int64_t size,
   }
   const std::string function = manifest.batch_sizes.empty() ? "main" : "main_" + std::to_string(size);
   const std::vector<tvm::ffi::Tensor> results = artifact->program->Run(function, tensors);
-  if (results.size() != manifest.outputs.size()) throw Error(GP_RUN_ERROR, "the model returned another number of tensors");
+  if (results.size() != manifest.outputs.size()) {
+    throw Error(GP_RUN_ERROR, "the model returned another number of tensors");
+  }
   for (size_t i = 0; i < results.size(); ++i) {
     const Tensor& tensor = manifest.outputs[i];
     size_t whole = tensor.bytes * (tensor.batched ? size : 1);

@@ -37,8 +37,9 @@ enum gp_status {
   GP_RUN_ERROR = 4     /* the model failed while it ran */
 };
 
-/* An input or output. `dtype` is "float32", "int64", "bool", ... The first axis of a `batched` tensor is free: `shape[0]`
- * is then the smallest size that was compiled, and `bytes` is the size of one sample; otherwise that of the tensor. */
+/* An input or output. `dtype` is "float32", "int64", "bool", ... The first axis of a `batched` tensor is free:
+ * `shape[0]` is then the smallest size that was compiled, and `bytes` the size of one sample, not of the
+ * tensor. */
 typedef struct gp_tensor {
   const char *name;
   const char *dtype;
@@ -48,8 +49,8 @@ typedef struct gp_tensor {
   size_t bytes;
 } gp_tensor;
 
-/* Load an artifact, a file or a folder. Format, completeness, checksums and processor are checked before any of its code
- * is loaded. `threads` is how many threads a call uses; 0: as many as this process may use processors. */
+/* Load an artifact, a file or a folder. Format, completeness, checksums and processor are checked before any of its
+ * code is loaded. `threads` is how many threads a call uses; 0: as many as this process may use processors. */
 GP_API int gp_load(const char *path, int threads, gp_artifact **artifact);
 
 /* How many inputs and outputs there are, and what they are: NULL beyond the last one. Valid until gp_free. */
@@ -58,8 +59,8 @@ GP_API int gp_output_count(const gp_artifact *artifact);
 GP_API const gp_tensor *gp_input(const gp_artifact *artifact, int index);
 GP_API const gp_tensor *gp_output(const gp_artifact *artifact, int index);
 
-/* Run the model: `inputs` and `outputs` hold a pointer per tensor, in order; outputs are written. `samples` is the number
- * of samples in batched tensors, any number from 1; it is 1 where no tensor is batched. */
+/* Run the model: `inputs` and `outputs` hold a pointer per tensor, in order; outputs are written. `samples` is the
+ * number of samples in batched tensors, any number from 1; it is 1 where no tensor is batched. */
 GP_API int gp_run(gp_artifact *artifact, int64_t samples, const void *const *inputs, void *const *outputs);
 
 /* What went wrong in the last call of this thread that did not return GP_OK. */

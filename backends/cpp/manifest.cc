@@ -71,7 +71,9 @@ size_t SizeOf(const std::string& dtype, const std::vector<int64_t>& shape, size_
   DLDataType type = ffi::StringToDLDataType(dtype);
   size_t size = (type.bits * type.lanes + 7) / 8;
   for (size_t axis = first; axis < shape.size(); ++axis) {
-    if (__builtin_mul_overflow(size, static_cast<size_t>(shape[axis]), &size)) throw std::runtime_error("it is too large");
+    if (__builtin_mul_overflow(size, static_cast<size_t>(shape[axis]), &size)) {
+      throw std::runtime_error("a tensor is too large");
+    }
   }
   return size;
 }
@@ -180,7 +182,9 @@ Manifest ReadManifest(const Container& container, const std::string& path) {
   auto found = container.members().find("manifest.json");
   if (found == container.members().end()) Refuse(path + " is not an artifact: it has no manifest.json");
   const Bytes& text = found->second;
-  if (text.size > kLargestManifest || Depth(text) > kDeepest) Refuse(path + " is not an artifact: its manifest is too large");
+  if (text.size > kLargestManifest || Depth(text) > kDeepest) {
+    Refuse(path + " is not an artifact: its manifest is too large");
+  }
   try {
     ffi::String problem;
     ffi::Any parsed = ffi::json::Parse(ffi::String(text.data, text.size), &problem);
@@ -197,7 +201,8 @@ Manifest ReadManifest(const Container& container, const std::string& path) {
   } catch (const Error&) {
     throw;
   } catch (const ffi::Error& error) {
-    Refuse(path + " is not a valid artifact: its manifest has something of the wrong kind: " + error.message() + kAdvice);
+    Refuse(path + " is not a valid artifact: its manifest has something of the wrong kind: " + error.message() +
+           kAdvice);
   } catch (const std::runtime_error& error) {
     Refuse(path + " is not a valid artifact: its manifest is wrong: " + error.what() + kAdvice);
   }

@@ -3,6 +3,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "processor.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace graphprune {
 namespace {
 
@@ -42,13 +47,61 @@ void Block(uint32_t* state, const unsigned char* bytes) {
   for (int i = 0; i < 8; ++i) state[i] += add[i];
 }
 
+void Plain(uint32_t* state, const unsigned char* bytes, size_t blocks) {
+  for (; blocks; --blocks, bytes += 64) Block(state, bytes);
+}
+
+#if defined(__x86_64__)
+// With the instructions that many processors have for this: four rounds per step. They take the state as the words
+// (a, b, e, f) and (c, d, g, h), highest first.
+__attribute__((target("sha,sse4.1"))) void Fast(uint32_t* state, const unsigned char* bytes, size_t blocks) {
+  const __m128i order = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
+  __m128i* words = reinterpret_cast<__m128i*>(state);
+  __m128i low = _mm_shuffle_epi32(_mm_loadu_si128(words), 0xB1);
+  __m128i high = _mm_shuffle_epi32(_mm_loadu_si128(words + 1), 0x1B);
+  __m128i abef = _mm_alignr_epi8(low, high, 8), cdgh = _mm_blend_epi16(high, low, 0xF0);
+  for (; blocks; --blocks, bytes += 64) {
+    const __m128i abef_before = abef, cdgh_before = cdgh;
+    __m128i w[4];  // the last sixteen words of the schedule
+    for (int i = 0; i < 4; ++i) {
+      w[i] = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes) + i), order);
+    }
+    for (int step = 0; step < 16; ++step) {
+      __m128i& now = w[step & 3];
+      if (step >= 4) {
+        const __m128i newest = w[(step + 3) & 3];
+        now = _mm_sha256msg1_epu32(now, w[(step + 1) & 3]);
+        now = _mm_add_epi32(now, _mm_alignr_epi8(newest, w[(step + 2) & 3], 4));
+        now = _mm_sha256msg2_epu32(now, newest);
+      }
+      __m128i sum = _mm_add_epi32(now, _mm_loadu_si128(reinterpret_cast<const __m128i*>(kRound) + step));
+      cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
+      abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0E));
+    }
+    abef = _mm_add_epi32(abef, abef_before);
+    cdgh = _mm_add_epi32(cdgh, cdgh_before);
+  }
+  low = _mm_shuffle_epi32(abef, 0x1B), high = _mm_shuffle_epi32(cdgh, 0xB1);
+  _mm_storeu_si128(words, _mm_blend_epi16(low, high, 0xF0));
+  _mm_storeu_si128(words + 1, _mm_alignr_epi8(high, low, 8));
+}
+#endif
+
+void Blocks(uint32_t* state, const unsigned char* bytes, size_t blocks) {
+#if defined(__x86_64__)
+  static const bool fast = MissingHere("x86_64", {"sha_ni", "sse4_1"}).empty();
+  if (fast) return Fast(state, bytes, blocks);
+#endif
+  Plain(state, bytes, blocks);
+}
+
 }  // namespace
 
 std::string Sha256(const void* data, size_t size) {
   uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
   const unsigned char* bytes = static_cast<const unsigned char*>(data);
   size_t whole = size / 64, rest = size % 64;
-  for (size_t i = 0; i < whole; ++i) Block(state, bytes + 64 * i);
+  Blocks(state, bytes, whole);
   // The rest, a one, zeros, and the number of bits in the last eight bytes.
   unsigned char last[128] = {};
   if (rest) std::memcpy(last, bytes + 64 * whole, rest);
@@ -56,7 +109,7 @@ std::string Sha256(const void* data, size_t size) {
   size_t end = rest < 56 ? 64 : 128;
   uint64_t bits = uint64_t{size} * 8;
   for (int i = 0; i < 8; ++i) last[end - 1 - i] = static_cast<unsigned char>(bits >> (8 * i));
-  for (size_t at = 0; at < end; at += 64) Block(state, last + at);
+  Blocks(state, last, end / 64);
 
   std::string digits;
   for (uint32_t word : state) {
