@@ -151,15 +151,16 @@ class Artifact:
         tensors = [tensor for tensor, _ in pairs]
         count = self._check(tensors)
         results = program(tensors) if count is None else self._run_batch(tensors, count)
-        return _unflatten(self.manifest["output_tree"], results, self._converter(values))
+        return _unflatten(self.manifest["output_tree"], list(enumerate(results)), self._converter(values))
 
-    def _converter(self, values: list[Any]) -> Callable[[int, Any], Any]:
-        """How results are returned: as the kind of tensor that was given, in the type that the model declares."""
+    def _converter(self, values: list[Any]) -> Callable[[tuple[int, Any]], Any]:
+        """How numbered results are returned: as the kind of tensor that was given, in the type the model declares."""
         kind = _kind_of(values)
         places = _places(self.manifest["output_tree"])
         declared = {place: spec for place, spec in zip(places, self.outputs, strict=True) if spec.dtype == BFLOAT16}
 
-        def convert(place: int, tensor: Any) -> Any:
+        def convert(result: tuple[int, Any]) -> Any:
+            place, tensor = result
             return from_bits(kind(tensor), declared[place].name) if place in declared else kind(tensor)
 
         return convert
@@ -353,10 +354,10 @@ def _kind_of(values: list[Any]) -> Callable[[Any], Any]:
     return lambda tensor: tensor
 
 
-def _unflatten(tree: Any, leaves: list[Any], convert: Callable[[int, Any], Any]) -> Any:
+def _unflatten(tree: Any, leaves: list[Any], convert: Callable[[Any], Any]) -> Any:
     """The model's own structure of outputs: numbers stand for tensors, null for None."""
     if isinstance(tree, int):
-        return convert(tree, leaves[tree])
+        return convert(leaves[tree])
     if tree is None:
         return None
     kind, content = tree["kind"], tree["items"]

@@ -66,7 +66,7 @@ class Emulated:
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
         leaves = self._emulator.run(self.artifact, *inputs)
-        return _unflatten(self.artifact.manifest["output_tree"], leaves, lambda _, leaf: leaf)
+        return _unflatten(self.artifact.manifest["output_tree"], leaves, lambda leaf: leaf)
 
 
 def compile_emulated(model: Any, target: str = "arm", example_inputs: Any = None) -> Emulated:
