@@ -23,12 +23,14 @@ from .targets import missing_here
 
 if TYPE_CHECKING:
     from .profile import Profile
+    from .runtime import Program
 
 FORMAT = "graphprune-artifact"
 FORMAT_VERSION = 1
 _MANIFEST, _LIBRARY = "manifest.json", "library.so"
 # Zip files store a date per member; a fixed one keeps equal artifacts equal.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_CPU = 1  # as DLPack numbers devices
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,16 @@ class Artifact:
     """
 
     def __init__(self, library: bytes, manifest: dict[str, Any], threads: int | None = None) -> None:
-        from .runtime import Program
-
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
         self.manifest = manifest
         self.inputs = tuple(_spec(entry) for entry in manifest["inputs"])
         self.outputs = tuple(_spec(entry) for entry in manifest["outputs"])
         self.batch_sizes = tuple(manifest.get("batch_sizes", ()))
+        self.threads = threads
         self._library = library
-        self._program = Program(library, threads)
+        self._missing = _missing(manifest)
+        self._loaded = None if self._missing else _program(library, manifest, threads)
 
     @property
     def target(self) -> str:
@@ -86,14 +88,24 @@ class Artifact:
         return str(self.manifest["target"]["name"])
 
     @property
-    def threads(self) -> int | None:
-        """Number of threads a call uses; None leaves it to the runtime."""
-        return self._program.threads
-
-    @property
     def size(self) -> int:
         """Size of the saved file in bytes."""
         return len(self._bytes())
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine has what the code needs."""
+        return not self._missing
+
+    @property
+    def _program(self) -> "Program":
+        """The loaded library; raises `TargetError` where it was made for another machine."""
+        if self._loaded is None:
+            raise TargetError(
+                f"this artifact was made for {self.target} and cannot run here: this machine lacks "
+                f"{', '.join(self._missing)}; save it with artifact.save(path) and load it on such a machine"
+            )
+        return self._loaded
 
     def __repr__(self) -> str:
         takes = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
@@ -105,15 +117,16 @@ class Artifact:
 
         Returns what the model returns (a tensor, a tuple, a list, a dictionary), as numpy arrays if every input
         is one, else as torch tensors or, without torch tensors among the inputs, as DLPack tensors.
-        Raises `InputError` for a wrong number, name, shape or element type.
+        Raises `InputError` for a wrong number, name, shape or element type, and `TargetError` where the artifact was
+        made for another machine. An artifact for a GPU takes tensors there as well, and leaves its results there then.
         """
         from .runtime import to_tensor
 
-        values = self._bind(args, kwargs)
-        pairs = [to_tensor(value, spec.name) for value, spec in zip(values, self.inputs, strict=True)]
+        program, values = self._program, self._bind(args, kwargs)
+        pairs = [to_tensor(value, spec.name, program.on_gpu) for value, spec in zip(values, self.inputs, strict=True)]
         tensors = [tensor for tensor, _ in pairs]
         count = self._check(tensors)
-        results = self._program(tensors) if count is None else self._run_batch(tensors, count)
+        results = program(tensors) if count is None else self._run_batch(tensors, count)
         return _unflatten(self.manifest["output_tree"], results, _converter(values))
 
     def _check(self, tensors: list[Any]) -> int | None:
@@ -137,6 +150,11 @@ class Artifact:
 
         if count in self.batch_sizes:
             return self._program(tensors, batches.entry_point(count))
+        if any(tensor.device.dlpack_device_type() != _CPU for tensor in tensors):
+            sizes = ", ".join(map(str, self.batch_sizes))
+            raise InputError(
+                f"{count} samples on a GPU are none of the compiled sizes ({sizes}): move them to the CPU first"
+            )
 
         def call(size: int, parts: list[Any]) -> list[Any]:
             pairs = [to_tensor(part, spec.name) for part, spec in zip(parts, self.inputs, strict=True)]
@@ -173,6 +191,10 @@ class Artifact:
         """
         from .profile import measure
 
+        if self._program.on_gpu:
+            raise TargetError(
+                "profile() measures kernels of processors; on a GPU use Nsight Systems: nsys profile python ..."
+            )
         return measure(self, lambda: self(*args, **kwargs), repeats)
 
     def watched(self, watch: Callable[[str, bool], None]) -> AbstractContextManager[None]:
@@ -201,14 +223,30 @@ def load(path: "str | os.PathLike[str]", threads: int | None = None) -> Artifact
     `TargetError` when this processor lacks instructions that the code uses.
     """
     library, manifest = _read(Path(path))
-    target = manifest["target"]
-    missing = missing_here(target["architecture"], tuple(target["features"]))
+    missing = _missing(manifest)
     if missing:
         raise TargetError(
-            f"{path} was compiled for {target['name']}, but this processor lacks {', '.join(missing)}; "
+            f"{path} was compiled for {manifest['target']['name']}, but this machine lacks {', '.join(missing)}; "
             "compile the model again on this machine or for a target that it is"
         )
     return Artifact(library, manifest, threads)
+
+
+def _missing(manifest: Mapping[str, Any]) -> list[str]:
+    """What the code needs and this machine lacks."""
+    target = manifest["target"]
+    lacking = missing_here(target["architecture"], tuple(target["features"]))
+    if target.get("device"):
+        from . import gpu
+
+        lacking += gpu.missing(target["device"])
+    return lacking
+
+
+def _program(library: bytes, manifest: Mapping[str, Any], threads: int | None) -> "Program":
+    from .runtime import Program
+
+    return Program(library, threads, manifest["target"].get("device", ""))
 
 
 def _read(path: Path) -> tuple[bytes, dict[str, Any]]:

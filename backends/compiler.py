@@ -42,6 +42,8 @@ def compile_model(
     metadata: Mapping[str, Any] | None = None,
     batch_sizes: Sequence[int] | None = None,
     tune: float | None = None,
+    precision: str = "fp32",
+    cuda_graph: bool = False,
 ) -> Artifact:
     """Compile a model for a target.
 
@@ -52,7 +54,9 @@ def compile_model(
     number of threads that calls of the artifact use. `metadata` is stored in the artifact's manifest under `source`
     and must fit into JSON. With `batch_sizes` the first axis of inputs and outputs is free: a call with any number of
     samples runs in pieces of these sizes. With `tune` candidates for the kernels are measured for so many seconds, and
-    the fastest known ones are taken; 0 measures nothing, but uses what is known.
+    the fastest known ones are taken; 0 measures nothing, but uses what is known. On GPU targets `precision` is what products
+    are computed in (`fp32`, `tf32`, `fp16`, `bf16`; sums are always float32), and `cuda_graph` records the kernels of a
+    call once, to launch them together.
 
     Raises `OptionError`, `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`,
     or `CompileError`.
@@ -60,20 +64,15 @@ def compile_model(
     target = get_target(target)
     link = linker()
     tune = None if tune is None else _checked_budget(tune)
+    _check_options(target, tune, precision, cuda_graph)
     imported = _import(model, example_inputs, batch_sizes)
     choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads)
-    library, kernels = _build(imported, target, link, choose)
+    library, kernels, about = _build(imported, target, link, choose, precision, cuda_graph)
     warn_of_slow(kernels)
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "target": {
-            "name": target.name,
-            "architecture": target.architecture,
-            "triple": target.triple,
-            "cpu": target.cpu,
-            "features": list(target.features),
-        },
+        "target": _entry(target),
         "inputs": [describe(spec) for spec in imported.inputs],
         "outputs": [describe(spec) for spec in imported.outputs],
         "output_tree": imported.tree,
@@ -90,12 +89,47 @@ def compile_model(
         manifest["batch_sizes"] = list(imported.batch_sizes)
     if tuning is not None:
         manifest["tuning"] = tuning
+    if about:
+        manifest["cuda"] = about
     artifact = Artifact(library, manifest, threads)
-    if imported.batch_sizes and not target.missing_features():
+    if imported.batch_sizes:
         from .buckets import check_independence
 
-        check_independence(artifact, imported.examples)
+        check_independence(artifact if artifact.runs_here else _for_this_machine(imported, artifact), imported.examples)
     return artifact
+
+
+def _for_this_machine(imported: Imported, artifact: Artifact) -> Artifact:
+    """The same model for this machine: whether samples depend on each other is a matter of the model alone."""
+    target = get_target("x86")
+    library, *_ = _build(imported, target, linker(), first, "fp32", False)
+    return Artifact(library, {**artifact.manifest, "target": _entry(target)})
+
+
+def _entry(target: Target) -> dict[str, Any]:
+    """A target's entry in the manifest."""
+    entry = {
+        "name": target.name,
+        "architecture": target.architecture,
+        "triple": target.triple,
+        "cpu": target.cpu,
+        "features": list(target.features),
+    }
+    return {**entry, "device": target.device} if target.device else entry
+
+
+def _check_options(target: Target, tune: float | None, precision: str, cuda_graph: bool) -> None:
+    """Raise `OptionError` for options that a target does not have."""
+    if target.family == "cuda":
+        from .cuda_pipeline import checked_precision
+
+        checked_precision(precision, target)
+        if tune is not None:
+            raise OptionError(f"tune measures kernels on this machine's processor; {target.name} has no such kernels")
+    elif precision != "fp32":
+        raise OptionError(f"precision {precision!r} is for CUDA targets; {target.name} computes in fp32")
+    elif cuda_graph:
+        raise OptionError(f"cuda_graph is for CUDA targets; {target.name} is none")
 
 
 def _checked_budget(seconds: Any) -> float:
@@ -144,21 +178,27 @@ def _tune(imported: Imported, target: Target, seconds: float, threads: int | Non
     return record.choose, coverage.to_json()
 
 
-def _build(imported: Imported, target: Target, link: Any, choose: Choose) -> tuple[bytes, dict[str, Facts]]:
-    """The shared library, optimised and linked, and the facts of its kernels."""
+def _build(
+    imported: Imported, target: Target, link: Any, choose: Choose, precision: str, cuda_graph: bool
+) -> tuple[bytes, dict[str, Facts], dict[str, Any]]:
+    """The shared library, optimised and linked, the facts of its kernels, and what is to be said of its GPU code."""
     import tvm
 
     from .facts import facts_of
     from .pipeline import llvm_target, pipeline
 
     try:
+        if target.family == "cuda":
+            from .cuda_build import build
+
+            return build(imported.module, target, link, precision, cuda_graph)
         module = pipeline(target, choose)(imported.module)
         executable = tvm.compile(module, target=llvm_target(target), relax_pipeline=None)
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             path = os.path.join(folder, "library.so")
             executable.export_library(path, fcompile=link)
             with open(path, "rb") as file:
-                return file.read(), facts_of(module)
+                return file.read(), facts_of(module), {}
     except GraphPruneError:
         raise
     except Exception as error:

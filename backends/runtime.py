@@ -15,6 +15,7 @@ import numpy as np
 import tvm_ffi
 
 from ..errors import FileFormatError, InputError, TargetError
+from . import gpu
 from .processors import default_threads, processors
 
 # Compiled code loads whole vectors and assumes that tensors begin at such an address.
@@ -40,18 +41,32 @@ def load_runtime_library() -> ctypes.CDLL:
 class Program:
     """A loaded library: call it with aligned tensors, get a list of tensors."""
 
-    def __init__(self, library: bytes, threads: int | None = None) -> None:
-        load_runtime_library()
+    def __init__(self, library: bytes, threads: int | None = None, device: str = "") -> None:
+        runtime = load_runtime_library()
+        self.on_gpu = bool(device)
+        if self.on_gpu:
+            gpu.load_cuda_runtime(Path(runtime._name).parent)
         self._lock = threading.Lock()
         self.threads = threads
         self._workers = threads or default_threads()
         self._module = _load(library)
         self._machine = self._module["vm_load_executable"]()
-        self._machine["vm_initialization"](_CPU, 0, _POOLED)
+        first = (gpu.CUDA, 0, _POOLED) if self.on_gpu else ()
+        self._machine["vm_initialization"](*first, _CPU, 0, _POOLED)
         self._functions: dict[str, Any] = {}
 
     def __call__(self, tensors: list[tvm_ffi.Tensor], name: str = "main") -> list[tvm_ffi.Tensor]:
-        """Run the function of this name. Calls from several threads take turns."""
+        """Run the function of this name. Calls from several threads take turns.
+
+        On a GPU, the results stay there if one of the tensors was there, and come back otherwise.
+        """
+        if self.on_gpu:
+            with gpu.torch_stream(tensors):
+                results = self._run([gpu.uploaded(tensor) for tensor in tensors], name)
+            return results if any(map(gpu.on_gpu, tensors)) else [gpu.downloaded(result) for result in results]
+        return self._run(tensors, name)
+
+    def _run(self, tensors: list[tvm_ffi.Tensor], name: str) -> list[tvm_ffi.Tensor]:
         with self._lock:
             use_threads(self._workers)
             if name not in self._functions:
@@ -103,10 +118,11 @@ def _load(library: bytes) -> Any:
             raise FileFormatError(f"the compiled library does not load on this machine: {error}") from error
 
 
-def to_tensor(value: Any, name: str) -> tuple[tvm_ffi.Tensor, Any]:
+def to_tensor(value: Any, name: str, for_gpu: bool = False) -> tuple[tvm_ffi.Tensor, Any]:
     """A numpy array, torch tensor or any other DLPack tensor as the runtime wants it, contiguous and aligned.
 
-    Returns the tensor and the object that owns its memory. Raises `InputError` for anything else.
+    Returns the tensor and the object that owns its memory. Tensors on a GPU are taken `for_gpu` alone. Raises `InputError`
+    for anything else.
     """
     if isinstance(value, np.ndarray):
         owner = _aligned(value)
@@ -117,6 +133,10 @@ def to_tensor(value: Any, name: str) -> tuple[tvm_ffi.Tensor, Any]:
         raise InputError(f"input {name!r} must be a tensor (numpy, torch or DLPack), not {type(value).__name__}")
     try:
         tensor = tvm_ffi.from_dlpack(value)
+        if for_gpu and gpu.on_gpu(tensor):
+            if tensor.device.index:
+                raise InputError(f"input {name!r} is on {tensor.device}; artifacts run on the first GPU, cuda:0")
+            return tensor, value
         if tensor.device.dlpack_device_type() != _CPU:
             raise InputError(f"input {name!r} is on {tensor.device}; move it to the CPU first")
         array = np.from_dlpack(tensor)

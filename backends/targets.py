@@ -8,6 +8,7 @@ get_target({"base": "arm", "name": "my-board", "cpu": "cortex-a55"})
 ```
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -70,11 +71,23 @@ _SUMS = (("fast-math-contract", True), ("fast-math-reassoc", True))
 _WIDE = (*_SUMS, ("mattr", ("-prefer-256-bit",)))
 _X86 = "x86_64-unknown-linux-gnu"
 
+
+def _cuda(number: int) -> Target:
+    """A GPU of a compute capability, beside any x86 processor with AVX2, which only calls its kernels.
+
+    Tensor cores multiply 8 or 16 half numbers at a time, and 8 of them are the 16 bytes that a thread loads at once: channel
+    counts that are multiples of 8 waste neither. `vector_width` is those 16 bytes in float32, `accumulators` the sums that
+    a thread keeps in registers.
+    """
+    return Target(f"cuda-sm{number}", "cuda", _X86, "x86-64-v3", 4, 32, _AVX2, _SUMS, f"sm_{number}", 8)
+
+
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("x86-avx512", "x86", _X86, "x86-64-v4", 16, 16, _AVX512, _WIDE),
         Target("x86-avx2", "x86", _X86, "x86-64-v3", 8, 10, _AVX2, _SUMS),
+        *(_cuda(number) for number in (75, 80, 86, 89, 90, 100, 120)),
     )
 }
 
@@ -127,6 +140,8 @@ def _custom(given: dict[str, Any]) -> Target:
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise TargetError(f"field {name!r} of target {given['name']!r} must be a {wanted.__name__}, not {value!r}")
     made = replace(base, **given)
+    if made.device and not re.fullmatch(r"sm_[0-9]+", made.device):
+        raise TargetError(f"target {made.name!r}: device must be an architecture such as 'sm_80', not {made.device!r}")
     if made.vector_width < 1 or made.accumulators < 1 or made.alignment < 0:
         raise TargetError(
             f"target {made.name!r}: vector_width and accumulators must be at least 1, alignment at least 0"

@@ -138,6 +138,8 @@ def compile(
     threads: int | None = None,
     batch_sizes: Sequence[int] | None = None,
     tune: float | None = None,
+    precision: str = "fp32",
+    cuda_graph: bool = False,
 ) -> "Artifact":
     """Compile a model to an artifact for a target.
 
@@ -146,7 +148,8 @@ def compile(
     artifact runs with here; `batch_sizes` such as `(1, 4, 16)`: calls may have any number of samples in the first
     axis, and run in pieces of these sizes; `tune`: measure candidates for the kernels on this machine for so many
     seconds and take the fastest ones. What was measured is remembered, also when this is interrupted; `tune=0` uses
-    it without measuring.
+    it without measuring. On CUDA targets, `precision` is `fp32`, `tf32`, `fp16` or `bf16`, and `cuda_graph=True` launches
+    the kernels of a call together.
 
     **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
     `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was
@@ -168,6 +171,8 @@ def compile(
         metadata=metadata,
         batch_sizes=batch_sizes,
         tune=tune,
+        precision=precision,
+        cuda_graph=cuda_graph,
     )
 
 

@@ -1,0 +1,122 @@
+"""A schedule for products on tensor cores: every warp multiplies fragments of 16 times 16 numbers.
+
+Half numbers go through steps of 16, float32 numbers that are rounded to TensorFloat-32 through steps of 8. Sums are float32.
+"""
+
+from tvm import tirx
+
+from .cuda_fragments import SHARED, SIDE, depth_of, operations
+from .cuda_gemm import (
+    Block,
+    Loop,
+    Product,
+    Schedule,
+    add_shares,
+    fetch,
+    find_product,
+    inline_around,
+    normalised,
+    shared_out,
+    tile_loops,
+)
+from .cuda_tiles import TENSOR, Tile, choose, device_of
+from .schedules import Rule
+from .targets import Target
+
+_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "tf32": "float32"}
+# Products that are smaller in some direction leave most of a fragment empty.
+_LEAST = 8
+
+
+def rule(precision: str) -> Rule:
+    """The rule for products of the numbers of a precision: `fp16`, `bf16` or `tf32`."""
+
+    def schedule(function: tirx.PrimFunc, target: Target) -> Schedule | None:
+        return _schedule(function, target, _DTYPES[precision])
+
+    schedule.__module__ = __name__
+    return schedule
+
+
+def _schedule(function: tirx.PrimFunc, target: Target, dtype: str) -> Schedule | None:
+    """Schedule a kernel with one sum of products of such numbers; None for any other kernel."""
+    found = find_product(function)
+    if found is None:
+        return None
+    plan, block = found
+    product = normalised(plan, block)
+    if product is None or {product.left.dtype, product.right.dtype} != {dtype} or product.dtype != "float32":
+        return None
+    if min(product.rows, product.columns, product.inner) < _LEAST:
+        return None
+    tile = choose(product, TENSOR, device_of(target.device))
+    multiplied = shared_out(plan, block, tile)
+    _tile(plan, multiplied, product, tile, dtype)
+    if tile.shares > 1:
+        add_shares(plan, block)
+    return plan
+
+
+def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, dtype: str) -> None:
+    names, depth = operations(dtype), depth_of(dtype)
+    batch, *loops = tile_loops(schedule, block)
+    (row, own_row), (column, own_column), (inner, own_inner) = (
+        schedule.split(loop, [None, size]) for loop, size in zip(loops, (SIDE, SIDE, depth), strict=True)
+    )
+    schedule.reorder(row, column, inner, own_row, own_column, own_inner)
+    fragment, block = block, schedule.blockize(own_row)
+    down, across = tile.parts
+    rows, warp_down, rows_in_warp = schedule.split(row, [None, down, tile.down // SIDE])
+    columns, warp_across, columns_in_warp = schedule.split(column, [None, across, tile.across // SIDE])
+    steps, step = schedule.split(inner, [None, tile.inner // depth])
+    schedule.reorder(batch, rows, columns, warp_down, warp_across, steps, step, rows_in_warp, columns_in_warp)
+    schedule.bind(schedule.fuse(batch, rows, columns), "blockIdx.x")
+    warp = schedule.fuse(warp_down, warp_across)
+    schedule.bind(warp, "threadIdx.y")
+
+    threads = [("threadIdx.y", down * across), ("threadIdx.x", 32)]
+    left = fetch(schedule, block, product.left, steps, SHARED, threads, last_is_inner=True)
+    right = fetch(schedule, block, product.right, steps, SHARED, threads, last_is_inner=False)
+    for load in (left, right):
+        # Rows start at multiples of 16 bytes, in other banks than their neighbours.
+        schedule.storage_align(load, 0, axis=-2, factor=32, offset=8)
+    fragments = [
+        schedule.cache_read(block, operand.read, f"wmma.matrix_{side}")
+        for operand, side in ((product.left, "a"), (product.right, "b"))
+    ]
+    for piece in fragments:
+        schedule.compute_at(piece, step)
+    store = schedule.cache_write(block, 0, SHARED)
+    schedule.storage_align(store, 0, axis=-2, factor=32, offset=8)
+    sums = schedule.cache_write(block, 0, "wmma.accumulator")
+    for piece in (sums, store):
+        schedule.reverse_compute_at(piece, warp)
+    start = schedule.decompose_reduction(block, steps)
+
+    for piece, name, extents in (
+        (fragments[0], "load_a", (SIDE, depth)),
+        (fragments[1], "load_b", (depth, SIDE)),
+        (sums, "store", (SIDE, SIDE)),
+    ):
+        schedule.tensorize(_tiled(schedule, piece, extents), names[name])
+    schedule.tensorize(schedule.get_loops(schedule.get_child_blocks(start)[0])[-2], names["init"])
+    schedule.tensorize(schedule.get_loops(fragment)[-3], names["compute"])
+    for loop in (step, rows_in_warp, columns_in_warp):
+        schedule.unroll(loop)
+
+    inline_around(schedule, [left, right], store)
+    fused = schedule.fuse(*schedule.get_loops(store)[-2:])
+    _, lane, vector = schedule.split(fused, [None, 32, 4])
+    schedule.bind(lane, "threadIdx.x")
+    schedule.vectorize(vector)
+
+
+def _tiled(schedule: Schedule, block: Block, extents: tuple[int, int]) -> Loop:
+    """The loop that starts one fragment of a block that copies fragments."""
+    first, second = schedule.get_loops(block)[-2:]
+    outer, inner = schedule.split(first, [None, extents[0]])
+    outer_second, inner_second = schedule.split(second, [None, extents[1]])
+    schedule.reorder(outer, outer_second, inner, inner_second)
+    schedule.unroll(outer)
+    schedule.unroll(outer_second)
+    return inner
