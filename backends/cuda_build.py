@@ -34,7 +34,9 @@ def build(
     load_code_generator()
     module = cuda_pipeline(target, precision, cuda_graph)(module)
     with _compiling(compiler, target) as usage:
-        executable = tvm.compile(module, target=cuda_target(target), relax_pipeline=None)
+        # Tiles of half numbers and of sums must not share one array: TVM cannot address it as both.
+        with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
+            executable = tvm.compile(module, target=cuda_target(target), relax_pipeline=None)
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             path = os.path.join(folder, "library.so")
             executable.export_library(path, fcompile=link)

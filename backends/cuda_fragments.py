@@ -10,7 +10,7 @@ from functools import cache
 from tvm import s_tir
 from tvm.script.parser.core.entry import parse
 
-SIDE, SHARED = 16, "shared.dyn"
+SIDE, SHARED = 16, "shared"
 
 _HEAD = """
 @T.prim_func(s_tir=True)
@@ -98,11 +98,13 @@ def _fill(depth: int) -> tuple:
     return _pair([goal], [], goal, loops, instruction)
 
 
-def _multiply(depth: int, dtype: str) -> tuple:
+def _multiply(depth: int, dtype: str, swapped: bool) -> tuple:
+    """A product of two fragments; `swapped` where the kernel names the right factor first."""
     left = _Matrix("A", SIDE, depth, dtype, "wmma.matrix_a")
     right = _Matrix("B", depth, SIDE, dtype, "wmma.matrix_b")
     total = _Matrix("C", SIDE, SIDE, "float32", "wmma.accumulator")
-    factors = ("A[vi, vk]", "B[vk, vj]")
+    order = [right, left] if swapped else [left, right]
+    factors = ("B[vk, vj]", "A[vi, vk]") if swapped else ("A[vi, vk]", "B[vk, vj]")
     wide = [factor if dtype == "float32" else f'T.Cast("float32", {factor})' for factor in factors]
     loops = (
         f"for i, j, k in T.grid({SIDE}, {SIDE}, {depth}):\n"
@@ -111,7 +113,7 @@ def _multiply(depth: int, dtype: str) -> tuple:
         f"        C[vi, vj] = C[vi, vj] + {' * '.join(wide)}"
     )
     places = ", ".join(f"{matrix.fields['name']}.data, {matrix.index}" for matrix in (total, left, right, total))
-    return _pair([left, right, total], [total, left, right], total, loops, f'T.tvm_mma_sync({places}, dtype="void")')
+    return _pair([*order, total], [total, *order], total, loops, f'T.tvm_mma_sync({places}, dtype="void")')
 
 
 def depth_of(dtype: str) -> int:
@@ -126,7 +128,8 @@ def operations(dtype: str) -> dict[str, str]:
     made = {
         "load_a": _load("a", SIDE, depth, depth, dtype),
         "load_b": _load("b", depth, SIDE, depth, dtype),
-        "compute": _multiply(depth, dtype),
+        "multiply": _multiply(depth, dtype, swapped=False),
+        "multiply_swapped": _multiply(depth, dtype, swapped=True),
         "init": _fill(depth),
         "store": _store(depth),
     }

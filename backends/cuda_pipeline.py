@@ -16,6 +16,7 @@ from . import cuda_each, cuda_plain, cuda_tensor
 from .cuda_tiles import SHARED, THREADS
 from .cuda_verify import verify_kernels
 from .find_norms import find_norms
+from .flattening import flatten_rows
 from .folding import fold_affine, fold_constants
 from .legalizing import LEGALIZE, OWN
 from .mixed import to_half
@@ -92,6 +93,7 @@ def optimize_passes(precision: str) -> list[tvm.transform.Pass]:
         fold_constants,
         _transform.DeadCodeElimination(),
         find_norms,
+        flatten_rows,
         _transform.DeadCodeElimination(),
         fold_affine,
         _transform.DeadCodeElimination(),
@@ -110,6 +112,8 @@ def kernel_passes(target: Target, precision: str) -> list[tvm.transform.Pass]:
         _transform.FoldConstant(),
         _transform.FuseOps(),
         _transform.FuseTIR(),
+        # Changes of shape alone move nothing; a kernel with a schedule would not be recognised as one.
+        _transform.RewriteDataflowReshape(),
         _transform.DeadCodeElimination(),
         apply_schedules(target, rules(precision)),
         verify_kernels(target),

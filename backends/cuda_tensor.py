@@ -100,7 +100,7 @@ def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, dtype:
     ):
         schedule.tensorize(_tiled(schedule, piece, extents), names[name])
     schedule.tensorize(schedule.get_loops(schedule.get_child_blocks(start)[0])[-2], names["init"])
-    schedule.tensorize(schedule.get_loops(fragment)[-3], names["compute"])
+    schedule.tensorize(schedule.get_loops(fragment)[-3], names["multiply_swapped" if product.left.read else "multiply"])
     for loop in (step, rows_in_warp, columns_in_warp):
         schedule.unroll(loop)
 

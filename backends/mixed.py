@@ -116,8 +116,9 @@ class _Halving(Rewriter):
 
     def product(self, call: relax.Call) -> relax.Call:
         """The same product of half numbers, added up in float32."""
-        fields = {str(name): call.attrs[name] for name in call.attrs.keys()}
-        attrs = tvm.ir.make_node(call.attrs.__tvm_ffi_type_info__.type_key, **{**fields, "out_dtype": "float32"})
+        kind = type(call.attrs).__tvm_ffi_type_info__
+        fields = {field.name: getattr(call.attrs, field.name) for field in kind.fields}
+        attrs = tvm.ir.make_node(kind.type_key, **{**fields, "out_dtype": "float32"})
         return relax.Call(call.op, [self.half(argument) for argument in call.args], attrs, call.ty_args)
 
     def moves_half(self, call: relax.Call) -> bool:
