@@ -14,6 +14,7 @@ from ..errors import CompileError
 from . import cubin
 from .cuda_compiler import Compiler, Usage, find_compiler
 from .cuda_driver import load_code_generator
+from .cuda_fragments import with_tf32
 from .cuda_pipeline import cuda_pipeline, cuda_target
 from .facts import facts_of
 from .prediction import Facts
@@ -33,7 +34,7 @@ def build(
     compiler = find_compiler()
     load_code_generator()
     module = cuda_pipeline(target, precision, cuda_graph)(module)
-    with _compiling(compiler, target) as usage:
+    with _compiling(compiler, target, precision) as usage:
         # Tiles of half numbers and of sums must not share one array: TVM cannot address it as both.
         with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
             executable = tvm.compile(module, target=cuda_target(target), relax_pipeline=None)
@@ -63,12 +64,12 @@ def check_machine_code(library: bytes, target: Target) -> None:
 
 
 @contextmanager
-def _compiling(compiler: Compiler, target: Target) -> Iterator[dict[str, Usage]]:
+def _compiling(compiler: Compiler, target: Target, precision: str) -> Iterator[dict[str, Usage]]:
     """While this is open, TVM builds GPU code with this compiler; yields what the kernels take, as they are built."""
     usage: dict[str, Usage] = {}
 
     def build_kernels(source: str) -> bytes:
-        built = compiler.build(source, target.device)
+        built = compiler.build(with_tf32(source) if precision == "tf32" else source, target.device)
         if cubin.architectures(built.cubin) != {target.device}:
             raise CompileError(f"{compiler.name} built no machine code for {target.device}")
         usage.update(built.usage)

@@ -5,12 +5,15 @@ which the schedule looks for in a kernel, and the instruction that takes its pla
 a minute to be defined where many modules are loaded.
 """
 
+import re
 from functools import cache
 
 from tvm import s_tir
 from tvm.script.parser.core.entry import parse
 
-SIDE, SHARED = 16, "shared"
+# Rows and columns of a result, and how many products are added up at a time.
+SIDE, DEPTH = 16, 16
+SHARED = "shared"
 
 _HEAD = """
 @T.prim_func(s_tir=True)
@@ -67,26 +70,26 @@ def _copied(source: _Matrix, goal: _Matrix, instruction: str) -> tuple:
     return _pair([source, goal], [source], goal, loops, instruction)
 
 
-def _load(side: str, m: int, n: int, depth: int, dtype: str) -> tuple:
-    source, goal = _Matrix("A", m, n, dtype, SHARED), _Matrix("C", m, n, dtype, f"wmma.matrix_{side}")
+def _load(side: str, m: int, n: int, dtype: str) -> tuple:
+    source, goal = _Matrix("A", m, n, dtype, SHARED), _Matrix("C", m, n, dtype, scope_of(side, dtype))
     place = f'A.access_ptr("r", ptr_type="{dtype}"), A_stride, "row_major"'
     return _copied(
-        source, goal, f'T.tvm_load_matrix_sync(C.data, {SIDE}, {SIDE}, {depth}, {goal.index}, {place}, dtype="void")'
+        source, goal, f'T.tvm_load_matrix_sync(C.data, {SIDE}, {SIDE}, {DEPTH}, {goal.index}, {place}, dtype="void")'
     )
 
 
-def _store(depth: int) -> tuple:
+def _store() -> tuple:
     source = _Matrix("A", SIDE, SIDE, "float32", "wmma.accumulator")
     goal = _Matrix("C", SIDE, SIDE, "float32", SHARED)
     place = 'C.access_ptr("w", ptr_type="float32"), C_stride, "row_major"'
     return _copied(
         source,
         goal,
-        f'T.tvm_store_matrix_sync(A.data, {SIDE}, {SIDE}, {depth}, {source.index}, {place}, dtype="void")',
+        f'T.tvm_store_matrix_sync(A.data, {SIDE}, {SIDE}, {DEPTH}, {source.index}, {place}, dtype="void")',
     )
 
 
-def _fill(depth: int) -> tuple:
+def _fill() -> tuple:
     goal = _Matrix("C", SIDE, SIDE, "float32", "wmma.accumulator")
     loops = (
         f"for i, j in T.grid({SIDE}, {SIDE}):\n"
@@ -94,20 +97,20 @@ def _fill(depth: int) -> tuple:
         '        vi, vj = T.axis.remap("SS", [i, j])\n'
         "        C[vi, vj] = T.float32(0)"
     )
-    instruction = f'T.tvm_fill_fragment(C.data, {SIDE}, {SIDE}, {depth}, {goal.index}, T.float32(0), dtype="void")'
+    instruction = f'T.tvm_fill_fragment(C.data, {SIDE}, {SIDE}, {DEPTH}, {goal.index}, T.float32(0), dtype="void")'
     return _pair([goal], [], goal, loops, instruction)
 
 
-def _multiply(depth: int, dtype: str, swapped: bool) -> tuple:
+def _multiply(dtype: str, swapped: bool) -> tuple:
     """A product of two fragments; `swapped` where the kernel names the right factor first."""
-    left = _Matrix("A", SIDE, depth, dtype, "wmma.matrix_a")
-    right = _Matrix("B", depth, SIDE, dtype, "wmma.matrix_b")
+    left = _Matrix("A", SIDE, DEPTH, dtype, scope_of("a", dtype))
+    right = _Matrix("B", DEPTH, SIDE, dtype, scope_of("b", dtype))
     total = _Matrix("C", SIDE, SIDE, "float32", "wmma.accumulator")
     order = [right, left] if swapped else [left, right]
     factors = ("B[vk, vj]", "A[vi, vk]") if swapped else ("A[vi, vk]", "B[vk, vj]")
     wide = [factor if dtype == "float32" else f'T.Cast("float32", {factor})' for factor in factors]
     loops = (
-        f"for i, j, k in T.grid({SIDE}, {SIDE}, {depth}):\n"
+        f"for i, j, k in T.grid({SIDE}, {SIDE}, {DEPTH}):\n"
         '    with T.sblock(""):\n'
         '        vi, vj, vk = T.axis.remap("SSR", [i, j, k])\n'
         f"        C[vi, vj] = C[vi, vj] + {' * '.join(wide)}"
@@ -116,25 +119,72 @@ def _multiply(depth: int, dtype: str, swapped: bool) -> tuple:
     return _pair([*order, total], [total, *order], total, loops, f'T.tvm_mma_sync({places}, dtype="void")')
 
 
-def depth_of(dtype: str) -> int:
-    """How many products a tensor core adds up at a time."""
-    return 8 if dtype == "float32" else 16
+def scope_of(side: str, dtype: str) -> str:
+    """Where fragments of the left (`a`) or right (`b`) factor live."""
+    # TVM knows no factors of 32 bits; `with_tf32` gives them their type where the code is compiled.
+    return "wmma.accumulator" if dtype == "float32" else f"wmma.matrix_{side}"
 
 
 @cache
 def operations(dtype: str) -> dict[str, str]:
     """The names of the operations on fragments of such numbers, known to TVM from now on."""
-    depth = depth_of(dtype)
     made = {
-        "load_a": _load("a", SIDE, depth, depth, dtype),
-        "load_b": _load("b", depth, SIDE, depth, dtype),
-        "multiply": _multiply(depth, dtype, swapped=False),
-        "multiply_swapped": _multiply(depth, dtype, swapped=True),
-        "init": _fill(depth),
-        "store": _store(depth),
+        "load_a": _load("a", SIDE, DEPTH, dtype),
+        "load_b": _load("b", DEPTH, SIDE, dtype),
+        "multiply": _multiply(dtype, swapped=False),
+        "multiply_swapped": _multiply(dtype, swapped=True),
+        "init": _fill(),
+        "store": _store(),
     }
     names = {}
     for name, pair in made.items():
         names[name] = f"graphprune.{name}.{dtype}"
         s_tir.TensorIntrin.register(names[name], *pair, override=True)
     return names
+
+
+_TF32 = """
+#include <mma.h>
+namespace nvcuda { namespace wmma {
+// Two factors of depth 8 stand side by side, because tensor cores multiply TensorFloat-32 in steps of 8.
+template <typename Use> struct tf32_pair { fragment<Use, 16, 16, 8, precision::tf32, row_major> part[2]; };
+template <typename Use> __device__ __forceinline__ void load_matrix_sync(
+    tf32_pair<Use>& to, const float* from, unsigned stride) {
+  const unsigned step = is_left(to) ? 8 : 8 * stride;
+  for (int i = 0; i < 2; ++i) {
+    load_matrix_sync(to.part[i], from + i * step, stride);
+    for (int j = 0; j < to.part[i].num_elements; ++j) to.part[i].x[j] = __float_to_tf32(to.part[i].x[j]);
+  }
+}
+typedef fragment<accumulator, 16, 16, 8, float> tf32_sum;
+__device__ __forceinline__ void mma_sync(
+    tf32_sum& to, const tf32_pair<matrix_a>& a, const tf32_pair<matrix_b>& b, const tf32_sum& from) {
+  mma_sync(to, a.part[0], b.part[0], from);
+  mma_sync(to, a.part[1], b.part[1], to);
+}
+} }
+"""
+_SIDES = """
+namespace nvcuda { namespace wmma {
+template <typename Use> struct tf32_pair;
+__device__ __forceinline__ bool is_left(const tf32_pair<matrix_a>&) { return true; }
+__device__ __forceinline__ bool is_left(const tf32_pair<matrix_b>&) { return false; }
+} }
+"""
+_PRODUCT = re.compile(r"wmma::mma_sync\((\w+)\[[^;]*?\], (\w+)\[\w+\], (\w+)\[")
+
+
+def with_tf32(source: str) -> str:
+    """CUDA C in which the factors of products of float32 fragments are TensorFloat-32."""
+    if not _PRODUCT.search(source):
+        return source
+    head, *kernels = re.split(r'(?=extern "C" __global__)', source)
+    for place, kernel in enumerate(kernels):
+        for _, left, right in set(_PRODUCT.findall(kernel)):
+            for name, side in ((left, "a"), (right, "b")):
+                kernel = re.sub(
+                    rf"nvcuda::wmma::fragment<[^>]*> {name}\[", f"nvcuda::wmma::tf32_pair<nvcuda::wmma::matrix_{side}> {name}[", kernel
+                )
+        kernels[place] = kernel.replace("accumulator, 16, 16, 16, float>", "accumulator, 16, 16, 8, float>")
+    include, sides = _TF32.split("namespace", 1)
+    return head + include + _SIDES + "namespace" + sides + "".join(kernels)

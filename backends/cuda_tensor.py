@@ -1,11 +1,13 @@
 """A schedule for products on tensor cores: every warp multiplies fragments of 16 times 16 numbers.
 
-Half numbers go through steps of 16, float32 numbers that are rounded to TensorFloat-32 through steps of 8. Sums are float32.
+Half numbers, or float32 numbers that are rounded to TensorFloat-32, are multiplied; sums are float32.
 """
+
+from functools import partial
 
 from tvm import tirx
 
-from .cuda_fragments import SHARED, SIDE, depth_of, operations
+from .cuda_fragments import DEPTH, SHARED, SIDE, operations, scope_of
 from .cuda_gemm import (
     Block,
     Loop,
@@ -19,6 +21,7 @@ from .cuda_gemm import (
     shared_out,
     tile_loops,
 )
+from .cuda_tiles import SHARED as SHARED_LIMIT
 from .cuda_tiles import TENSOR, Tile, choose, device_of
 from .schedules import Rule
 from .targets import Target
@@ -26,6 +29,8 @@ from .targets import Target
 _DTYPES = {"fp16": "float16", "bf16": "bfloat16", "tf32": "float32"}
 # Products that are smaller in some direction leave most of a fragment empty.
 _LEAST = 8
+# Rows in shared memory start at multiples of 16 bytes, in other banks than their neighbours.
+_PADDING = 8
 
 
 def rule(precision: str) -> Rule:
@@ -49,7 +54,8 @@ def _schedule(function: tirx.PrimFunc, target: Target, dtype: str) -> Schedule |
         return None
     if min(product.rows, product.columns, product.inner) < _LEAST:
         return None
-    tile = choose(product, TENSOR, device_of(target.device))
+    room = partial(shared_bytes, width=4 if dtype == "float32" else 2)
+    tile = choose(product, [tile for tile in TENSOR if room(tile) <= SHARED_LIMIT], device_of(target.device))
     multiplied = shared_out(plan, block, tile)
     _tile(plan, multiplied, product, tile, dtype)
     if tile.shares > 1:
@@ -57,8 +63,14 @@ def _schedule(function: tirx.PrimFunc, target: Target, dtype: str) -> Schedule |
     return plan
 
 
+def shared_bytes(tile: Tile, width: int) -> int:
+    """Bytes of shared memory for a tile of both factors, of `width` bytes each number, and one of results."""
+    factors = tile.rows * (tile.inner + _PADDING) + tile.inner * (tile.columns + _PADDING)
+    return factors * width + tile.rows * (tile.columns + _PADDING) * 4
+
+
 def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, dtype: str) -> None:
-    names, depth = operations(dtype), depth_of(dtype)
+    names, depth = operations(dtype), DEPTH
     batch, *loops = tile_loops(schedule, block)
     (row, own_row), (column, own_column), (inner, own_inner) = (
         schedule.split(loop, [None, size]) for loop, size in zip(loops, (SIDE, SIDE, depth), strict=True)
@@ -78,19 +90,18 @@ def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, dtype:
     left = fetch(schedule, block, product.left, steps, SHARED, threads, last_is_inner=True)
     right = fetch(schedule, block, product.right, steps, SHARED, threads, last_is_inner=False)
     for load in (left, right):
-        # Rows start at multiples of 16 bytes, in other banks than their neighbours.
-        schedule.storage_align(load, 0, axis=-2, factor=32, offset=8)
+        schedule.storage_align(load, 0, axis=-2, factor=16, offset=_PADDING)
     fragments = [
-        schedule.cache_read(block, operand.read, f"wmma.matrix_{side}")
+        schedule.cache_read(block, operand.read, scope_of(side, dtype))
         for operand, side in ((product.left, "a"), (product.right, "b"))
     ]
     for piece in fragments:
         schedule.compute_at(piece, step)
     store = schedule.cache_write(block, 0, SHARED)
-    schedule.storage_align(store, 0, axis=-2, factor=32, offset=8)
     sums = schedule.cache_write(block, 0, "wmma.accumulator")
+    schedule.storage_align(store, 0, axis=-2, factor=16, offset=_PADDING)
     for piece in (sums, store):
-        schedule.reverse_compute_at(piece, warp)
+        schedule.reverse_compute_at(piece, warp, preserve_unit_loops=True)
     start = schedule.decompose_reduction(block, steps)
 
     for piece, name, extents in (

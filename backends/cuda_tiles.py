@@ -103,7 +103,7 @@ PLAIN = (
 )
 # Results per warp, in fragments of 16 times 16.
 TENSOR = (
-    Tile(128, 64, 32, 32, 32),
+    Tile(128, 64, 16, 32, 32),
     Tile(64, 128, 32, 32, 32),
     Tile(64, 64, 32, 32, 32),
     Tile(32, 64, 64, 16, 32),

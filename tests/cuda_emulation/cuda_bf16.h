@@ -4,7 +4,11 @@
 
 typedef Narrow<Brain16> nv_bfloat16;
 typedef nv_bfloat16 __nv_bfloat16;
-struct alignas(4) nv_bfloat162 { nv_bfloat16 x, y; };
+struct alignas(4) nv_bfloat162 {
+  nv_bfloat16 x, y;
+  nv_bfloat162() = default;
+  nv_bfloat162(nv_bfloat16 x, nv_bfloat16 y) : x(x), y(y) {}
+};
 typedef nv_bfloat162 __nv_bfloat162;
 
 inline float __bfloat162float(nv_bfloat16 x) { return x; }

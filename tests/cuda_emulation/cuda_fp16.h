@@ -4,7 +4,11 @@
 
 typedef Narrow<Binary16> half;
 typedef half __half;
-struct alignas(4) half2 { half x, y; };
+struct alignas(4) half2 {
+  half x, y;
+  half2() = default;
+  half2(half x, half y) : x(x), y(y) {}
+};
 typedef half2 __half2;
 
 inline float __half2float(half x) { return x; }
