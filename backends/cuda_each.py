@@ -6,8 +6,9 @@ The sum stays in a register; what comes before and after is computed on the way.
 from math import prod
 
 from tvm import s_tir, tirx
-from tvm.s_tir.dlight.gpu.matmul import auto_inline_consumer_chain, auto_inline_producers, get_reduction_blocks
+from tvm.s_tir.dlight.gpu.matmul import get_reduction_blocks
 
+from .cuda_gemm import inline_after, inline_before
 from .targets import Target
 
 _THREADS = 256
@@ -28,7 +29,7 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     results, steps = prod(n for spatial, n in kinds if spatial), prod(n for spatial, n in kinds if not spatial)
     if steps > _LONGEST or (steps > _SHORT and results < _MANY):
         return None
-    auto_inline_producers(plan, block)
+    inline_before(plan, [block])
     loops = plan.get_loops(block)
     own = [loop for loop, (spatial, _) in zip(loops, kinds, strict=True) if spatial]
     summed = [loop for loop, (spatial, _) in zip(loops, kinds, strict=True) if not spatial]
@@ -38,6 +39,6 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     plan.bind(thread, "threadIdx.x")
     store = plan.cache_write(block, 0, "local")
     plan.reverse_compute_at(store, thread, preserve_unit_loops=True)
-    auto_inline_consumer_chain(plan, store)
+    inline_after(plan, store)
     plan.decompose_reduction(block, summed[0])
     return plan

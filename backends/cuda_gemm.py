@@ -145,11 +145,18 @@ def vector_of(operand: Operand) -> int:
     return width
 
 
-def inline_around(schedule: Schedule, loads: Sequence[Block], store: Block) -> None:
-    """Compute what comes before a product while it is loaded, and what comes after while it is stored."""
+def inline_before(schedule: Schedule, loads: Sequence[Block]) -> None:
+    """Compute what comes before a product while it is loaded."""
     for load in loads:
         auto_inline_producers(schedule, load)
-    auto_inline_consumer_chain(schedule, store)
+
+
+def inline_after(schedule: Schedule, store: Block) -> None:
+    """Compute what comes after a sum while it is stored; raises `ScheduleError` where something else must come between."""
+    try:
+        auto_inline_consumer_chain(schedule, store)
+    except AssertionError as error:
+        raise s_tir.ScheduleError(str(error)) from error
 
 
 def shared_out(schedule: Schedule, block: Block, tile: Tile) -> Block:
@@ -172,7 +179,7 @@ def add_shares(schedule: Schedule, block: Block) -> None:
     schedule.bind(thread, "threadIdx.x")
     store = schedule.cache_write(block, 0, "local")
     schedule.reverse_compute_at(store, thread, preserve_unit_loops=True)
-    auto_inline_consumer_chain(schedule, store)
+    inline_after(schedule, store)
     schedule.unroll(shares)
     schedule.decompose_reduction(block, shares)
 

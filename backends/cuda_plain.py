@@ -9,7 +9,8 @@ from .cuda_gemm import (
     add_shares,
     fetch,
     find_product,
-    inline_around,
+    inline_after,
+    inline_before,
     normalised,
     shared_out,
     tile_loops,
@@ -63,6 +64,8 @@ def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile) -> Non
         schedule.vectorize(schedule.split(schedule.get_loops(registers)[-1], [None, _VECTOR])[1])
     for loop in (step, own_rows, own_columns):
         schedule.unroll(loop)
-    inline_around(schedule, [left, right], store)
+    inline_before(schedule, [left, right])
+    if tile.shares == 1:
+        inline_after(schedule, store)
     schedule.vectorize(schedule.split(schedule.get_loops(store)[-1], [None, _VECTOR])[1])
     schedule.decompose_reduction(block, steps)

@@ -16,7 +16,8 @@ from .cuda_gemm import (
     add_shares,
     fetch,
     find_product,
-    inline_around,
+    inline_after,
+    inline_before,
     normalised,
     shared_out,
     tile_loops,
@@ -115,7 +116,9 @@ def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, dtype:
     for loop in (step, rows_in_warp, columns_in_warp):
         schedule.unroll(loop)
 
-    inline_around(schedule, [left, right], store)
+    inline_before(schedule, [left, right])
+    if tile.shares == 1:
+        inline_after(schedule, store)
     fused = schedule.fuse(*schedule.get_loops(store)[-2:])
     _, lane, vector = schedule.split(fused, [None, 32, 4])
     schedule.bind(lane, "threadIdx.x")

@@ -7,6 +7,21 @@ from ..errors import CompileError
 from .cuda_tiles import SHARED, THREADS
 from .targets import Target
 
+# As TVM's own way from schedules to code begins: far enough to see threads and memory.
+_LOWERING = (
+    s_tir.transform.LowerCrossThreadReduction(),
+    s_tir.transform.LowerInitBlock(),
+    s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+    s_tir.transform.ConvertBlocksToOpaque(),
+    s_tir.transform.LiftThreadBinding(),
+    s_tir.transform.CompactBufferAllocation(),
+    s_tir.transform.UnifyThreadBinding(),
+    s_tir.transform.LowerMatchBuffer(),
+    s_tir.transform.StmtSimplify(),
+    s_tir.transform.LowerOpaqueBlock(),
+    tirx.transform.FlattenBuffer(),
+)
+
 
 def verify_kernels(target: Target) -> tvm.transform.Pass:
     """A pass that raises `CompileError` for a kernel that does not run on threads alone or exceeds a block's limits."""
@@ -22,19 +37,9 @@ def verify_kernels(target: Target) -> tvm.transform.Pass:
 
 
 def _verify(name: str, function: tirx.PrimFunc) -> None:
-    lowered = tvm.transform.Sequential(
-        [
-            tirx.transform.BindTarget(tvm.target.Target.current()),
-            s_tir.transform.LowerCrossThreadReduction(),
-            s_tir.transform.LowerInitBlock(),
-            s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
-            s_tir.transform.ConvertBlocksToOpaque(),
-            s_tir.transform.CompactBufferAllocation(),
-            s_tir.transform.LowerMatchBuffer(),
-            s_tir.transform.LowerOpaqueBlock(),
-            tirx.transform.FlattenBuffer(),
-        ]
-    )(tvm.IRModule({"main": function}))["main"]
+    lowered = tvm.transform.Sequential([tirx.transform.BindTarget(tvm.target.Target.current()), *_LOWERING])(
+        tvm.IRModule({"main": function})
+    )["main"]
     if not tirx.analysis.verify_memory(lowered):
         raise CompileError(f"kernel {name!r} touches memory of the GPU outside of its threads")
     limits = {"max_threads_per_block": THREADS, "max_shared_memory_per_block": SHARED, "max_vector_bytes": 16}
