@@ -7,7 +7,7 @@ around the product are computed while it is loaded and stored.
 """
 
 from collections.abc import Sequence
-from math import prod
+from math import gcd, prod
 
 import numpy as np
 import tvm
@@ -26,6 +26,8 @@ from .cuda_tiles import Operand, Product, Tile
 
 Schedule = s_tir.Schedule
 Block, Loop = s_tir.schedule.SBlockRV, s_tir.schedule.LoopRV
+# Loads of a thread that are under way at once.
+_LOADS = 4
 _S, _I, _J, _K = IterKind.kIter_S, IterKind.kIter_I, IterKind.kIter_J, IterKind.kIter_K
 
 
@@ -129,11 +131,13 @@ def fetch(
         schedule.reorder(second, first)
     fused = schedule.fuse(*schedule.get_loops(stage)[-2:])
     steps, *own, vector = schedule.split(fused, [None, *(extent for _, extent in threads), vector_of(operand)])
+    count = int(schedule.get(steps).extent)
     for (axis, _), loop in zip(threads, own, strict=True):
         schedule.bind(loop, axis)
     if operand.inner_is_fast == last_is_inner:
         schedule.vectorize(vector)
-    schedule.unroll(steps)
+    # Several loads are under way at once; more of them would take registers from the sums.
+    schedule.unroll(schedule.split(steps, [None, gcd(count, _LOADS)])[1])
     return stage
 
 

@@ -91,7 +91,7 @@ def build(name: str, batch: int) -> tuple[nn.Module, Tensor]:
     elif name == "transformer":
         model, shape = Transformer(), (batch, 128, 512)
     elif name == "tiny-convolutional":
-        model, shape = Convolutional((8, 12), 1, 10), (batch, 3, 24, 24)
+        model, shape = Convolutional((8, 12), 1, 10), (batch, 3, 17, 15)
     elif name == "tiny-transformer":
         model, shape = Transformer(32, 2, 1), (batch, 12, 32)
     else:
