@@ -54,9 +54,9 @@ def compile_model(
     number of threads that calls of the artifact use. `metadata` is stored in the artifact's manifest under `source`
     and must fit into JSON. With `batch_sizes` the first axis of inputs and outputs is free: a call with any number of
     samples runs in pieces of these sizes. With `tune` candidates for the kernels are measured for so many seconds, and
-    the fastest known ones are taken; 0 measures nothing, but uses what is known. On GPU targets `precision` is what products
-    are computed in (`fp32`, `tf32`, `fp16`, `bf16`; sums are always float32), and `cuda_graph` records the kernels of a
-    call once, to launch them together.
+    the fastest known ones are taken; 0 measures nothing, but uses what is known. On GPU targets `precision` is what
+    products are computed in (`fp32`, `tf32`, `fp16`, `bf16`; sums are always float32), and `cuda_graph` records the
+    kernels of a call once, to launch them together.
 
     Raises `OptionError`, `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`,
     or `CompileError`.

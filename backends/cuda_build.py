@@ -1,4 +1,5 @@
-"""Builds the library of a GPU target: kernels as machine code inside a shared library for the processor beside the GPU."""
+"""Builds the library of a GPU target: kernels as machine code inside a shared library for the processor beside the
+GPU."""
 
 import os
 import tempfile
@@ -28,8 +29,8 @@ def build(
 ) -> tuple[bytes, dict[str, Facts], dict[str, Any]]:
     """The shared library with machine code for the GPU in it, the facts of its kernels, and what the compiler says.
 
-    Raises `TargetError` where no compiler for CUDA is found, and `CompileError` where one refuses the code or the library
-    would hold something else than machine code for the target.
+    Raises `TargetError` where no compiler for CUDA is found, and `CompileError` where one refuses the code or the
+    library would hold something else than machine code for the target.
     """
     compiler = find_compiler()
     load_code_generator()

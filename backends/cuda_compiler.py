@@ -1,7 +1,7 @@
 """CUDA C to machine code for one architecture, on machines with or without a GPU.
 
-NVRTC from Python packages (`pip install graphprune[cuda]`) is preferred: it needs neither a toolkit nor a C compiler. `nvcc` is
-used where it is the only one.
+NVRTC from Python packages (`pip install graphprune[cuda]`) is preferred: it needs neither a toolkit nor a C compiler.
+`nvcc` is used where it is the only one.
 
 ```python
 compiler = find_compiler()

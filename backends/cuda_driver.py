@@ -1,8 +1,8 @@
 """Lets TVM make GPU code on machines without a GPU.
 
-TVM puts machine code into a library only where its CUDA runtime is loaded, and that needs the driver's library. Where there is
-no driver, a library of the same name stands in for it, whose functions all fail as those of NVIDIA's own stub do: it is
-never asked for anything while code is built. A driver that is there is always taken instead.
+TVM puts machine code into a library only where its CUDA runtime is loaded, and that needs the driver's library. Where
+there is no driver, a library of the same name stands in for it, whose functions all fail as those of NVIDIA's own
+stub do: it is never asked for anything while code is built. A driver that is there is always taken instead.
 """
 
 import ctypes

@@ -1,4 +1,5 @@
-"""A schedule for short sums with many results, one thread for each: depthwise and grouped convolutions, pools, small means.
+"""A schedule for short sums with many results, one thread for each: depthwise and grouped convolutions, pools, small
+means.
 
 The sum stays in a register; what comes before and after is computed on the way.
 """

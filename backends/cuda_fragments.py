@@ -1,8 +1,8 @@
 """What a warp does with fragments on tensor cores, as TVM knows it: load, multiply and add, fill with zeros, store.
 
-A fragment is a matrix that the threads of a warp hold together. Each operation is a pair of functions: what it computes,
-which the schedule looks for in a kernel, and the instruction that takes its place. They are texts, because TVM's own take
-a minute to be defined where many modules are loaded.
+A fragment is a matrix that the threads of a warp hold together. Each operation is a pair of functions: what it
+computes, which the schedule looks for in a kernel, and the instruction that takes its place. They are texts, because
+TVM's own take a minute to be defined where many modules are loaded.
 """
 
 import re
@@ -23,8 +23,12 @@ def main({parameters}) -> None:
         T.reads({reads})
         T.writes({writes})
 """
-_BUFFER = '{name} = T.match_buffer({handle}, ({m}, {n}), "{dtype}", align=64, offset_factor={n}, scope="{scope}"{strides})'
-_INDEX = "{name}.elem_offset // {name}_stride // {m} * ({name}_stride // {n}) + {name}.elem_offset % {name}_stride // {n}"
+_BUFFER = (
+    '{name} = T.match_buffer({handle}, ({m}, {n}), "{dtype}", align=64, offset_factor={n}, scope="{scope}"{strides})'
+)
+_INDEX = (
+    "{name}.elem_offset // {name}_stride // {m} * ({name}_stride // {n}) + {name}.elem_offset % {name}_stride // {n}"
+)
 
 
 class _Matrix:
@@ -183,7 +187,9 @@ def with_tf32(source: str) -> str:
         for _, left, right in set(_PRODUCT.findall(kernel)):
             for name, side in ((left, "a"), (right, "b")):
                 kernel = re.sub(
-                    rf"nvcuda::wmma::fragment<[^>]*> {name}\[", f"nvcuda::wmma::tf32_pair<nvcuda::wmma::matrix_{side}> {name}[", kernel
+                    rf"nvcuda::wmma::fragment<[^>]*> {name}\[",
+                    f"nvcuda::wmma::tf32_pair<nvcuda::wmma::matrix_{side}> {name}[",
+                    kernel,
                 )
         kernels[place] = kernel.replace("accumulator, 16, 16, 16, float>", "accumulator, 16, 16, 8, float>")
     include, sides = _TF32.split("namespace", 1)

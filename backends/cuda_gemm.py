@@ -1,9 +1,9 @@
 """Products on a GPU: any sum of products of two tensors (products, convolutions) as one matrix product in tiles.
 
-`normalised` brings a kernel into the form `C[s, i, j] += A[s, i, k] * B[s, k, j]`, where `j` runs along the memory of C. A
-convolution becomes one, too: `i` are its output channels, `j` its pixels and `k` what it sums over, gathered while tiles
-are loaded (an implicit GEMM). Borders, and sizes that tiles do not divide, are read as zeros and not written. Operators
-around the product are computed while it is loaded and stored.
+`normalised` brings a kernel into the form `C[s, i, j] += A[s, i, k] * B[s, k, j]`, where `j` runs along the memory of
+C. A convolution becomes one, too: `i` are its output channels, `j` its pixels and `k` what it sums over, gathered
+while tiles are loaded (an implicit GEMM). Borders, and sizes that tiles do not divide, are read as zeros and not
+written. Operators around the product are computed while it is loaded and stored.
 """
 
 from collections.abc import Sequence
@@ -156,7 +156,8 @@ def inline_before(schedule: Schedule, loads: Sequence[Block]) -> None:
 
 
 def inline_after(schedule: Schedule, store: Block) -> None:
-    """Compute what comes after a sum while it is stored; raises `ScheduleError` where something else must come between."""
+    """Compute what comes after a sum while it is stored; raises `ScheduleError` where something else must come
+    between."""
     try:
         auto_inline_consumer_chain(schedule, store)
     except AssertionError as error:
@@ -164,7 +165,8 @@ def inline_after(schedule: Schedule, store: Block) -> None:
 
 
 def shared_out(schedule: Schedule, block: Block, tile: Tile) -> Block:
-    """Pad the product to whole tiles; cut its sum into shares that blocks of their own compute, where the tile wants some.
+    """Pad the product to whole tiles; cut its sum into shares that blocks of their own compute, where the tile wants
+    some.
 
     Returns the block that multiplies. The shares are then its batch, and the given block adds them up.
     """

@@ -16,8 +16,8 @@ class Device(NamedTuple):
     shared: int
 
 
-# A typical GPU of each architecture; what kernels may use is the same for all of them (CUDA C++ Programming Guide, "Compute
-# Capabilities"): 1024 threads and 65536 registers a block, and 48 KB of shared memory without asking.
+# A typical GPU of each architecture; what kernels may use is the same for all of them (CUDA C++ Programming Guide,
+# "Compute Capabilities"): 1024 threads and 65536 registers a block, and 48 KB of shared memory without asking.
 DEVICES = {
     "sm_75": Device(40, 65536),
     "sm_80": Device(108, 166912),
@@ -138,7 +138,8 @@ def _blocks(product: Product, tile: Tile) -> int:
 
 
 def _time(product: Product, tile: Tile, device: Device) -> float:
-    """Steps of one multiprocessor: what its blocks multiply and load, and what nobody hides when there are few of them."""
+    """Steps of one multiprocessor: what its blocks multiply and load, and what nobody hides when there are few of
+    them."""
     waves = -(-_blocks(product, tile) * tile.shares // device.multiprocessors)
     inner = -(-product.inner // tile.shares)
     steps = -(-inner // tile.inner)

@@ -1,4 +1,5 @@
-"""Checks scheduled GPU kernels before they become code: what a GPU would refuse, or answer wrongly, is an error here."""
+"""Checks scheduled GPU kernels before they become code: what a GPU would refuse, or answer wrongly, is an error
+here."""
 
 import tvm
 from tvm import s_tir, tirx

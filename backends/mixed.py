@@ -1,9 +1,9 @@
-"""Half precision on GPUs: products take half numbers and add in float32; what goes through memory is half, what stays in
-registers is float32.
+"""Half precision on GPUs: products take half numbers and add in float32; what goes through memory is half, what stays
+in registers is float32.
 
 Every value that several kernels read, or a product, is rounded to half when it is stored. Elementwise operators between
-products compute in float32, because they become part of the kernels around them. Softmax and norms compute in float32, too.
-Inputs and outputs keep their element types.
+products compute in float32, because they become part of the kernels around them. Softmax and norms compute in
+float32, too. Inputs and outputs keep their element types.
 
 ```python
 module = to_half("float16")(module)

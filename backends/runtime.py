@@ -121,8 +121,8 @@ def _load(library: bytes) -> Any:
 def to_tensor(value: Any, name: str, for_gpu: bool = False) -> tuple[tvm_ffi.Tensor, Any]:
     """A numpy array, torch tensor or any other DLPack tensor as the runtime wants it, contiguous and aligned.
 
-    Returns the tensor and the object that owns its memory. Tensors on a GPU are taken `for_gpu` alone. Raises `InputError`
-    for anything else.
+    Returns the tensor and the object that owns its memory. Tensors on a GPU are taken `for_gpu` alone. Raises
+    `InputError` for anything else.
     """
     if isinstance(value, np.ndarray):
         owner = _aligned(value)

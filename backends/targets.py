@@ -75,9 +75,9 @@ _X86 = "x86_64-unknown-linux-gnu"
 def _cuda(number: int) -> Target:
     """A GPU of a compute capability, beside any x86 processor with AVX2, which only calls its kernels.
 
-    Tensor cores multiply 8 or 16 half numbers at a time, and 8 of them are the 16 bytes that a thread loads at once: channel
-    counts that are multiples of 8 waste neither. `vector_width` is those 16 bytes in float32, `accumulators` the sums that
-    a thread keeps in registers.
+    Tensor cores multiply 8 or 16 half numbers at a time, and 8 of them are the 16 bytes that a thread loads at once:
+    channel counts that are multiples of 8 waste neither. `vector_width` is those 16 bytes in float32, `accumulators`
+    the sums that a thread keeps in registers.
     """
     return Target(f"cuda-sm{number}", "cuda", _X86, "x86-64-v3", 4, 32, _AVX2, _SUMS, f"sm_{number}", 8)
 

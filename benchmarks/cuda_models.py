@@ -1,7 +1,7 @@
 """The networks of benchmarks/cuda_check.py, in plain torch: they are built where they are packed and where they run.
 
-Their weights come from one short table over and over, so that a folder of artifacts packs into a few megabytes; the time of
-a multiplication does not depend on its numbers.
+Their weights come from one short table over and over, so that a folder of artifacts packs into a few megabytes; the
+time of a multiplication does not depend on its numbers.
 """
 
 import torch

@@ -148,8 +148,8 @@ def compile(
     artifact runs with here; `batch_sizes` such as `(1, 4, 16)`: calls may have any number of samples in the first
     axis, and run in pieces of these sizes; `tune`: measure candidates for the kernels on this machine for so many
     seconds and take the fastest ones. What was measured is remembered, also when this is interrupted; `tune=0` uses
-    it without measuring. On CUDA targets, `precision` is `fp32`, `tf32`, `fp16` or `bf16`, and `cuda_graph=True` launches
-    the kernels of a call together.
+    it without measuring. On CUDA targets, `precision` is `fp32`, `tf32`, `fp16` or `bf16`, and `cuda_graph=True`
+    launches the kernels of a call together.
 
     **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
     `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was

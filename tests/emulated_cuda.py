@@ -1,8 +1,8 @@
 """Runs artifacts for GPUs on this machine's processor: `with recorded() as sources: ...; run(artifact, sources, x)`.
 
-The artifact is the real one, host code and manifest included. Only three things are put in place of others: the memory of
-the GPU is that of the processor, the driver is not asked, and the kernels are those that the C++ compiler makes of
-the very CUDA C from which the artifact's machine code was built (`cuda_emulation/`).
+The artifact is the real one, host code and manifest included. Only three things are put in place of others: the
+memory of the GPU is that of the processor, the driver is not asked, and the kernels are those that the C++ compiler
+makes of the very CUDA C from which the artifact's machine code was built (`cuda_emulation/`).
 """
 
 import contextlib
@@ -91,7 +91,8 @@ class _Graphs:
 
 
 def run(artifact: Artifact, sources: list[str], *inputs: Any, capability: tuple[int, int] = (8, 0)) -> Any:
-    """What the artifact computes, with the threads of each block in ascending and in descending order: they must agree."""
+    """What the artifact computes, with the threads of each block in ascending and in descending order: they must
+    agree."""
     results = []
     program = emulated(artifact, sources, capability)
     for descending in "01":
@@ -145,9 +146,8 @@ def _wrappers(source: str, module: bytes) -> Iterator[str]:
     assert kernels, "no kernel was found in the source"
     for name, parameters in kernels:
         types = [item.strip().rpartition(" ")[0].replace("__restrict__", "") for item in parameters.split(",") if item]
-        values = [
-            f"({kind}){'args[%d].v_ptr' % i if '*' in kind else 'args[%d].v_int64' % i}" for i, kind in enumerate(types)
-        ]
+        fields = ["v_ptr" if "*" in kind else "v_int64" for kind in types]
+        values = [f"({kind})args[{i}].{field}" for i, (kind, field) in enumerate(zip(types, fields, strict=True))]
         place = {tag: f"unsigned(args[{len(types) + i}].v_int64)" for i, tag in enumerate(launch_tags(module, name))}
         grid = ", ".join(place.get(tag, "1u") for tag in _TAGS[:3])
         block = ", ".join(place.get(tag, "1u") for tag in _TAGS[3:])

@@ -1,25 +1,22 @@
-"""Artifacts for GPUs: machine code inside, the same numbers as PyTorch (in an emulation), limits kept, refusals said."""
+"""Artifacts for GPUs: machine code inside, the same numbers as PyTorch (in an emulation), limits kept, refusals
+said."""
 
-import copy
 import functools
-import json
-import re
-import subprocess
 import sys
 from pathlib import Path
 
-import emulated_cuda
 import pytest
 import torch
-from helpers import randomise
 from torch import nn
 
+import emulated_cuda
 import graphprune
 from graphprune.backends import cubin, cuda_build, cuda_compiler, gpu
 from graphprune.backends.artifact import Artifact, load
 from graphprune.backends.compiler import compile_model
 from graphprune.backends.targets import get_target
-from graphprune.errors import CompileError, InputError, OptionError, TargetError
+from graphprune.errors import CompileError, TargetError
+from helpers import randomise
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # Largest error relative to the largest output: half numbers have 11 bits or 8.
