@@ -11,6 +11,7 @@ from math import gcd, prod
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir.dlight.gpu.matmul import (
     IterKind,
@@ -143,10 +144,23 @@ def fetch(
 
 def vector_of(operand: Operand) -> int:
     """How many numbers of a factor a thread loads at once: up to 16 bytes, where they lie side by side."""
-    width = 16 // np.dtype(operand.dtype if operand.dtype != "bfloat16" else "float16").itemsize
+    width = 16 // np.dtype(_plain(operand.dtype)).itemsize
     while operand.run % width:
         width //= 2
     return width
+
+
+def stored_at_once(function: tirx.PrimFunc) -> int:
+    """How many results a thread stores at once: four, where no choice between numbers is made on the way."""
+    # TVM's CUDA C mistakes vectors of truth values for vectors of numbers.
+    chosen: list[tirx.Select] = []
+    tvm_ffi.structural_walk(function.body, (tirx.Select, chosen.append), order="post")
+    truths = any(str(buffer.dtype) == "bool" for buffer in (*function.params, *function.body.block.alloc_buffers))
+    return 1 if chosen or truths else 4
+
+
+def _plain(dtype: object) -> str:
+    return "float16" if str(dtype) == "bfloat16" else str(dtype)
 
 
 def inline_before(schedule: Schedule, loads: Sequence[Block]) -> None:

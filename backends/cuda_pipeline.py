@@ -13,6 +13,7 @@ from tvm.s_tir import dlight
 
 from ..errors import OptionError
 from . import cuda_each, cuda_plain, cuda_tensor
+from .cuda_scan import spread_scans
 from .cuda_tiles import SHARED, THREADS
 from .cuda_verify import verify_kernels
 from .find_norms import find_norms
@@ -81,7 +82,7 @@ def rules(precision: str) -> tuple[Rule, ...]:
     gpu = dlight.gpu
     own = (*(() if precision == "fp32" else (cuda_tensor.rule(precision),)), cuda_plain.schedule, cuda_each.schedule)
     general = (gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback())
-    return (*own, *map(_library_rule, general))
+    return (*own, *map(_library_rule, general), cuda_each.blocks_one_by_one)
 
 
 def optimize_passes(precision: str) -> list[tvm.transform.Pass]:
@@ -98,6 +99,7 @@ def optimize_passes(precision: str) -> list[tvm.transform.Pass]:
         fold_affine,
         _transform.DeadCodeElimination(),
         *half,
+        spread_scans,
         _transform.DeadCodeElimination(),
     ]
 

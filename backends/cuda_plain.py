@@ -13,6 +13,7 @@ from .cuda_gemm import (
     inline_before,
     normalised,
     shared_out,
+    stored_at_once,
     tile_loops,
 )
 from .cuda_tiles import PLAIN, Tile, choose, device_of
@@ -33,13 +34,13 @@ def schedule(function: tirx.PrimFunc, target: Target) -> Schedule | None:
         return None
     tile = choose(product, PLAIN, device_of(target.device))
     multiplied = shared_out(plan, block, tile)
-    _tile(plan, multiplied, product, tile)
+    _tile(plan, multiplied, product, tile, stored_at_once(function))
     if tile.shares > 1:
         add_shares(plan, block)
     return plan
 
 
-def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile) -> None:
+def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, stored: int) -> None:
     batch, row, column, inner = tile_loops(schedule, block)
     down, across = tile.parts
     rows, thread_down, own_rows = schedule.split(row, [None, down, tile.down])
@@ -67,5 +68,5 @@ def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile) -> Non
     inline_before(schedule, [left, right])
     if tile.shares == 1:
         inline_after(schedule, store)
-    schedule.vectorize(schedule.split(schedule.get_loops(store)[-1], [None, _VECTOR])[1])
+    schedule.vectorize(schedule.split(schedule.get_loops(store)[-1], [None, stored])[1])
     schedule.decompose_reduction(block, steps)

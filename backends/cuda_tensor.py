@@ -20,6 +20,7 @@ from .cuda_gemm import (
     inline_before,
     normalised,
     shared_out,
+    stored_at_once,
     tile_loops,
 )
 from .cuda_tiles import SHARED as SHARED_LIMIT
@@ -58,7 +59,7 @@ def _schedule(function: tirx.PrimFunc, target: Target, dtype: str) -> Schedule |
     room = partial(shared_bytes, width=4 if dtype == "float32" else 2)
     tile = choose(product, [tile for tile in TENSOR if room(tile) <= SHARED_LIMIT], device_of(target.device))
     multiplied = shared_out(plan, block, tile)
-    _tile(plan, multiplied, product, tile, dtype)
+    _tile(plan, multiplied, product, tile, dtype, stored_at_once(function))
     if tile.shares > 1:
         add_shares(plan, block)
     return plan
@@ -70,7 +71,7 @@ def shared_bytes(tile: Tile, width: int) -> int:
     return factors * width + tile.rows * (tile.columns + _PADDING) * 4
 
 
-def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, dtype: str) -> None:
+def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, dtype: str, stored: int) -> None:
     names, depth = operations(dtype), DEPTH
     batch, *loops = tile_loops(schedule, block)
     (row, own_row), (column, own_column), (inner, own_inner) = (
@@ -120,7 +121,7 @@ def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, dtype:
     if tile.shares == 1:
         inline_after(schedule, store)
     fused = schedule.fuse(*schedule.get_loops(store)[-2:])
-    _, lane, vector = schedule.split(fused, [None, 32, 4])
+    _, lane, vector = schedule.split(fused, [None, 32, stored])
     schedule.bind(lane, "threadIdx.x")
     schedule.vectorize(vector)
 
