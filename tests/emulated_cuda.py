@@ -70,12 +70,13 @@ def emulated(artifact: Artifact, sources: list[str], capability: tuple[int, int]
         return tvm_ffi.load_module(str(_library(pending.pop(0), bytes(data))))
 
     _register("ffi.Module.load_from_bytes.cuda", load)
-    _register("vm.builtin.cuda_graph.run_or_capture", _Graphs().run)
+    _last.append(Graphs())
+    _register("vm.builtin.cuda_graph.run_or_capture", _last[-1].run)
     with mock.patch.object(gpu, "compute_capability", lambda: capability):
         return Artifact(artifact._library, artifact.manifest)
 
 
-class _Graphs:
+class Graphs:
     """Recorded graphs: once recorded, the same kernels run on the same memory, whatever is given."""
 
     def __init__(self) -> None:
@@ -88,6 +89,14 @@ class _Graphs:
         else:
             invoke(machine, self.known[index][0], *self.known[index][1])
         return self.known[index][2]
+
+
+_last: list[Graphs] = []
+
+
+def graphs() -> Graphs:
+    """What the artifact that was emulated last has recorded."""
+    return _last[-1]
 
 
 def run(artifact: Artifact, sources: list[str], *inputs: Any, capability: tuple[int, int] = (8, 0)) -> Any:
