@@ -10,6 +10,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.gpu.matmul import get_reduction_blocks
 
 from .cuda_gemm import inline_after, inline_before
+from .cuda_scan import EXTREME
 from .targets import Target
 
 _THREADS = 256
@@ -31,7 +32,8 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
         return blocks_one_by_one(function, target)
     kinds = [(int(item.iter_type) == tirx.IterVar.DataPar, int(item.dom.extent)) for item in plan.get(block).iter_vars]
     results, steps = prod(n for spatial, n in kinds if spatial), prod(n for spatial, n in kinds if not spatial)
-    if steps > _LONGEST or (steps > _SHORT and results < _MANY):
+    long = steps > _LONGEST or (steps > _SHORT and results < _MANY)
+    if long and plan.get(block).name_hint != EXTREME:
         return None
     inline_before(plan, [block])
     loops = plan.get_loops(block)

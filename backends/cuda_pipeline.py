@@ -13,7 +13,7 @@ from tvm.s_tir import dlight
 
 from ..errors import OptionError
 from . import cuda_each, cuda_plain, cuda_tensor
-from .cuda_scan import spread_scans
+from .cuda_scan import legalize_extreme, spread_scans
 from .cuda_tiles import SHARED, THREADS
 from .cuda_verify import verify_kernels
 from .find_norms import find_norms
@@ -31,7 +31,11 @@ PRECISIONS = ("fp32", "tf32", *_HALF)
 # From here on tensor cores multiply such numbers.
 _LEAST = {"fp32": 75, "fp16": 75, "tf32": 80, "bf16": 80}
 # CUDA's own functions are fast and exact: ours are for processors, but for what Relax lacks.
-_LEGALIZE = {name: LEGALIZE[name] for name in (*OWN, "relax.take", "relax.power")}
+_LEGALIZE = {
+    **{name: LEGALIZE[name] for name in (*OWN, "relax.take", "relax.power")},
+    "relax.max": legalize_extreme,
+    "relax.min": legalize_extreme,
+}
 
 
 def cuda_target(target: "str | Target") -> tvm.target.Target:

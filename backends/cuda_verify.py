@@ -36,13 +36,14 @@ def verify_kernels(target: Target) -> tvm.transform.Pass:
     def run(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
         for name, function in module.functions_items():
             if isinstance(function, tirx.PrimFunc):
-                _verify(name.name_hint, function)
+                verify(name.name_hint, function)
         return module
 
     return run
 
 
-def _verify(name: str, function: tirx.PrimFunc) -> None:
+def verify(name: str, function: tirx.PrimFunc) -> None:
+    """Check one scheduled kernel for the current target; raises `CompileError`."""
     lowered = tvm.transform.Sequential([tirx.transform.BindTarget(tvm.target.Target.current()), *_LOWERING])(
         tvm.IRModule({"main": function})
     )["main"]

@@ -193,23 +193,22 @@ def test_a_kernel_without_threads_is_refused():
     from tvm import te
 
     from graphprune.backends.cuda_pipeline import cuda_target
-    from graphprune.backends.cuda_verify import verify_kernels
+    from graphprune.backends.cuda_verify import verify
 
     data = te.placeholder((64,), name="data")
     function = te.create_prim_func([data, te.compute((64,), lambda i: data[i] + 1.0, name="result")])
-    target = get_target("cuda-sm80")
-    with cuda_target(target):
+    with cuda_target("cuda-sm80"):
         with pytest.raises(CompileError, match="'plain' touches memory of the GPU outside of its threads"):
-            verify_kernels(target)(tvm.IRModule({"plain": function}))
+            verify("plain", function)
         schedule = tvm.s_tir.Schedule(function)
         (loop,) = schedule.get_loops(schedule.get_sblock("result"))
         schedule.bind(loop, "threadIdx.x")
-        verify_kernels(target)(schedule.mod)
+        verify("threads", schedule.mod["main"])
         wide = te.placeholder((2048,), name="wide")
         schedule = tvm.s_tir.Schedule(te.create_prim_func([wide, te.compute((2048,), lambda i: wide[i], name="copy")]))
         schedule.bind(schedule.get_loops(schedule.get_sblock("copy"))[0], "threadIdx.x")
         with pytest.raises(CompileError, match="more threads or shared memory"):
-            verify_kernels(target)(schedule.mod)
+            verify("threads", schedule.mod["main"])
 
 
 def test_a_missing_barrier_shows(monkeypatch):
