@@ -9,7 +9,7 @@ for row in survey():
 import shutil
 from dataclasses import dataclass
 
-from ..errors import CompileError
+from ..errors import CompileError, TargetError
 from .linker import link_command
 from .systems import system_of
 from .targets import TARGETS, Target
@@ -48,12 +48,24 @@ def survey() -> list[Row]:
 
 def _row(target: Target) -> Row:
     system = system_of(target.triple)
+    emulator = "" if system.is_here or not system.emulator else shutil.which(system.emulator) or ""
+    lacking = target.missing_features()
+    vectors = f"{target.vector_width} lanes, {32 * target.vector_width} bits"
+    if target.device:
+        from . import gpu
+
+        lacking, vectors = lacking + gpu.missing(target.device), target.device
+    alignment, building = target.channel_alignment, _missing_to_build(target)
+    return Row(target.name, target.purpose, vectors, alignment, ", ".join(lacking), building, emulator)
+
+
+def _missing_to_build(target: Target) -> str:
     try:
         link_command(target.triple)
-        lacking = ""
-    except CompileError as error:
-        lacking = str(error)
-    emulator = "" if system.is_here or not system.emulator else shutil.which(system.emulator) or ""
-    missing = ", ".join(target.missing_features())
-    vectors = f"{target.vector_width} lanes, {32 * target.vector_width} bits"
-    return Row(target.name, target.purpose, vectors, target.channel_alignment, missing, lacking, emulator)
+        if target.device:
+            from .cuda_compiler import find_compiler
+
+            find_compiler()
+    except (CompileError, TargetError) as error:
+        return str(error)
+    return ""

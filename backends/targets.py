@@ -9,6 +9,7 @@ get_target({"base": "arm", "name": "my-board", "cpu": "cortex-a55"})
 ```
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -99,6 +100,29 @@ def _arm(
     return Target(name, "arm", triple, cpu, 4, 16, features, options, core=core, purpose=purpose, dots=dots)
 
 
+def _cuda(number: int, purpose: str) -> Target:
+    """A GPU of a compute capability, beside any x86 processor with AVX2, which only calls its kernels.
+
+    Tensor cores multiply 8 or 16 half numbers at a time, and 8 of them are the 16 bytes that a thread loads at once:
+    channel counts that are multiples of 8 waste neither. `vector_width` is those 16 bytes in float32, `accumulators`
+    the sums that a thread keeps in registers.
+    """
+    name, device = f"cuda-sm{number}", f"sm_{number}"
+    return Target(name, "cuda", _X86, "x86-64-v3", 4, 32, _AVX2, _SUMS, device, 8, purpose=purpose)
+
+
+# Compute capabilities, and where they are met.
+_GPUS = {
+    75: "NVIDIA T4, RTX 20",
+    80: "NVIDIA A100",
+    86: "NVIDIA A10, RTX 30",
+    89: "NVIDIA L4, L40, RTX 40",
+    90: "NVIDIA H100, H200",
+    100: "NVIDIA B200",
+    120: "NVIDIA RTX 50",
+}
+
+
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
@@ -137,6 +161,7 @@ TARGETS: dict[str, Target] = {
         _arm("arm-sve", "generic", (*_DOTPROD, "sve"), "ARMv8.2 with SVE", NEOVERSE_V1, "+dotprod", "+sve"),
         # Apple publishes no figures of its cores; macOS tells no processor flags, and needs none to be told apart.
         _arm("arm-mac", "apple-m1", (), "Macs since Apple M1; built, never run by us", NEOVERSE_V1, triple=_MAC),
+        *(_cuda(number, purpose) for number, purpose in _GPUS.items()),
     )
 }
 
@@ -189,6 +214,8 @@ def _custom(given: dict[str, Any]) -> Target:
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise TargetError(f"field {name!r} of target {given['name']!r} must be a {wanted.__name__}, not {value!r}")
     made = replace(base, **given)
+    if made.device and not re.fullmatch(r"sm_[0-9]+", made.device):
+        raise TargetError(f"target {made.name!r}: device must be an architecture such as 'sm_80', not {made.device!r}")
     if made.vector_width < 1 or made.accumulators < 1 or made.alignment < 0:
         raise TargetError(
             f"target {made.name!r}: vector_width and accumulators must be at least 1, alignment at least 0"
