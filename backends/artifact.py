@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .runtime import Program
     from .static_cost import StaticCost
 
+_CPU = 1  # as DLPack numbers devices
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -89,9 +91,10 @@ class Artifact:
         self.outputs = tuple(spec_of(entry) for entry in manifest["outputs"])
         self.batch_sizes = tuple(manifest.get("batch_sizes", ()))
         self.threads = threads
-        target = manifest["target"]
-        self._missing = missing_here(target["architecture"], tuple(target["features"]), target.get("triple", ""))
-        self._loaded = None if self._missing else _program(library, threads, manifest.get("weights"), weights)
+        target, device = manifest["target"], manifest["target"].get("device", "")
+        needed = target["architecture"], tuple(target["features"]), target.get("triple", "")
+        self._missing = missing_here(*needed, device)
+        self._loaded = None if self._missing else _program(library, threads, manifest.get("weights"), weights, device)
 
     @property
     def target(self) -> str:
@@ -141,13 +144,13 @@ class Artifact:
         Returns what the model returns (a tensor, a tuple, a list, a dictionary), as numpy arrays if every input
         is one, else as torch tensors or, without torch tensors among the inputs, as DLPack tensors.
         Raises `InputError` for a wrong number, name, shape or element type, and `TargetError` where the artifact was
-        made for another machine.
+        made for another machine. An artifact for a GPU takes tensors there as well, and leaves its results there then.
         """
         from .runtime import to_tensor
 
         program = self._program
         values = [as_bits(value) for value in self._bind(args, kwargs)]
-        pairs = [to_tensor(value, spec.name) for value, spec in zip(values, self.inputs, strict=True)]
+        pairs = [to_tensor(value, spec.name, program.on_gpu) for value, spec in zip(values, self.inputs, strict=True)]
         tensors = [tensor for tensor, _ in pairs]
         count = self._check(tensors)
         results = program(tensors) if count is None else self._run_batch(tensors, count)
@@ -186,6 +189,9 @@ class Artifact:
 
         if count in self.batch_sizes:
             return self._program(tensors, batches.entry_point(count))
+        if any(tensor.device.dlpack_device_type() != _CPU for tensor in tensors):
+            sizes = ", ".join(map(str, self.batch_sizes))
+            raise InputError(f"{count} samples on a GPU are none of the compiled sizes ({sizes}): move them to the CPU")
 
         def call(size: int, parts: list[Any]) -> list[Any]:
             pairs = [to_tensor(part, spec.name) for part, spec in zip(parts, self.inputs, strict=True)]
@@ -220,7 +226,8 @@ class Artifact:
 
         The peak of a machine is measured once, with the compiler, and then kept in the user's cache folder.
         """
-        _ = self._program  # an artifact for another machine is refused before anything is measured
+        if self._program.on_gpu:
+            raise TargetError("profile() measures processors; on a GPU use Nsight Systems: nsys profile python ...")
         profile: Profile = part("backends.profile").measure(self, lambda: self(*args, **kwargs), repeats)
         return profile
 
@@ -298,7 +305,7 @@ def load(path: "str | os.PathLike[str]", threads: int | None = None) -> Artifact
     artifact = read(path, threads)
     if not artifact.runs_here:
         raise TargetError(
-            f"{path} was compiled for {artifact.target}, but this processor lacks {', '.join(artifact._missing)}; "
+            f"{path} was compiled for {artifact.target}, but this machine lacks {', '.join(artifact._missing)}; "
             "compile the model again on this machine or for a target that it is"
         )
     return artifact

@@ -54,6 +54,7 @@ def compile_model(
     plan: str | None = None,
     examine: bool = False,
     precision: str = SINGLE,
+    cuda_graph: bool = False,
 ) -> Artifact:
     """Compile a model for a target.
 
@@ -69,7 +70,9 @@ def compile_model(
     `examine` the manifest also says what the machine code of every kernel consists of (`artifact.static_cost()`), which
     takes a tenth longer. `precision` is that of the weights of convolutions, products and embeddings: `fp32` leaves
     them as they are, `fp16` and `bf16` round and store them in half of the bits; arithmetic, inputs and outputs stay as
-    they are. A weight too large for `fp16` is refused by name.
+    they are. A weight too large for `fp16` is refused by name. On GPU targets `precision` is what products are computed
+    in (`fp32`, `tf32`, `fp16`, `bf16`; sums are float32), and `cuda_graph` records the kernels of a call once, to
+    launch them together.
 
     Raises `OptionError`, `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`,
     or `CompileError`.
@@ -78,12 +81,18 @@ def compile_model(
     link = linker(target.triple)
     separate = _is_separate(weights, target)
     tune = None if tune is None else _checked_budget(tune)
-    half = half_of(precision)
+    _check_options(target, tune, examine, precision, cuda_graph)
     imported = _import(model, example_inputs, batch_sizes)
     # A model whose weights have half precision keeps them so.
-    half = half or half_of(imported.precision)
-    choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads, half)
-    library, kernels, apart, code = _build(imported, target, link, choose, half, separate, examine)
+    precision = imported.precision if precision == SINGLE else precision
+    about: dict[str, Any] = {}
+    tuning = None
+    if target.device:
+        library, kernels, about = _build_cuda(imported, target, link, precision, cuda_graph)
+    else:
+        half = half_of(precision)
+        choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads, half)
+        library, kernels, apart, code = _build(imported, target, link, choose, half, separate, examine)
     warn_of_slow(kernels)
     from .fingerprint import fingerprint
 
@@ -91,7 +100,7 @@ def compile_model(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "target": _entry(target),
-        "precision": half.name if half else SINGLE,
+        "precision": precision,
         "inputs": [describe(spec) for spec in imported.inputs],
         "outputs": [describe(spec) for spec in imported.outputs],
         "output_tree": imported.tree,
@@ -109,6 +118,8 @@ def compile_model(
         manifest["batch_sizes"] = list(imported.batch_sizes)
     if tuning is not None:
         manifest["tuning"] = tuning
+    if about:
+        manifest["cuda"] = about
     if examine:
         manifest["code"] = {name: asdict(loop) for name, loop in code.items() if name in kernels}
     table, data = layout(*apart) if separate else (None, None)
@@ -132,13 +143,44 @@ def _for_this_machine(imported: Imported, artifact: Artifact) -> Artifact:
 
 def _entry(target: Target) -> dict[str, Any]:
     """A target's entry in the manifest."""
-    return {
+    entry = {
         "name": target.name,
         "architecture": target.architecture,
         "triple": target.triple,
         "cpu": target.cpu,
         "features": list(target.features),
     }
+    return {**entry, "device": target.device} if target.device else entry
+
+
+def _check_options(target: Target, tune: float | None, examine: bool, precision: str, cuda_graph: bool) -> None:
+    """Raise `OptionError` for options that a target does not have."""
+    if not target.device:
+        half_of(precision)
+        if cuda_graph:
+            raise OptionError(f"cuda_graph is for CUDA targets; {target.name} is none")
+        return
+    from .cuda_pipeline import checked_precision
+
+    checked_precision(precision, target)
+    if tune is not None:
+        raise OptionError(f"tune measures kernels on this machine's processor; {target.name} has no such kernels")
+    if examine:
+        raise OptionError("examine counts instructions of processors; artifact.manifest['cuda'] tells of GPU kernels")
+
+
+def _build_cuda(
+    imported: Imported, target: Target, link: Any, precision: str, cuda_graph: bool
+) -> tuple[bytes, dict[str, Facts], dict[str, Any]]:
+    """The shared library for a GPU, the facts of its kernels, and what the compiler says of them."""
+    from .cuda_build import build
+
+    try:
+        return build(imported.module, target, link, precision, cuda_graph)
+    except GraphPruneError:
+        raise
+    except Exception as error:
+        raise CompileError(f"the model could not be compiled for {target.name}: {brief(error)}") from error
 
 
 def _is_separate(weights: Any, target: Target) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import tvm_ffi
 
 from ..errors import FileFormatError, InputError, TargetError
+from . import gpu
 from .container import ALIGNMENT, Buffer
 from .processors import default_threads, processors
 from .weights import aligned_room, arrays
@@ -74,8 +75,12 @@ class Program:
         threads: int | None = None,
         weights: Mapping[str, Any] | None = None,
         data: Buffer | None = None,
+        device: str = "",
     ) -> None:
         load_runtime_library()
+        self.on_gpu = bool(device)
+        if self.on_gpu:
+            gpu.load_cuda_runtime(runtime_library().parent)
         self.threads = threads
         self._workers = threads or default_threads()
         self._executable = _load(library)
@@ -85,7 +90,17 @@ class Program:
         self._free = [self._start()]
 
     def __call__(self, tensors: list[tvm_ffi.Tensor], name: str = "main") -> list[tvm_ffi.Tensor]:
-        """Run the function of this name."""
+        """Run the function of this name.
+
+        On a GPU, the results stay there if one of the tensors was there, and come back otherwise.
+        """
+        if not self.on_gpu:
+            return self._run(tensors, name)
+        with gpu.torch_stream(tensors):
+            results = self._run([gpu.uploaded(tensor) for tensor in tensors], name)
+        return results if any(map(gpu.on_gpu, tensors)) else [gpu.downloaded(result) for result in results]
+
+    def _run(self, tensors: list[tvm_ffi.Tensor], name: str) -> list[tvm_ffi.Tensor]:
         use_threads(self._workers)
         with self._machine() as machine:
             result = machine[name](*tensors, *self._weights.get(name, ()))
@@ -125,7 +140,8 @@ class Program:
 
     def _start(self) -> "_Machine":
         machine = self._executable["vm_load_executable"]()
-        machine["vm_initialization"](_CPU, 0, _POOLED)
+        first = (gpu.CUDA, 0, _POOLED) if self.on_gpu else ()
+        machine["vm_initialization"](*first, _CPU, 0, _POOLED)
         return _Machine(machine)
 
 
@@ -179,10 +195,11 @@ def _load(library: bytes) -> Any:
             ) from error
 
 
-def to_tensor(value: Any, name: str) -> tuple[tvm_ffi.Tensor, Any]:
+def to_tensor(value: Any, name: str, for_gpu: bool = False) -> tuple[tvm_ffi.Tensor, Any]:
     """A numpy array, torch tensor or any other DLPack tensor as the runtime wants it, contiguous and aligned.
 
-    Returns the tensor and the object that owns its memory. Raises `InputError` for anything else.
+    Returns the tensor and the object that owns its memory. Tensors on a GPU are taken `for_gpu` alone. Raises
+    `InputError` for anything else.
     """
     if isinstance(value, np.ndarray):
         owner = _aligned(value)
@@ -193,6 +210,10 @@ def to_tensor(value: Any, name: str) -> tuple[tvm_ffi.Tensor, Any]:
         raise InputError(f"input {name!r} must be a tensor (numpy, torch or DLPack), not {type(value).__name__}")
     try:
         tensor = tvm_ffi.from_dlpack(value)
+        if for_gpu and gpu.on_gpu(tensor):
+            if tensor.device.index:
+                raise InputError(f"input {name!r} is on {tensor.device}; artifacts run on the first GPU, cuda:0")
+            return tensor, value
         if tensor.device.dlpack_device_type() != _CPU:
             raise InputError(f"input {name!r} is on {tensor.device}; move it to the CPU first")
         array = np.from_dlpack(tensor)

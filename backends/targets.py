@@ -9,6 +9,7 @@ get_target({"base": "arm", "name": "my-board", "cpu": "cortex-a55"})
 ```
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from typing import Any
 
 from ..errors import TargetError
 from .cores import CORTEX_A72, CORTEX_A76, NEOVERSE_N1, NEOVERSE_V1, SERVER, Core
+from .driver import missing_gpu
 from .host import architecture, host_architecture, host_features
 from .systems import system_of
 
@@ -59,17 +61,17 @@ class Target:
 
     def missing_features(self) -> list[str]:
         """What this target needs and the processor of this machine lacks."""
-        return missing_here(self.architecture, self.features, self.triple)
+        return missing_here(self.architecture, self.features, self.triple, self.device)
 
 
-def missing_here(needed: str, features: tuple[str, ...], triple: str = "") -> list[str]:
-    """Which of an architecture, processor flags and the operating system of a triple this machine lacks."""
+def missing_here(needed: str, features: tuple[str, ...], triple: str = "", device: str = "") -> list[str]:
+    """Which of an architecture, processor flags, the operating system of a triple and a GPU this machine lacks."""
     if needed != host_architecture():
         return [f"{needed} instructions"]
     if triple and not system_of(triple).is_here:
         return [f"the operating system {system_of(triple).name}"]
     here = host_features()
-    return [feature for feature in features if feature not in here]
+    return [feature for feature in features if feature not in here] + (missing_gpu(device) if device else [])
 
 
 _AVX2 = ("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe")
@@ -97,6 +99,17 @@ def _arm(
     options = (*_SUMS, ("mattr", attributes)) if attributes else _SUMS
     dots = "sdot" if "asimddp" in features else ""
     return Target(name, "arm", triple, cpu, 4, 16, features, options, core=core, purpose=purpose, dots=dots)
+
+
+def _cuda(number: int, purpose: str) -> Target:
+    """A GPU of a compute capability, beside any x86 processor with AVX2, which only calls its kernels.
+
+    Tensor cores multiply 8 or 16 half numbers at a time, and 8 of them are the 16 bytes that a thread loads at once:
+    channel counts that are multiples of 8 waste neither. `vector_width` is those 16 bytes in float32, `accumulators`
+    the sums that a thread keeps in registers.
+    """
+    name, device = f"cuda-sm{number}", f"sm_{number}"
+    return Target(name, "cuda", _X86, "x86-64-v3", 4, 32, _AVX2, _SUMS, device, 8, purpose=purpose)
 
 
 TARGETS: dict[str, Target] = {
@@ -137,6 +150,13 @@ TARGETS: dict[str, Target] = {
         _arm("arm-sve", "generic", (*_DOTPROD, "sve"), "ARMv8.2 with SVE", NEOVERSE_V1, "+dotprod", "+sve"),
         # Apple publishes no figures of its cores; macOS tells no processor flags, and needs none to be told apart.
         _arm("arm-mac", "apple-m1", (), "Macs since Apple M1; built, never run by us", NEOVERSE_V1, triple=_MAC),
+        _cuda(75, "T4, RTX 20"),
+        _cuda(80, "A100, A30"),
+        _cuda(86, "A10, A40, RTX 30"),
+        _cuda(89, "L4, L40, RTX 40"),
+        _cuda(90, "H100, H200"),
+        _cuda(100, "B200"),
+        _cuda(120, "RTX 50"),
     )
 }
 
@@ -189,6 +209,8 @@ def _custom(given: dict[str, Any]) -> Target:
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise TargetError(f"field {name!r} of target {given['name']!r} must be a {wanted.__name__}, not {value!r}")
     made = replace(base, **given)
+    if made.device and not re.fullmatch("sm_[0-9]{2,3}", made.device):
+        raise TargetError(f"target {made.name!r}: device must be an architecture such as 'sm_80', not {made.device!r}")
     if made.vector_width < 1 or made.accumulators < 1 or made.alignment < 0:
         raise TargetError(
             f"target {made.name!r}: vector_width and accumulators must be at least 1, alignment at least 0"

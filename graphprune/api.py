@@ -141,6 +141,7 @@ def compile(
     weights: str = "embedded",
     examine: bool = False,
     precision: str = "fp32",
+    cuda_graph: bool = False,
 ) -> "Artifact":
     """Compile a model to an artifact for a target.
 
@@ -152,7 +153,9 @@ def compile(
     it without measuring; `weights`: "embedded" in the code, or "separate": beside it, mapped into memory when the
     artifact is loaded, and shared by all processes that load the file; `examine`: count the instructions of the machine
     code, too, for `artifact.static_cost()`; `precision`: "fp16" and "bf16" store the weights in half of the bits;
-    arithmetic, inputs and outputs stay as they are.
+    arithmetic, inputs and outputs stay as they are. On CUDA targets products are computed in it, and "tf32" is one
+    more;
+    `cuda_graph=True` launches the kernels of a call together there.
 
     **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
     `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was
@@ -178,6 +181,7 @@ def compile(
         plan=None if plan is None else plan.to_json(),
         examine=examine,
         precision=precision,
+        cuda_graph=cuda_graph,
     )
 
 
