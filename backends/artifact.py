@@ -91,8 +91,10 @@ class Artifact:
         self.outputs = tuple(spec_of(entry) for entry in manifest["outputs"])
         self.batch_sizes = tuple(manifest.get("batch_sizes", ()))
         self.threads = threads
-        self._missing = _lacking(manifest["target"])
-        self._loaded = None if self._missing else _program(library, threads, manifest, weights)
+        target, device = manifest["target"], manifest["target"].get("device", "")
+        needed = target["architecture"], tuple(target["features"]), target.get("triple", "")
+        self._missing = missing_here(*needed, device)
+        self._loaded = None if self._missing else _program(library, threads, manifest.get("weights"), weights, device)
 
     @property
     def target(self) -> str:
@@ -189,9 +191,7 @@ class Artifact:
             return self._program(tensors, batches.entry_point(count))
         if any(tensor.device.dlpack_device_type() != _CPU for tensor in tensors):
             sizes = ", ".join(map(str, self.batch_sizes))
-            raise InputError(
-                f"{count} samples on a GPU are none of the compiled sizes ({sizes}): move them to the CPU first"
-            )
+            raise InputError(f"{count} samples on a GPU are none of the compiled sizes ({sizes}): move them to the CPU")
 
         def call(size: int, parts: list[Any]) -> list[Any]:
             pairs = [to_tensor(part, spec.name) for part, spec in zip(parts, self.inputs, strict=True)]
@@ -226,11 +226,8 @@ class Artifact:
 
         The peak of a machine is measured once, with the compiler, and then kept in the user's cache folder.
         """
-        # An artifact for another machine is refused before anything is measured.
         if self._program.on_gpu:
-            raise TargetError(
-                "profile() measures kernels of processors; on a GPU use Nsight Systems: nsys profile python ..."
-            )
+            raise TargetError("profile() measures processors; on a GPU use Nsight Systems: nsys profile python ...")
         profile: Profile = part("backends.profile").measure(self, lambda: self(*args, **kwargs), repeats)
         return profile
 
@@ -327,20 +324,10 @@ def read(path: "str | os.PathLike[str]", threads: int | None = None) -> Artifact
     return Artifact(parts.library, parts.manifest, threads, parts.weights, parts.plan)
 
 
-def _lacking(target: Mapping[str, Any]) -> list[str]:
-    """What the code needs and this machine lacks."""
-    lacking = missing_here(target["architecture"], tuple(target["features"]), target.get("triple", ""))
-    if target.get("device"):
-        lacking += part("backends.gpu").missing(target["device"])
-    return lacking
-
-
-def _program(
-    library: bytes, threads: int | None, manifest: Mapping[str, Any], weights: container.Buffer | None
-) -> "Program":
+def _program(*parts: Any) -> "Program":
     from .runtime import Program
 
-    return Program(library, threads, manifest.get("weights"), weights, manifest["target"].get("device", ""))
+    return Program(*parts)
 
 
 def describe(spec: TensorSpec) -> dict[str, Any]:

@@ -71,8 +71,8 @@ def compile_model(
     takes a tenth longer. `precision` is that of the weights of convolutions, products and embeddings: `fp32` leaves
     them as they are, `fp16` and `bf16` round and store them in half of the bits; arithmetic, inputs and outputs stay as
     they are. A weight too large for `fp16` is refused by name. On GPU targets `precision` is what products are computed
-    in (`fp32`, `tf32`, `fp16`, `bf16`; sums are always float32), and `cuda_graph` records the kernels of a call once,
-    to launch them together.
+    in (`fp32`, `tf32`, `fp16`, `bf16`; sums are float32), and `cuda_graph` records the kernels of a call once, to
+    launch them together.
 
     Raises `OptionError`, `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`,
     or `CompileError`.
@@ -81,16 +81,18 @@ def compile_model(
     link = linker(target.triple)
     separate = _is_separate(weights, target)
     tune = None if tune is None else _checked_budget(tune)
-    _check_options(target, tune, precision, cuda_graph, examine)
+    _check_options(target, tune, examine, precision, cuda_graph)
     imported = _import(model, example_inputs, batch_sizes)
     # A model whose weights have half precision keeps them so.
-    half = None if target.device else half_of(precision) or half_of(imported.precision)
-    choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads, half)
+    precision = imported.precision if precision == SINGLE else precision
+    about: dict[str, Any] = {}
+    tuning = None
     if target.device:
-        (library, kernels, about), apart, code = _build_for_gpu(imported, target, link, precision, cuda_graph), (), {}
+        library, kernels, about = _build_cuda(imported, target, link, precision, cuda_graph)
     else:
+        half = half_of(precision)
+        choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads, half)
         library, kernels, apart, code = _build(imported, target, link, choose, half, separate, examine)
-        about = {}
     warn_of_slow(kernels)
     from .fingerprint import fingerprint
 
@@ -98,7 +100,7 @@ def compile_model(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "target": _entry(target),
-        "precision": precision if target.device else half.name if half else SINGLE,
+        "precision": precision,
         "inputs": [describe(spec) for spec in imported.inputs],
         "outputs": [describe(spec) for spec in imported.outputs],
         "output_tree": imported.tree,
@@ -151,7 +153,7 @@ def _entry(target: Target) -> dict[str, Any]:
     return {**entry, "device": target.device} if target.device else entry
 
 
-def _check_options(target: Target, tune: float | None, precision: str, cuda_graph: bool, examine: bool) -> None:
+def _check_options(target: Target, tune: float | None, examine: bool, precision: str, cuda_graph: bool) -> None:
     """Raise `OptionError` for options that a target does not have."""
     if not target.device:
         half_of(precision)
@@ -164,7 +166,21 @@ def _check_options(target: Target, tune: float | None, precision: str, cuda_grap
     if tune is not None:
         raise OptionError(f"tune measures kernels on this machine's processor; {target.name} has no such kernels")
     if examine:
-        raise OptionError(f"examine counts instructions of processors; the manifest of {target.name} tells of its code")
+        raise OptionError("examine counts instructions of processors; artifact.manifest['cuda'] tells of GPU kernels")
+
+
+def _build_cuda(
+    imported: Imported, target: Target, link: Any, precision: str, cuda_graph: bool
+) -> tuple[bytes, dict[str, Facts], dict[str, Any]]:
+    """The shared library for a GPU, the facts of its kernels, and what the compiler says of them."""
+    from .cuda_build import build
+
+    try:
+        return build(imported.module, target, link, precision, cuda_graph)
+    except GraphPruneError:
+        raise
+    except Exception as error:
+        raise CompileError(f"the model could not be compiled for {target.name}: {brief(error)}") from error
 
 
 def _is_separate(weights: Any, target: Target) -> bool:
@@ -222,20 +238,6 @@ def _tune(
     except Exception as error:
         raise CompileError(f"the model could not be tuned for {target.name}: {brief(error)}") from error
     return record.choose, coverage.to_json()
-
-
-def _build_for_gpu(
-    imported: Imported, target: Target, link: Any, precision: str, cuda_graph: bool
-) -> tuple[bytes, dict[str, Facts], dict[str, Any]]:
-    """The shared library, the facts of its kernels, and what is to be said of its GPU code."""
-    from .cuda_build import build
-
-    try:
-        return build(imported.module, target, link, precision, cuda_graph)
-    except GraphPruneError:
-        raise
-    except Exception as error:
-        raise CompileError(f"the model could not be compiled for {target.name}: {brief(error)}") from error
 
 
 def _build(

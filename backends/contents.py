@@ -42,7 +42,7 @@ class Described:
         manifest, target = self.manifest, self.manifest["target"]
         needs = ", ".join(target["features"]) or "nothing beyond its architecture"
         rows = [("target", f"{target['name']} ({target['architecture']}); needs {needs}")]
-        here = "yes" if not self.missing else f"no: this processor lacks {', '.join(self.missing)}"
+        here = "yes" if not self.missing else f"no: this machine lacks {', '.join(self.missing)}"
         rows.append(("runs here", here))
         rows += [(f"input {spec.name}", str(spec)) for spec in map(spec_of, manifest["inputs"])]
         rows += [(f"output {spec.name}", str(spec)) for spec in map(spec_of, manifest["outputs"])]
@@ -80,7 +80,9 @@ def contents(path: "str | os.PathLike[str]") -> Described:
     """Read and check an artifact. Raises `FileNotFoundError` or `FileFormatError`."""
     found = unpacked(path)
     target = found.manifest["target"]
-    missing = missing_here(target["architecture"], tuple(target["features"]), target.get("triple", ""))
+    missing = missing_here(
+        target["architecture"], tuple(target["features"]), target.get("triple", ""), target.get("device", "")
+    )
     sizes = {name: len(data) for name, data in packed(found.manifest, {}).items()}
     listed = {name: entry["bytes"] for name, entry in found.manifest["members"].items()}
     return Described(os.fspath(path), found.manifest, {**sizes, **listed}, tuple(missing))

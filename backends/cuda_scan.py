@@ -1,7 +1,7 @@
 """Running sums, maxima and minima on a GPU, where TVM's own are not right.
 
-A result of a running sum adds up what comes before it, for itself: TVM's kernel counts on the threads of a warp to move
-in step, which GPUs do not promise since 2017. Maxima start from minus infinity, not from the least finite number.
+A result of a running sum adds up what comes before it, for itself: TVM's kernel counts on the threads of a warp to
+move in step, which GPUs do not promise since 2017. Maxima start from minus infinity, not from the least finite number.
 """
 
 import math

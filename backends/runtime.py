@@ -67,7 +67,6 @@ class Program:
 
     A virtual machine runs one call at a time, so there are as many of them as calls at the same time; they share code
     and weights. `weights` is the table of separate weights (see `weights.py`), `data` the bytes that it describes.
-    `device` is the architecture of the GPU that the kernels run on; empty for a processor.
     """
 
     def __init__(
@@ -78,10 +77,10 @@ class Program:
         data: Buffer | None = None,
         device: str = "",
     ) -> None:
-        runtime = load_runtime_library()
+        load_runtime_library()
         self.on_gpu = bool(device)
         if self.on_gpu:
-            gpu.load_cuda_runtime(Path(runtime._name).parent)
+            gpu.load_cuda_runtime(runtime_library().parent)
         self.threads = threads
         self._workers = threads or default_threads()
         self._executable = _load(library)
@@ -95,11 +94,11 @@ class Program:
 
         On a GPU, the results stay there if one of the tensors was there, and come back otherwise.
         """
-        if self.on_gpu:
-            with gpu.torch_stream(tensors):
-                results = self._run([gpu.uploaded(tensor) for tensor in tensors], name)
-            return results if any(map(gpu.on_gpu, tensors)) else [gpu.downloaded(result) for result in results]
-        return self._run(tensors, name)
+        if not self.on_gpu:
+            return self._run(tensors, name)
+        with gpu.torch_stream(tensors):
+            results = self._run([gpu.uploaded(tensor) for tensor in tensors], name)
+        return results if any(map(gpu.on_gpu, tensors)) else [gpu.downloaded(result) for result in results]
 
     def _run(self, tensors: list[tvm_ffi.Tensor], name: str) -> list[tvm_ffi.Tensor]:
         use_threads(self._workers)

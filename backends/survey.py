@@ -50,11 +50,7 @@ def _row(target: Target) -> Row:
     system = system_of(target.triple)
     emulator = "" if system.is_here or not system.emulator else shutil.which(system.emulator) or ""
     lacking = target.missing_features()
-    vectors = f"{target.vector_width} lanes, {32 * target.vector_width} bits"
-    if target.device:
-        from . import gpu
-
-        lacking, vectors = lacking + gpu.missing(target.device), target.device
+    vectors = target.device or f"{target.vector_width} lanes, {32 * target.vector_width} bits"
     alignment, building = target.channel_alignment, _missing_to_build(target)
     return Row(target.name, target.purpose, vectors, alignment, ", ".join(lacking), building, emulator)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import TargetError
 from .cores import CORTEX_A72, CORTEX_A76, NEOVERSE_N1, NEOVERSE_V1, SERVER, Core
+from .driver import missing_gpu
 from .host import architecture, host_architecture, host_features
 from .systems import system_of
 
@@ -60,17 +61,17 @@ class Target:
 
     def missing_features(self) -> list[str]:
         """What this target needs and the processor of this machine lacks."""
-        return missing_here(self.architecture, self.features, self.triple)
+        return missing_here(self.architecture, self.features, self.triple, self.device)
 
 
-def missing_here(needed: str, features: tuple[str, ...], triple: str = "") -> list[str]:
-    """Which of an architecture, processor flags and the operating system of a triple this machine lacks."""
+def missing_here(needed: str, features: tuple[str, ...], triple: str = "", device: str = "") -> list[str]:
+    """Which of an architecture, processor flags, the operating system of a triple and a GPU this machine lacks."""
     if needed != host_architecture():
         return [f"{needed} instructions"]
     if triple and not system_of(triple).is_here:
         return [f"the operating system {system_of(triple).name}"]
     here = host_features()
-    return [feature for feature in features if feature not in here]
+    return [feature for feature in features if feature not in here] + (missing_gpu(device) if device else [])
 
 
 _AVX2 = ("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe")
@@ -111,18 +112,6 @@ def _cuda(number: int, purpose: str) -> Target:
     return Target(name, "cuda", _X86, "x86-64-v3", 4, 32, _AVX2, _SUMS, device, 8, purpose=purpose)
 
 
-# Compute capabilities, and where they are met.
-_GPUS = {
-    75: "NVIDIA T4, RTX 20",
-    80: "NVIDIA A100",
-    86: "NVIDIA A10, RTX 30",
-    89: "NVIDIA L4, L40, RTX 40",
-    90: "NVIDIA H100, H200",
-    100: "NVIDIA B200",
-    120: "NVIDIA RTX 50",
-}
-
-
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
@@ -161,7 +150,13 @@ TARGETS: dict[str, Target] = {
         _arm("arm-sve", "generic", (*_DOTPROD, "sve"), "ARMv8.2 with SVE", NEOVERSE_V1, "+dotprod", "+sve"),
         # Apple publishes no figures of its cores; macOS tells no processor flags, and needs none to be told apart.
         _arm("arm-mac", "apple-m1", (), "Macs since Apple M1; built, never run by us", NEOVERSE_V1, triple=_MAC),
-        *(_cuda(number, purpose) for number, purpose in _GPUS.items()),
+        _cuda(75, "T4, RTX 20"),
+        _cuda(80, "A100, A30"),
+        _cuda(86, "A10, A40, RTX 30"),
+        _cuda(89, "L4, L40, RTX 40"),
+        _cuda(90, "H100, H200"),
+        _cuda(100, "B200"),
+        _cuda(120, "RTX 50"),
     )
 }
 
@@ -214,7 +209,7 @@ def _custom(given: dict[str, Any]) -> Target:
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise TargetError(f"field {name!r} of target {given['name']!r} must be a {wanted.__name__}, not {value!r}")
     made = replace(base, **given)
-    if made.device and not re.fullmatch(r"sm_[0-9]+", made.device):
+    if made.device and not re.fullmatch("sm_[0-9]{2,3}", made.device):
         raise TargetError(f"target {made.name!r}: device must be an architecture such as 'sm_80', not {made.device!r}")
     if made.vector_width < 1 or made.accumulators < 1 or made.alignment < 0:
         raise TargetError(

@@ -153,8 +153,8 @@ def compile(
     it without measuring; `weights`: "embedded" in the code, or "separate": beside it, mapped into memory when the
     artifact is loaded, and shared by all processes that load the file; `examine`: count the instructions of the machine
     code, too, for `artifact.static_cost()`; `precision`: "fp16" and "bf16" store the weights in half of the bits;
-    arithmetic, inputs and outputs stay as they are. On CUDA targets, `precision` is what products are computed in:
-    "fp32", "tf32", "fp16" or "bf16", and `cuda_graph=True` launches the kernels of a call together.
+    arithmetic, inputs and outputs stay as they are. On CUDA targets products are computed in it, and "tf32" is one
+    more; `cuda_graph=True` launches the kernels of a call together there.
 
     **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
     `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was

@@ -20,7 +20,7 @@ from unittest import mock
 import pytest
 import tvm_ffi
 
-from graphprune.backends import cuda_build, cuda_compiler, gpu
+from graphprune.backends import cuda_build, cuda_compiler, driver
 from graphprune.backends.artifact import Artifact
 from graphprune.backends.runtime import load_runtime_library
 
@@ -72,8 +72,8 @@ def emulated(artifact: Artifact, sources: list[str], capability: tuple[int, int]
     _register("ffi.Module.load_from_bytes.cuda", load)
     _last.append(Graphs())
     _register("vm.builtin.cuda_graph.run_or_capture", _last[-1].run)
-    with mock.patch.object(gpu, "compute_capability", lambda: capability):
-        return Artifact(artifact._library, artifact.manifest)
+    with mock.patch.object(driver, "compute_capability", lambda: capability):
+        return Artifact(artifact.library, artifact.manifest)
 
 
 class Graphs:

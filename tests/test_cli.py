@@ -358,7 +358,7 @@ def test_inspect_of_a_pruned_model_for_another_machine(
     monkeypatch.setattr("graphprune.backends.targets.host_architecture", lambda: "riscv64")
     code, out, err = graphprune_("inspect", "slim")
     assert code == 0, err
-    for said in ("no: this processor lacks x86_64 instructions", "params pruned", "plan.json"):
+    for said in ("no: this machine lacks x86_64 instructions", "params pruned", "plan.json"):
         assert said in out
     _fails(graphprune_("inspect", "absent.gp"), "absent.gp")
 

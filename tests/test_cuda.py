@@ -14,7 +14,7 @@ from torch import nn
 
 import emulated_cuda
 import graphprune
-from graphprune.backends import cubin, cuda_build, cuda_compiler, gpu
+from graphprune.backends import cubin, cuda_build, cuda_compiler, driver
 from graphprune.backends.artifact import Artifact, load
 from graphprune.backends.compiler import compile_model
 from graphprune.backends.targets import get_target
@@ -70,11 +70,11 @@ def test_machine_code_is_for_the_target(arch):
     emulated_cuda.compiler()
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval()
     artifact = compile_model(model, target=f"cuda-{arch.replace('_', '')}", example_inputs=torch.zeros(2, 8))
-    assert cubin.architectures(artifact._library) == {arch}
-    (code,) = cubin.cubins(artifact._library)
+    assert cubin.architectures(artifact.library) == {arch}
+    (code,) = cubin.cubins(artifact.library)
     assert cubin.kernels(code) == sorted(artifact.manifest["cuda"]["kernels"])
     with pytest.raises(CompileError, match=f"machine code for {arch}; sm_86 was to be built"):
-        cuda_build.check_machine_code(artifact._library, get_target("cuda-sm86"))
+        cuda_build.check_machine_code(artifact.library, get_target("cuda-sm86"))
 
 
 def test_source_alone_is_an_error(monkeypatch):
@@ -97,7 +97,7 @@ def test_equal_models_give_equal_bytes():
     model, example = network("tiny-convolutional", True)
     first, _ = compiled("tiny-convolutional", True, "fp16")
     second = compile_model(model, target="cuda-sm80", example_inputs=example, precision="fp16")
-    assert first._bytes() == second._bytes()
+    assert first.library == second.library and first.manifest == second.manifest
 
 
 def test_a_graph_is_recorded_once_and_follows_its_inputs():
@@ -122,9 +122,9 @@ def test_kernels_stay_within_limits():
 
 
 def test_without_a_gpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "compute_capability", lambda: None)
+    monkeypatch.setattr(driver, "compute_capability", lambda: None)
     artifact, _ = compiled("tiny-convolutional", False, "fp32")
-    artifact = Artifact(artifact._library, artifact.manifest)
+    artifact = Artifact(artifact.library, artifact.manifest)
     assert not artifact.runs_here
     with pytest.raises(TargetError, match="cannot run here: .*NVIDIA GPU with its driver"):
         artifact(network("tiny-convolutional", False)[1])
@@ -137,9 +137,9 @@ def test_without_a_gpu(tmp_path, monkeypatch):
     ("here", "runs"), [((8, 0), True), ((8, 6), True), ((8, 9), True), ((7, 5), False), ((9, 0), False)]
 )
 def test_compute_capabilities(monkeypatch, here, runs):
-    monkeypatch.setattr(gpu, "compute_capability", lambda: here)
-    assert (gpu.missing("sm_80") == []) == runs
-    assert gpu.missing("sm_86") == [] or here != (8, 6)
+    monkeypatch.setattr(driver, "compute_capability", lambda: here)
+    assert (driver.missing_gpu("sm_80") == []) == runs
+    assert driver.missing_gpu("sm_86") == [] or here != (8, 6)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,9 @@ def test_compute_capabilities(monkeypatch, here, runs):
         ({"target": "cuda-sm75", "precision": "bf16"}, "cuda-sm75 has no tensor cores for bf16"),
         ({"target": "cuda-sm80", "precision": "int8"}, "must be one of fp32, tf32, fp16, bf16"),
         ({"target": "cuda-sm80", "tune": 1}, "tune measures kernels on this machine's processor"),
-        ({"target": "x86-avx2", "precision": "fp16"}, "precision 'fp16' is for CUDA targets"),
+        ({"target": "cuda-sm80", "examine": True}, "examine counts instructions of processors"),
+        ({"target": "cuda-sm80", "weights": "separate"}, "cannot be mapped"),
+        ({"target": "x86-avx2", "precision": "tf32"}, "must be one of fp32, fp16, bf16"),
         ({"target": "x86-avx2", "cuda_graph": True}, "cuda_graph is for CUDA targets"),
     ],
 )
@@ -245,7 +247,7 @@ def test_another_gpu_and_another_processor():
     emulated_cuda.compiler()
     orin = {"base": "cuda-sm80", "name": "orin", "device": "sm_87"}
     artifact = compile_model(nn.Linear(8, 8), target=orin, example_inputs=torch.zeros(2, 8))
-    assert cubin.architectures(artifact._library) == {"sm_87"} and artifact.target == "orin"
+    assert cubin.architectures(artifact.library) == {"sm_87"} and artifact.target == "orin"
     with pytest.raises(TargetError, match="'sm_80'"):
         get_target({**orin, "device": "ampere"})
 
@@ -253,8 +255,8 @@ def test_another_gpu_and_another_processor():
 def test_the_stand_in_is_no_driver():
     """After code was built in this process, torch and we still know that there is no GPU."""
     compiled("tiny-convolutional", False, "fp32")
-    gpu.compute_capability.cache_clear()
-    assert torch.cuda.is_available() == (gpu.compute_capability() is not None)
+    driver.compute_capability.cache_clear()
+    assert torch.cuda.is_available() == (driver.compute_capability() is not None)
 
 
 def test_cuda_check_without_a_gpu(tmp_path):
