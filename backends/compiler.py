@@ -86,11 +86,13 @@ def compile_model(
     # A model whose weights have half precision keeps them so.
     half = None if target.device else half_of(precision) or half_of(imported.precision)
     choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads, half)
+    about: dict[str, Any] = {}
+    apart: Any = ()
+    code: dict[str, Loop] = {}
     if target.device:
-        (library, kernels, about), apart, code = _build_for_gpu(imported, target, link, precision, cuda_graph), (), {}
+        library, kernels, about = _build_for_gpu(imported, target, link, precision, cuda_graph)
     else:
         library, kernels, apart, code = _build(imported, target, link, choose, half, separate, examine)
-        about = {}
     warn_of_slow(kernels)
     from .fingerprint import fingerprint
 
