@@ -85,8 +85,9 @@ def compile_model(
     imported = _import(model, example_inputs, batch_sizes)
     # A model whose weights have half precision keeps them so.
     precision = imported.precision if precision == SINGLE else precision
-    about: dict[str, Any] = {}
-    tuning = None
+    tuning, about = None, dict[str, Any]()
+    apart: Any = ()
+    code: dict[str, Loop] = {}
     if target.device:
         library, kernels, about = _build_cuda(imported, target, link, precision, cuda_graph)
     else:

@@ -15,7 +15,7 @@ import zipfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -24,7 +24,9 @@ import tvm_ffi
 
 from graphprune.backends.artifact import Artifact, _unflatten
 from graphprune.backends.compiler import compile_model
+from graphprune.backends.linker import link_command
 from graphprune.backends.systems import system_of
+from graphprune.errors import CompileError
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "runtime-aarch64"
@@ -88,11 +90,21 @@ def _read(path: Path) -> np.ndarray:
 def emulator() -> Emulator:
     """The emulator of this machine; skips the test, or fails it where it is required, if something is missing."""
     found = _prepare()
-    if isinstance(found, Emulator):
-        return found
+    return found if isinstance(found, Emulator) else _lacking(found)
+
+
+def need_linker() -> None:
+    """Skips the test, or fails it, where libraries for ARM cannot be linked."""
+    try:
+        link_command("aarch64-unknown-linux-gnu")
+    except CompileError as error:
+        _lacking(str(error))
+
+
+def _lacking(what: str) -> NoReturn:
     if os.environ.get("GRAPHPRUNE_EMULATOR") == "required":
-        pytest.fail(found)
-    pytest.skip(found)
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @cache

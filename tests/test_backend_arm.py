@@ -13,7 +13,7 @@ import test_backend_attention as attention
 import test_backend_families as families
 import test_backend_functions as functions
 import test_backend_models as models
-from emulation import compile_emulated, emulator
+from emulation import compile_emulated, emulator, need_linker
 from graphprune.backends import linker
 from graphprune.backends.artifact import read
 from graphprune.backends.compiler import compile_model
@@ -26,6 +26,11 @@ ARM = [name for name, target in TARGETS.items() if target.family == "arm"]
 TOLERANCE = 1e-5
 
 pytestmark = pytest.mark.skipif(host_architecture() != "x86_64", reason="ARM is emulated on x86 machines only")
+
+
+@pytest.fixture(autouse=True)
+def linker_for_arm():
+    need_linker()
 
 
 class Residual(nn.Module):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from emulation import need_linker
 from graphprune.backends.artifact import read
 from graphprune.backends.assembly import Loop, loops_of
 from graphprune.backends.compiler import compile_model
@@ -75,6 +76,8 @@ def test_other_architectures_are_left_out():
 @pytest.mark.parametrize("target", ["x86", "arm"])
 def test_every_kernel_has_a_cost(target, tmp_path):
     """The counts go with the artifact, and belong to its kernels."""
+    if target == "arm":
+        need_linker()
     model = nn.Sequential(nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 36, 7), nn.Softmax(-1))
     artifact = compile_model(model, target, torch.randn(1, 16, 8, 8), examine=True)
     artifact.save(tmp_path / "model.gp")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from emulation import need_linker
 from graphprune.backends import remote
 from graphprune.backends.compiler import compile_model
 from graphprune.bench import bench_artifact
@@ -87,6 +88,7 @@ def test_batches_run_at_their_smallest_size(address):
 
 
 def test_code_for_another_processor_is_refused_there(address, model, tmp_path):
+    need_linker()
     artifact = compile_model(model, "arm", torch.randn(1, 3, 8, 8))
     with pytest.raises(TargetError, match=f"the machine at {address} could not run code for arm"):
         remote.measure(artifact, address)

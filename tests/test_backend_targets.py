@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from graphprune.backends import host, targets
+from graphprune.backends.systems import system_of
 from graphprune.errors import TargetError
 
 
@@ -68,6 +69,14 @@ def test_targets_of_ones_own():
 def test_wrong_targets_of_ones_own(given, message):
     with pytest.raises(TargetError, match=message):
         targets.get_target(given)
+
+
+def test_code_for_another_system_does_not_run_here(monkeypatch):
+    monkeypatch.setattr(targets, "host_architecture", lambda: "aarch64")
+    missing = targets.get_target("arm-mac").missing_features()
+    assert missing == ["the operating system macos"]
+    with pytest.raises(TargetError, match="cannot be linked for the triple 'aarch64-none-elf'"):
+        system_of("aarch64-none-elf")
 
 
 def test_code_for_another_architecture_does_not_run_here():
