@@ -13,6 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import graphprune
+from emulation import emulator
 from graphprune.backends.compiler import compile_model
 from graphprune.backends.import_torch import import_model
 from graphprune.backends.measuring import Meter
@@ -130,6 +131,14 @@ def test_exactly_the_model_with_rounded_weights(name, precision, target):
     assert 2e-5 < cost < {"fp16": 1e-3, "bf16": 1e-2}[precision]
     assert artifact.manifest["precision"] == precision
     assert str(artifact.inputs[0].dtype) == str(x.dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("precision", HALVES)
+def test_arm_converts_in_vectors_too(precision):
+    machine = emulator()
+    model, x = network("convolutions")
+    result = machine.run(compile_model(model, "arm", x, precision=precision), x)[0]
+    assert distance(result, exactly(rounded(model, DTYPES[precision]), x)) < 1e-5
 
 
 def test_half_of_the_bytes():

@@ -13,12 +13,13 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import nn
 
 import onnx_integers
+from emulation import emulator
 from graphprune.backends.compiler import compile_model
 from graphprune.backends.facts import facts_of
 from graphprune.backends.import_onnx import import_model
 from graphprune.backends.measuring import Meter
 from graphprune.backends.pipeline import llvm_target, pipeline
-from graphprune.backends.targets import TARGETS, Target, get_target
+from graphprune.backends.targets import TARGETS, get_target
 from graphprune.backends.tuning import workloads
 
 INTEGER_TARGETS = [name for name, target in TARGETS.items() if target.dots and target.family == "x86"]
@@ -290,14 +291,31 @@ def test_arm_has_dot_products_too():
     """Signed bytes, lowered by 128; the code is made here and looked at."""
     import tvm
 
-    arm = Target("arm-dots", "arm", "aarch64-unknown-linux-gnu", "cortex-a76", 4, 16, dots="sdot")
     for network in (convolution(**CONVOLUTIONS["plain"]), convolution(**CONVOLUTIONS["pointwise"])):
-        module = pipeline(arm)(import_model(network, None).module)
+        module = pipeline("arm-dotprod")(import_model(network, None).module)
         rules = {facts.schedule for name, facts in facts_of(module).items() if "convolution" in name}
         assert rules == {"convolution"}
-        built = tvm.compile(module, target=llvm_target(arm), relax_pipeline=None)
+        built = tvm.compile(module, target=llvm_target("arm-dotprod"), relax_pipeline=None)
         parts = [built.mod, *built.mod.imports]
         assert any(re.search(r"\bsdot\b", part.inspect_source("asm")) for part in parts if part.kind == "llvm")
+
+
+@pytest.mark.parametrize("name", ["odd channels", "an image", "signed", "signed depthwise", "groups"])
+def test_arm_is_exact(name):
+    machine, model = emulator(), convolution(**CONVOLUTIONS[name])
+    shape = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
+    bounds = np.iinfo(CONVOLUTIONS[name].get("data", "uint8"))
+    x = rng.integers(bounds.min, bounds.max + 1, shape).astype(bounds.dtype)
+    x[0] = bounds.max
+    result = machine.run(compile_model(model, "arm-dotprod"), torch.from_numpy(x))[0]
+    np.testing.assert_array_equal(result.numpy(), onnx_integers.run(model, {"x": x})[0])
+
+
+def test_products_on_arm_are_exact(tmp_path):
+    machine = emulator()
+    model, x = quantised("mlp", tmp_path, **KINDS["signed"])
+    result = machine.run(compile_model(model, "arm-dotprod", x), torch.from_numpy(x))[0]
+    np.testing.assert_array_equal(result.numpy(), onnx_integers.run(model, {"x": x})[0])
 
 
 def test_without_the_instruction_floats_do_the_work(tmp_path):
