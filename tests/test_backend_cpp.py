@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import emulation
 from graphprune.backends import container
 from graphprune.backends.artifact import load
 from graphprune.backends.batches import cover
@@ -375,3 +376,39 @@ def test_bits_of_bfloat16_travel_as_whole_numbers(built, tmp_path):
         assert (tmp_path / "output0.bin").read_bytes() == artifact(bits.numpy()).tobytes()
         (tmp_path / "output0.bin").unlink()
     assert "bfloat16 0 80 1 40" in done.stdout
+
+
+@needs_compilers
+@pytest.mark.parametrize("weights", ["embedded", "separate"])
+def test_it_runs_on_arm(folder, tmp_path, weights):
+    """The same sources, built for another architecture, under an emulator."""
+    qemu = emulation.emulator().qemu
+    runtime, build = folder / "runtime-arm", folder / "build-arm"
+    if not runtime.exists():
+        collect(runtime, emulation.FOLDER)
+        source, compiler = ROOT / "examples" / "cpp", emulation.SYSTEM.compilers[0]
+        system = [f"-DCMAKE_CXX_COMPILER={compiler}", "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
+        for command in (
+            ["cmake", "-S", source, "-B", build, f"-DGRAPHPRUNE_RUNTIME={runtime}", *system],
+            ["cmake", "--build", build, "--parallel", "2"],
+        ):
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+    artifact = compile_model(image_network(), "arm", torch.zeros(1, 3, 12, 12), weights=weights)
+    artifact.save(tmp_path / "arm.gp")
+    x = torch.randn(1, 3, 12, 12)
+    x.numpy().tofile(tmp_path / "input.bin")
+
+    def classify(path):
+        command = [qemu, "-L", emulation.SYSROOT, build / "classify", path, tmp_path / "input.bin"]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+    done = classify(tmp_path / "arm.gp")
+    assert done.returncode == 0, done.stderr
+    printed = torch.tensor([float(word) for word in done.stdout.split()])
+    torch.testing.assert_close(printed[None], image_network()(x), rtol=1e-4, atol=1e-5)
+    target = {**artifact.manifest["target"], "features": ["asimd", "warp_drive"]}
+    done = classify(repacked(tmp_path / "arm.gp", tmp_path / "other.gp", target=target))
+    assert done.returncode == 1 and "this processor lacks warp_drive" in done.stderr
+    done = classify(repacked(tmp_path / "arm.gp", tmp_path / "x86.gp", target={**target, "architecture": "x86_64"}))
+    assert done.returncode == 1 and "lacks x86_64 instructions" in done.stderr

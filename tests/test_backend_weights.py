@@ -59,6 +59,13 @@ def test_batch_sizes_share_their_weights(both):
     torch.testing.assert_close(artifact(many), network()(many), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision(both, precision):
+    halves = {kind: compile_model(network(), "x86", X, weights=kind, precision=precision) for kind in both}
+    assert torch.equal(halves["embedded"](X), halves["separate"](X))
+    assert len(halves["separate"]._members["weights.bin"]) < 0.6 * len(both["separate"]._members["weights.bin"])
+
+
 def test_a_model_without_large_weights():
     artifact = compile_model(nn.Linear(2, 2), "x86", torch.zeros(1, 2), weights="separate")
     assert artifact.manifest["weights"] == {"functions": {}, "tensors": []}
