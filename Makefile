@@ -18,7 +18,7 @@ demo: $(STAMP)
 	$(BIN)/graphprune demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -40,10 +40,8 @@ clean:
 	rm -rf .venv build dist *.egg-info graphprune-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Compiled models are linked by the system's C++ compiler; where there is none, the ziglang wheel brings one.
-COMMA := ,
-COMPILER := $(shell for name in c++ g++ clang++ cc gcc; do command -v $$name; done)
-EXTRAS := demo,test,lint,bench$(if $(COMPILER),,$(COMMA)link)
+# "link" brings the linker of ziglang, for machines without a C++ compiler and for ARM; "cuda" the compiler for NVIDIA GPUs.
+EXTRAS := demo,test,lint,bench,link,cuda
 
 # torchvision is for tests and benchmarks only, and only its models: without its dependencies, which pin a torch.
 $(STAMP): pyproject.toml constraints.txt

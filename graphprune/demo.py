@@ -46,6 +46,12 @@ ELSEWHERE = (
         'for a Raspberry Pi 4. Copy it there, install GraphPrune, and call graphprune.load("slim-arm.gp")(image); or '
         "measure it from here: graphprune bench {path} --rpc HOST:PORT, see docs/arm.md.",
     ),
+    Elsewhere(
+        "cuda-sm80",
+        "slim-cuda.gp",
+        "for an NVIDIA A100 (RTX 30 and 40 run it, too). Copy it there, install GraphPrune and nvidia-cuda-runtime, and "
+        'call graphprune.load("slim-cuda.gp")(image), see docs/cuda.md.',
+    ),
 )
 
 
