@@ -49,8 +49,8 @@ ELSEWHERE = (
     Elsewhere(
         "cuda-sm80",
         "slim-cuda.gp",
-        "for an NVIDIA A100 (RTX 30 and 40 run it, too). Copy it there, install GraphPrune and nvidia-cuda-runtime, and "
-        'call graphprune.load("slim-cuda.gp")(image), see docs/cuda.md.',
+        "for an NVIDIA A100 (RTX 30 and 40 run it, too). Copy it there, install GraphPrune and nvidia-cuda-runtime, "
+        'and call graphprune.load("slim-cuda.gp")(image), see docs/cuda.md.',
     ),
 )
 
