@@ -101,13 +101,13 @@ def test_what_was_measured_decides_between_algorithms():
 
 
 def test_an_ordinary_compile_does_not_look_at_records():
-    before = compile_model(network(), "x86", EXAMPLE, threads=1)._library
+    before = compile_model(network(), "x86", EXAMPLE, threads=1).library
     fake = Fake()
     tune(measure=fake)
     assert fake.calls > 20
-    assert compile_model(network(), "x86", EXAMPLE, threads=1)._library == before
+    assert compile_model(network(), "x86", EXAMPLE, threads=1).library == before
     tuned = [compile_model(network(), "x86", EXAMPLE, threads=1, tune=0) for _ in range(2)]
-    assert tuned[0]._library == tuned[1]._library != before
+    assert tuned[0].library == tuned[1].library != before
 
 
 def test_a_second_run_measures_nothing():
