@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["mobilenet_v2", "resnet50"])
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         setting = prepared(Path(name))
         parts = sizes(setting)
@@ -246,12 +247,12 @@ def main() -> None:
         f"## {title}\n\n{text.strip()}\n\n{report.markdown(columns, table).strip()}"
         for (title, columns, text), table in zip(TABLES, rows, strict=True)
     ]
-    text = TEXT.format(machine(None, "apache-tvm"))
+    text = TEXT.format(machine(None, "apache-tvm"), load)
     page("loader", "What it takes to run an artifact", text, (SIZES, parts), more=more)
 
 
 TEXT = """
-Printed by `python benchmarks/loader.py`. {}.
+Printed by `python benchmarks/loader.py`. {}. Load average before the measurement, to which other programs add: {:.1f}.
 """
 START = """
 The least times of many whole processes that start, load an artifact (whose checksums are verified), and call it once;
