@@ -4,7 +4,8 @@ import contextlib
 import ctypes
 import importlib.util
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tvm_ffi
 from ..errors import TargetError
 
 CPU, CUDA, POOLED = 1, 2, 2
+_TURNS = threading.Lock()
 _RUNTIME = 13  # of CUDA, that TVM's runtime is linked against
 
 
@@ -56,12 +58,22 @@ def on_gpu(tensor: Any) -> bool:
     return bool(tensor.device.dlpack_device_type() == CUDA)
 
 
-def torch_stream(tensors: Sequence[Any]) -> contextlib.AbstractContextManager[Any]:
-    """A context in which kernels run on torch's current stream, where tensors come from torch on the GPU."""
+@contextlib.contextmanager
+def turn(tensors: Sequence[Any]) -> Iterator[None]:
+    """A context in which kernels run on torch's current stream, where tensors come from torch on the GPU.
+
+    All calls of a process take turns, and a stream is waited for: memory of intermediate results goes back into a pool
+    before the kernels that use it have run, and the next call may come on another stream.
+    """
     torch = sys.modules.get("torch")
-    if torch is None or not any(map(on_gpu, tensors)) or not torch.cuda.is_available():
-        return contextlib.nullcontext()
-    return tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", 0), torch.cuda.current_stream(0).cuda_stream)
+    with _TURNS:
+        if torch is None or not any(map(on_gpu, tensors)) or not torch.cuda.is_available():
+            yield
+            return
+        stream = torch.cuda.current_stream(0)
+        with tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", 0), stream.cuda_stream):
+            yield
+        stream.synchronize()
 
 
 def uploaded(tensor: tvm_ffi.Tensor) -> tvm_ffi.Tensor:

@@ -96,9 +96,9 @@ class Program:
         """
         if not self.on_gpu:
             return self._run(tensors, name)
-        with gpu.torch_stream(tensors):
+        with gpu.turn(tensors):
             results = self._run([gpu.uploaded(tensor) for tensor in tensors], name)
-        return results if any(map(gpu.on_gpu, tensors)) else [gpu.downloaded(result) for result in results]
+            return results if any(map(gpu.on_gpu, tensors)) else [gpu.downloaded(result) for result in results]
 
     def _run(self, tensors: list[tvm_ffi.Tensor], name: str) -> list[tvm_ffi.Tensor]:
         use_threads(self._workers)
