@@ -221,7 +221,9 @@ def compile_(
     folder: Annotated[bool, typer.Option("--folder", help="Write a folder of parts instead of one file.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Time it here and store the latency in it.")] = False,
     examine: Annotated[bool, typer.Option("--examine", help="Count instructions, for graphprune inspect.")] = False,
-    precision: Annotated[str, typer.Option(help="Bits of the weights: fp32, fp16, or bf16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Of weights: fp32, fp16, bf16; on GPUs of products: tf32, too.")
+    ] = "fp32",
     as_json: AsJson = False,
 ) -> None:
     """Compile a model, pruned or not, into one file that graphprune.load runs without PyTorch."""

@@ -18,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 import tvm_ffi
 
 from graphprune.backends import cuda_build, cuda_compiler, driver
@@ -115,6 +116,8 @@ def run(artifact: Artifact, sources: list[str], *inputs: Any, capability: tuple[
 def _leaves(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return [leaf for item in value for leaf in _leaves(item)]
+    if getattr(value, "dtype", None) == torch.bfloat16:  # numpy has no such type: compare bits
+        value = value.view(torch.int16)
     return [value.detach().numpy() if hasattr(value, "detach") else value]
 
 

@@ -159,6 +159,21 @@ def test_options_that_a_target_lacks(options, message):
         compile_model(nn.Linear(8, 8), example_inputs=torch.zeros(2, 8), **options)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_models_in_half_precision(dtype):
+    torch.manual_seed(0)
+    model, example = nn.Sequential(nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 24)).to(dtype), torch.randn(17, 24)
+    with emulated_cuda.recorded() as sources:
+        artifact = compile_model(model, target="cuda-sm80", example_inputs=example.to(dtype))
+    assert "cuda_tensor" in {facts["schedule"] for facts in artifact.manifest["kernels"].values()}
+    result = emulated_cuda.run(artifact, sources, example.to(dtype))
+    with torch.no_grad():
+        expected = model.float()(example.to(dtype).float())
+    assert result.dtype == dtype
+    tolerance = {torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(result.float(), expected, rtol=0, atol=tolerance)
+
+
 def test_weights_beyond_half_are_refused():
     emulated_cuda.compiler()
     model = nn.Linear(8, 8)
