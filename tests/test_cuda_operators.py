@@ -46,11 +46,11 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.up, self.down, self.long = nn.Linear(24, 40), nn.Linear(40, 24), nn.Linear(24 * 50, 9)
+        self.up, self.down, self.long = nn.Linear(24, 40), nn.Linear(40, 24), nn.Linear(24 * 18, 9)
         self.layer, self.rms = nn.LayerNorm(24), nn.RMSNorm(24)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        heads = x.reshape(2, 50, 2, 12).transpose(1, 2)
+        heads = x.reshape(2, 18, 2, 12).transpose(1, 2)
         return (
             self.layer(x + self.down(functional.gelu(self.up(x)))),
             self.rms(self.down(functional.silu(self.up(x)))),
@@ -87,11 +87,11 @@ def cases() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
     torch.manual_seed(0)
     images, tokens, numbers = Images().eval(), Tokens().eval(), Numbers().eval()
     images.norm.running_mean.normal_()
-    mask = torch.rand(50, 50) > 0.3
+    mask = torch.rand(18, 18) > 0.3
     mask[7] = False  # a query that may see nothing
     return {
         "images": (images, (torch.randn(2, 6, 9, 7), torch.randn(1, 3, 4, 5, 6))),
-        "tokens": (tokens, (torch.randn(2, 50, 24), mask)),
+        "tokens": (tokens, (torch.randn(2, 18, 24), mask)),
         "numbers": (numbers, (torch.randn(9, 17), torch.tensor([3, 0, 3]))),
     }
 
