@@ -100,7 +100,7 @@ def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, dtype:
         schedule.compute_at(piece, step)
     store = schedule.cache_write(block, 0, SHARED)
     sums = schedule.cache_write(block, 0, "wmma.accumulator")
-    schedule.storage_align(store, 0, axis=-2, factor=16, offset=_PADDING)
+    schedule.storage_align(sums, 0, axis=-2, factor=16, offset=_PADDING)
     for piece in (sums, store):
         schedule.reverse_compute_at(piece, warp, preserve_unit_loops=True)
     start = schedule.decompose_reduction(block, steps)
