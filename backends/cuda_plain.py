@@ -16,7 +16,7 @@ from .cuda_gemm import (
     stored_at_once,
     tile_loops,
 )
-from .cuda_tiles import PLAIN, Tile, choose, device_of
+from .cuda_tiles import PLAIN, Tile, choose, multiprocessors_of
 from .targets import Target
 
 # Numbers that a thread reads from shared memory, and stores, at once.
@@ -32,7 +32,7 @@ def schedule(function: tirx.PrimFunc, target: Target) -> Schedule | None:
     product = normalised(plan, block)
     if product is None:
         return None
-    tile = choose(product, PLAIN, device_of(target.device))
+    tile = choose(product, PLAIN, multiprocessors_of(target.device))
     multiplied = shared_out(plan, block, tile)
     _tile(plan, multiplied, product, tile, stored_at_once(function))
     if tile.shares > 1:

@@ -24,7 +24,7 @@ from .cuda_gemm import (
     tile_loops,
 )
 from .cuda_tiles import SHARED as SHARED_LIMIT
-from .cuda_tiles import TENSOR, Tile, choose, device_of
+from .cuda_tiles import TENSOR, Tile, choose, multiprocessors_of
 from .schedules import Rule
 from .targets import Target
 
@@ -57,7 +57,7 @@ def _schedule(function: tirx.PrimFunc, target: Target, dtype: str) -> Schedule |
     if min(product.rows, product.columns, product.inner) < _LEAST:
         return None
     room = partial(shared_bytes, width=4 if dtype == "float32" else 2)
-    tile = choose(product, [tile for tile in TENSOR if room(tile) <= SHARED_LIMIT], device_of(target.device))
+    tile = choose(product, [tile for tile in TENSOR if room(tile) <= SHARED_LIMIT], multiprocessors_of(target.device))
     multiplied = shared_out(plan, block, tile)
     _tile(plan, multiplied, product, tile, dtype, stored_at_once(function))
     if tile.shares > 1:
@@ -72,17 +72,16 @@ def shared_bytes(tile: Tile, width: int) -> int:
 
 
 def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, dtype: str, stored: int) -> None:
-    names, depth = operations(dtype), DEPTH
     batch, *loops = tile_loops(schedule, block)
     (row, own_row), (column, own_column), (inner, own_inner) = (
-        schedule.split(loop, [None, size]) for loop, size in zip(loops, (SIDE, SIDE, depth), strict=True)
+        schedule.split(loop, [None, size]) for loop, size in zip(loops, (SIDE, SIDE, DEPTH), strict=True)
     )
     schedule.reorder(row, column, inner, own_row, own_column, own_inner)
     fragment, block = block, schedule.blockize(own_row)
     down, across = tile.parts
     rows, warp_down, rows_in_warp = schedule.split(row, [None, down, tile.down // SIDE])
     columns, warp_across, columns_in_warp = schedule.split(column, [None, across, tile.across // SIDE])
-    steps, step = schedule.split(inner, [None, tile.inner // depth])
+    steps, step = schedule.split(inner, [None, tile.inner // DEPTH])
     schedule.reorder(batch, rows, columns, warp_down, warp_across, steps, step, rows_in_warp, columns_in_warp)
     schedule.bind(schedule.fuse(batch, rows, columns), "blockIdx.x")
     warp = schedule.fuse(warp_down, warp_across)
@@ -101,19 +100,12 @@ def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, dtype:
         schedule.compute_at(piece, step)
     store = schedule.cache_write(block, 0, SHARED)
     sums = schedule.cache_write(block, 0, "wmma.accumulator")
-    schedule.storage_align(store, 0, axis=-2, factor=16, offset=_PADDING)
+    schedule.storage_align(sums, 0, axis=-2, factor=16, offset=_PADDING)
     for piece in (sums, store):
         schedule.reverse_compute_at(piece, warp, preserve_unit_loops=True)
     start = schedule.decompose_reduction(block, steps)
 
-    for piece, name, extents in (
-        (fragments[0], "load_a", (SIDE, depth)),
-        (fragments[1], "load_b", (depth, SIDE)),
-        (sums, "store", (SIDE, SIDE)),
-    ):
-        schedule.tensorize(_tiled(schedule, piece, extents), names[name])
-    schedule.tensorize(schedule.get_loops(schedule.get_child_blocks(start)[0])[-2], names["init"])
-    schedule.tensorize(schedule.get_loops(fragment)[-3], names["multiply_swapped" if product.left.read else "multiply"])
+    _tensorize(schedule, (*fragments, sums), start, fragment, operations(dtype), bool(product.left.read))
     for loop in (step, rows_in_warp, columns_in_warp):
         schedule.unroll(loop)
 
@@ -124,6 +116,16 @@ def _tile(schedule: Schedule, block: Block, product: Product, tile: Tile, dtype:
     _, lane, vector = schedule.split(fused, [None, 32, stored])
     schedule.bind(lane, "threadIdx.x")
     schedule.vectorize(vector)
+
+
+def _tensorize(
+    schedule: Schedule, copies: tuple[Block, ...], start: Block, product: Block, names: dict[str, str], swapped: bool
+) -> None:
+    """Put the operations on fragments in the place of the loops that they stand for."""
+    for piece, name in zip(copies, ("load_a", "load_b", "store"), strict=True):
+        schedule.tensorize(_tiled(schedule, piece, (SIDE, SIDE)), names[name])
+    schedule.tensorize(schedule.get_loops(schedule.get_child_blocks(start)[0])[-2], names["init"])
+    schedule.tensorize(schedule.get_loops(product)[-3], names["multiply_swapped" if swapped else "multiply"])
 
 
 def _tiled(schedule: Schedule, block: Block, extents: tuple[int, int]) -> Loop:

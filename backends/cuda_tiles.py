@@ -6,29 +6,20 @@ multiprocessors busy; where even small ones are too few, the sum is cut into sha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-
-
-class Device(NamedTuple):
-    """What a GPU has: multiprocessors, and bytes of shared memory that a block may ask for."""
-
-    multiprocessors: int
-    shared: int
-
 
 # A typical GPU of each architecture; what kernels may use is the same for all of them (CUDA C++ Programming Guide,
 # "Compute Capabilities"): 1024 threads and 65536 registers a block, and 48 KB of shared memory without asking.
-DEVICES = {
-    "sm_75": Device(40, 65536),
-    "sm_80": Device(108, 166912),
-    "sm_86": Device(84, 101376),
-    "sm_87": Device(16, 166912),
-    "sm_89": Device(128, 101376),
-    "sm_90": Device(132, 232448),
-    "sm_100": Device(148, 232448),
-    "sm_120": Device(170, 101376),
+MULTIPROCESSORS = {
+    "sm_75": 40,
+    "sm_80": 108,
+    "sm_86": 84,
+    "sm_87": 16,
+    "sm_89": 128,
+    "sm_90": 132,
+    "sm_100": 148,
+    "sm_120": 170,
 }
-_UNKNOWN = Device(80, 49152)
+_UNKNOWN = 80
 THREADS = 1024
 # Every kernel stays within what each GPU grants without asking.
 SHARED = 49152
@@ -36,9 +27,9 @@ SHARED = 49152
 _LEAST_SHARE = 256
 
 
-def device_of(arch: str) -> Device:
-    """A typical GPU of an architecture such as `sm_80`."""
-    return DEVICES.get(arch, _UNKNOWN)
+def multiprocessors_of(arch: str) -> int:
+    """How many multiprocessors a typical GPU of an architecture such as `sm_80` has."""
+    return MULTIPROCESSORS.get(arch, _UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -113,19 +104,19 @@ TENSOR = (
 )
 
 
-def choose(product: Product, tiles: Sequence[Tile], device: Device) -> Tile:
+def choose(product: Product, tiles: Sequence[Tile], multiprocessors: int) -> Tile:
     """The tile that should take the least time."""
     return min(
-        (shared for tile in tiles for shared in _with_shares(product, tile, device)),
-        key=lambda t: _time(product, t, device),
+        (shared for tile in tiles for shared in _with_shares(product, tile, multiprocessors)),
+        key=lambda t: _time(product, t, multiprocessors),
     )
 
 
-def _with_shares(product: Product, tile: Tile, device: Device) -> list[Tile]:
+def _with_shares(product: Product, tile: Tile, multiprocessors: int) -> list[Tile]:
     """The tile with one share, and with as many as keep the device busy where tiles alone do not."""
     found = [tile]
     shares = 2
-    while shares <= 16 and _blocks(product, tile) * shares <= 2 * device.multiprocessors:
+    while shares <= 16 and _blocks(product, tile) * shares <= 2 * multiprocessors:
         if product.inner // shares < _LEAST_SHARE:
             break
         found.append(Tile(tile.rows, tile.columns, tile.inner, tile.down, tile.across, shares))
@@ -137,10 +128,10 @@ def _blocks(product: Product, tile: Tile) -> int:
     return product.batch * -(-product.rows // tile.rows) * -(-product.columns // tile.columns)
 
 
-def _time(product: Product, tile: Tile, device: Device) -> float:
+def _time(product: Product, tile: Tile, multiprocessors: int) -> float:
     """Steps of one multiprocessor: what its blocks multiply and load, and what nobody hides when there are few of
     them."""
-    waves = -(-_blocks(product, tile) * tile.shares // device.multiprocessors)
+    waves = -(-_blocks(product, tile) * tile.shares // multiprocessors)
     inner = -(-product.inner // tile.shares)
     steps = -(-inner // tile.inner)
     multiply = tile.rows * tile.columns * tile.inner / 128
@@ -148,6 +139,6 @@ def _time(product: Product, tile: Tile, device: Device) -> float:
     adding = (
         0
         if tile.shares == 1
-        else 400 + tile.shares * product.batch * product.rows * product.columns / device.multiprocessors / 8
+        else 400 + tile.shares * product.batch * product.rows * product.columns / multiprocessors / 8
     )
     return waves * steps * (multiply + load) + steps * 300 / min(waves, 4) + adding
