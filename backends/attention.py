@@ -17,6 +17,8 @@ from .targets import Target
 from .tiling import accumulate, blocks_of, find, register_tile, unroll, vectorize
 
 _HEADS = "graphprune.attention"
+# Rounds of a sum that are unrolled: with narrow vectors, and so more loads, fewer of them.
+_UNROLLED = 8
 # TVM's own starts from the smallest finite number, and would make something of a row that is -infinity throughout.
 _MAXIMUM = te.comm_reducer(lambda x, y: tirx.max(x, y), lambda dtype: tirx.const(-inf, dtype), name="max")
 
@@ -200,7 +202,7 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     sch.set_scope(blocks["mixed"], 0, "local")
     sch.compute_at(blocks["mixed"], block, preserve_unit_loops=True)
     *_, k = sch.get_loops(blocks["mixed"])
-    sch.split(k, [None, 8])
+    sch.split(k, [None, min(_UNROLLED, lanes)])
     accumulate(sch, blocks["mixed"], outer=3, spatial=6, unrolled=1)
     for name in ("inverse", "total", "sum_lanes", "powers", "highest", "highest_lanes", "scores"):
         sch.compute_at(blocks[name], tile, preserve_unit_loops=True)
@@ -233,5 +235,5 @@ def _schedule_scores(sch: s_tir.Schedule, blocks: dict, lanes: int) -> None:
     sch.compute_at(blocks["products"], block, preserve_unit_loops=True)
     outer = len(sch.get_loops(blocks["scores"])) - 3
     *_, d = sch.get_loops(blocks["products"])
-    sch.split(d, [None, 8])
+    sch.split(d, [None, min(_UNROLLED, lanes)])
     accumulate(sch, blocks["products"], outer=outer, spatial=6, unrolled=1)

@@ -16,7 +16,7 @@ from tvm import s_tir, te, tirx
 from .cores import SERVER, Core
 from .dots import QUAD, accumulate_dots, takes_bytes
 from .halving import widened
-from .prefetch import ask, rows_per_line
+from .prefetch import NARROW, ask, rows_per_line
 from .targets import Target
 from .tiling import (
     accumulate,
@@ -92,11 +92,17 @@ class MatMul:
             return self.chosen
         if self.rows == 1:
             return 1, min(8, -(-self.columns // self.lanes))
+        blocks = -(-self.columns // self.lanes)
+        if self.lanes < NARROW:
+            # Every row takes a register for its address: more vectors of columns leave fewer rows to a tile.
+            tiles = register_tiles(self.rows, min(blocks, 4), self.registers, core=self.core)
+            best = next(tile for tile in tiles if tile.depth == min(blocks, 4, self.registers))
+            return best.width, best.depth
         if self.registers >= 16 and self.rows * self.inner * 4 > _CACHE and self.columns >= 4 * self.lanes:
             # The rows do not stay in the cache: a tile of more columns reads them less often.
             return 6, 4
         rows = register_tile(self.rows, 2, self.registers, core=self.core).width
-        return rows, min(max(1, self.registers // rows), -(-self.columns // self.lanes))
+        return rows, min(max(1, self.registers // rows), blocks)
 
     @property
     def shares(self) -> int:

@@ -218,8 +218,8 @@ HOT = {
     "convolution 1x1": (lambda: nn.Conv2d(64, 128, 1), (1, 64, 28, 28), 0.6, "arm-neoverse-v1"),
     "first convolution": (lambda: nn.Conv2d(3, 32, 7, 2, 3), (1, 3, 112, 112), 0.7),
     "winograd": (lambda: nn.Conv2d(128, 128, 3, padding=1), (1, 128, 28, 28), 0.6),
-    "linear": (lambda: nn.Linear(384, 384), (1, 196, 384), 0.55),
-    "linear of long sums": (lambda: nn.Linear(1536, 384), (1, 196, 1536), 0.55, "arm-cortex-a76"),
+    "linear": (lambda: nn.Linear(384, 384), (1, 196, 384), 0.6),
+    "linear of long sums": (lambda: nn.Linear(1536, 384), (1, 197, 1536), 0.6, "arm-cortex-a76"),
     "one row": (lambda: nn.Linear(512, 1000), (1, 512), 0.4),
     "depthwise": (lambda: nn.Conv2d(96, 96, 3, padding=1, groups=96), (1, 96, 56, 56), 0.4),
 }
