@@ -224,6 +224,7 @@ def compile_(
     precision: Annotated[
         str, typer.Option(help="Of weights: fp32, fp16, bf16; on GPUs of products: tf32, too.")
     ] = "fp32",
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="On GPUs: launch all kernels at once.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model, pruned or not, into one file that graphprune.load runs without PyTorch."""
@@ -243,6 +244,7 @@ def compile_(
             threads=threads,
             tune=tune,
             precision=precision,
+            cuda_graph=cuda_graph,
             weights="separate" if separate else "embedded",
             examine=examine,
         )
