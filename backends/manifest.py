@@ -27,6 +27,7 @@ MEMBERS = (MANIFEST, DIGEST, LIBRARY, WEIGHTS, PLAN)
 _LARGEST_MANIFEST = 16 << 20
 _DEEPEST = 64
 _DTYPE = re.compile(r"bool|(float|bfloat|int|uint)\d{1,2}")
+_DEVICE = re.compile(r"sm_[0-9]{2,3}")
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,9 @@ def _target(manifest: Mapping[str, Any]) -> None:
     target = manifest["target"]
     _need(_are_names([target["name"], target["architecture"]]), "a target without a name or architecture")
     _need(_are_names(target["features"]), "a target without a list of features")
+    triple, device = target.get("triple", ""), target.get("device", "")
+    _need(_are_names([triple, device]), "a target whose triple or device is no name")
+    _need(not device or bool(_DEVICE.fullmatch(device)), f"a device {device[:40]!r}")
 
 
 def _tensors(manifest: Mapping[str, Any]) -> None:

@@ -42,12 +42,9 @@ def assert_agrees(model, x, target="x86", tolerance=1e-5):
 
 def kernels(artifact):
     """Names of the kernels that a call runs, in order."""
-    import tvm_ffi
-
     names = []
-    record = tvm_ffi.convert(lambda function, name, before, *rest: names.append(name) if before else None)
-    artifact._program._machine["set_instrument"](record)
-    artifact(*(torch.ones(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in artifact.inputs))
+    with artifact.watched(lambda name, before: names.append(name) if before else None):
+        artifact(*(torch.ones(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in artifact.inputs))
     return names
 
 

@@ -345,13 +345,15 @@ def test_a_product_that_might_overflow_stays_float():
     np.testing.assert_array_equal(compile_model(model, "x86")(x), onnx_integers.run(model, {"x": x})[0])
 
 
-def test_trained_network(data_dir):
+def test_trained_network(data_dir, monkeypatch):
     """A network that was trained and quantised: the same classes as in ONNX Runtime."""
+    monkeypatch.syspath_prepend(str(data_dir))
+    from graphdata import cifar10, nchw
+
     model = onnx.load(data_dir / "onnx" / "resnet20_cifar10_qdq.onnx")
     name = model.graph.input[0].name
     artifact = compile_model(model, "x86", {name: np.zeros((1, 3, 32, 32), np.float32)})
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    images = np.load(data_dir / "cifar10_test_a.npz")
-    array = images[images.files[0]][:50].reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    array = nchw(cifar10("test_a")[0][:50])
     same = [np.argmax(artifact(i[None])) == np.argmax(session.run(None, {name: i[None]})[0]) for i in array]
     assert np.mean(same) >= 0.98
