@@ -53,7 +53,7 @@ def write_page(records: list[Record]) -> None:
             show(title, columns, rows)
         more += [f"## {title}", *(report.markdown(*table).strip() for table in tables)]
     if len(counts) > 1:
-        more += ["## From one thread to two", report.markdown(SCALING, scaling(records)).strip()]
+        more += ["## From one thread to two", SCALING_TEXT.strip(), report.markdown(SCALING, scaling(records)).strip()]
     more += ["## Errors", ERRORS_TEXT.strip(), report.markdown(ERRORS, errors(records)).strip()]
     picture(records)
     page("x86_latency", "Latency on x86", TEXT.format(records[-1]["machine"]), more=more)
@@ -202,6 +202,11 @@ their weights count few MACs (VGG-11); grouped convolutions that the budget left
 (RegNet); and the fixed cost of a kernel, which is a larger part of a small network, and on two threads of all.
 
 ![time of the artifact over time of ONNX Runtime](x86_latency.svg)
+"""
+
+SCALING_TEXT = """
+Time on one thread over time on two. The two were measured at different times, and by different clocks: compare programs
+rather than read the ratios by themselves.
 """
 
 ERRORS_TEXT = """
