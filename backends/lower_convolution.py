@@ -1,6 +1,8 @@
 """Lowers `conv1d` and `conv2d` with constant weights: dense, grouped, depthwise."""
 
+from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 from tvm import relax
@@ -51,26 +53,11 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     else:
         source = lowering.blocked(data)
         segments, lanes_in, source = source.segments, lowering.lanes, source.expr
-    batch, _, height, width = as_image(shape)
     packed, first = convolution.pack_weights(weight, groups, segments, lanes_in, lowering.lanes)
-    numbers = convolution.Convolution(
-        batch=batch,
-        blocks_in=count_blocks(segments, lanes_in),
-        lanes_in=lanes_in,
-        height=height,
-        width=width,
-        blocks_out=packed.shape[0],
-        lanes=lowering.lanes,
-        reach=packed.shape[1],
-        grouped=bool(first.any()),
-        kernel=tuple(weight.shape[2:]),
-        stride=pair(attrs.strides, 1),
-        dilation=pair(attrs.dilation, 1),
-        padding=border_of(attrs.padding),
-        registers=lowering.target.accumulators,
-        weights=lowering.storage(weight),
-        core=lowering.target.core,
-    )
+    numbers = numbers_of(
+        lowering, attrs, shape, segments, lanes_in, packed, first,
+        padding=border_of(attrs.padding), weights=lowering.storage(weight),
+    )  # fmt: skip
     numbers = lowering.choose(_candidates(numbers, few or groups > 1))
     if isinstance(numbers, winograd.Winograd):
         packed = relax.const(winograd.pack_weights(weight, segments, numbers))
@@ -98,6 +85,37 @@ def _candidates(numbers: convolution.Convolution, direct_only: bool) -> list[Can
     pays = best.plan.cycles < _MARGIN * winograd.direct_cycles(best, np.dtype(numbers.weights).itemsize)
     turns = [*transformed, direct] if pays else [direct, *transformed]
     return [candidate for turn in zip_longest(*turns) for candidate in turn if candidate is not None]
+
+
+def numbers_of(
+    lowering: Lowering,
+    attrs: Any,
+    shape: Sequence[int],
+    segments: tuple[int, ...],
+    lanes_in: int,
+    packed: np.ndarray,
+    first: np.ndarray,
+    **rest: Any,
+) -> convolution.Convolution:
+    """The numbers of a convolution of an image of this shape with packed weights, for the target."""
+    batch, _, height, width = as_image(shape)
+    return convolution.Convolution(
+        batch=batch,
+        blocks_in=count_blocks(segments, lanes_in),
+        lanes_in=lanes_in,
+        height=height,
+        width=width,
+        blocks_out=packed.shape[0],
+        lanes=lowering.lanes,
+        reach=packed.shape[1],
+        grouped=bool(first.any()),
+        kernel=packed.shape[2:4],
+        stride=pair(attrs.strides, 1),
+        dilation=pair(attrs.dilation, 1),
+        registers=lowering.target.accumulators,
+        core=lowering.target.core,
+        **rest,
+    )
 
 
 def _depthwise(lowering: Lowering, call: relax.Call, data: Value, weight: np.ndarray, out_shape: tuple) -> Value:

@@ -37,7 +37,6 @@ def convolve(lowering: Lowering, call: relax.Call) -> Value | None:
         data = pack(lowering.builder, data, (shape[1],), QUAD)
     data = data if isinstance(data, Blocked) else lowering.blocked(data)
     kind = INSTRUCTIONS[lowering.target.dots].data
-    batch, _, height, width = as_image(shape)
     per_group = (weight.shape[0] // groups, weight.shape[1])
     packed, first = convolution.pack_weights(weight, groups, data.segments, data.lanes, lowering.lanes)
     starts = np.arange(len(first)) * lowering.lanes // per_group[0] * per_group[1] // data.lanes
@@ -45,26 +44,10 @@ def convolve(lowering: Lowering, call: relax.Call) -> Value | None:
     if first.any() and (np.minimum(starts, last) != first).any():
         # Holes between the channels: where a group starts follows no rule.
         packed, first = convolution.pack_weights(_dense(weight, groups), 1, data.segments, data.lanes, lowering.lanes)
-    numbers = convolution.Convolution(
-        batch=batch,
-        blocks_in=count_blocks(data.segments, data.lanes),
-        lanes_in=data.lanes,
-        height=height,
-        width=width,
-        blocks_out=packed.shape[0],
-        lanes=lowering.lanes,
-        reach=packed.shape[1],
-        grouped=bool(first.any()),
-        kernel=tuple(weight.shape[2:]),
-        stride=pair(attrs.strides, 1),
-        dilation=pair(attrs.dilation, 1),
-        padding=border,
-        registers=lowering.target.accumulators,
-        weights=_WEIGHTS,
-        data=kind,
-        zero=zero if kind == _DATA else zero - _SHIFT,
-        per_group=per_group,
-    )
+    numbers = lower_convolution.numbers_of(
+        lowering, attrs, shape, data.segments, data.lanes, packed, first,
+        padding=border, weights=_WEIGHTS, data=kind, zero=zero if kind == _DATA else zero - _SHIFT, per_group=per_group,
+    )  # fmt: skip
     numbers = lowering.choose(numbers.candidates())
     packed = in_quads(np.pad(packed, [(0, numbers.blocks - len(packed)), *[(0, 0)] * 5]))
     source = data.expr if kind == _DATA else _signed(lowering, data.expr)
@@ -127,6 +110,7 @@ def _depthwise(
         registers=lowering.target.accumulators,
         data=_DATA,
         zero=zero,
+        core=lowering.target.core,
     )
     numbers = lowering.choose(numbers.candidates())
     packed = window.pack_weights(weight.astype(np.float32), data.segments, lowering.lanes)
