@@ -20,8 +20,10 @@ from .policy import DEFAULT, Policy
 if TYPE_CHECKING:
     import networkx
 
+    from .budget import Budget
     from .cost import Cost
     from .plan import Plan
+    from .widths import Limit, Widths
 
 UNUSED = "is not used when the model runs"
 
@@ -92,7 +94,7 @@ class Analysis:
         return self.stored & (self.solution.locked < 0)
 
     def cost(self) -> "Cost":
-        """Parameters and multiply-accumulates of the model as it is."""
+        """Parameters, multiply-accumulates, bytes and peak activation memory of the model as it is."""
         from .cost import CostModel
 
         return CostModel.of(self).cost(np.ones(self.solution.count, dtype=bool))
@@ -101,13 +103,16 @@ class Analysis:
         self,
         sparsity: float = 0.5,
         *,
-        budget: str = "params",
+        budget: "Budget" = "params",
         criterion: Any = "l2",
         scope: str = "global",
         keep: Iterable[str] = (),
         multiple_of: int | None = None,
         exact: bool | str = "prefer",
         seed: int = 0,
+        allocate: str = "score",
+        widths: "Widths | None" = None,
+        min_width: "Limit" = None,
     ) -> "Plan":
         """Decide what to drop so that at most `1 - sparsity` of the budgeted quantity is left.
 
@@ -117,7 +122,20 @@ class Analysis:
         from .budget import Options, make_plan
 
         policy = self.equations.policy
-        options = Options(sparsity, budget, criterion, scope, tuple(keep), multiple_of, exact, seed, policy)
+        options = Options(
+            sparsity,
+            budget,
+            criterion,
+            scope,
+            tuple(keep),
+            multiple_of,
+            exact,
+            seed,
+            policy,
+            allocate=allocate,
+            widths=widths or {},
+            min_width=min_width,
+        )
         return make_plan(self, options)
 
     def locked(self, classes: Labels, text: str, unlock: str = "") -> "Analysis":

@@ -11,8 +11,10 @@ from .policy import DEFAULT, resolve_policy
 if TYPE_CHECKING:
     from .analysis import Analysis
     from .backends.artifact import Artifact
+    from .budget import Budget
     from .equivalence import Verification
     from .plan import Plan
+    from .widths import Limit, Widths
 
 
 def optimize(
@@ -20,7 +22,7 @@ def optimize(
     sparsity: float = 0.5,
     *,
     example_inputs: Any = None,
-    budget: str = "params",
+    budget: "Budget" = "params",
     criterion: "str | Callable[..., Any]" = "l2",
     scope: str = "global",
     keep: Iterable[str] = (),
@@ -31,6 +33,9 @@ def optimize(
     seed: int = 0,
     verify: bool = True,
     progress: Callable[[str], None] | None = None,
+    allocate: str = "score",
+    widths: "Widths | None" = None,
+    min_width: "Limit" = None,
 ) -> Any:
     """A smaller model that computes what the original computes with the dropped channels set to zero.
 
@@ -43,10 +48,18 @@ def optimize(
     - `example_inputs`: a tensor, a tuple of positional inputs, or a dict of keyword inputs (ONNX: arrays by input
       name). Inferred from `dummy_inputs`, `pretrained_cfg` / `default_cfg`, the first layer or ONNX inputs where it is
       left out.
-    - `budget`: "params" (elements of parameters) or "macs" (multiply-accumulates for the example inputs).
+    - `budget`: what is limited: "params" (elements of parameters), "macs" (multiply-accumulates for the example
+      inputs), "bytes" (of parameters and saved buffers) or "memory" (the peak of activations for the example inputs);
+      several of them, `("params", "macs")`; or a dict with a sparsity for each, `{"params": 0.5, "macs": 0.4}`.
+      All of them hold.
     - `criterion`: "l2", "l1", "bn_scale", "random", or a callable (see `graphprune.criteria`).
     - `scope`: "global" compares all channels (scores are divided by their layer's mean); "layer" takes the same
-      share from every layer.
+      share from every layer, "isomorphic" from every set of layers of one structure, within which channels compete.
+    - `allocate`: "score" drops the least important channels first, "per_cost" those of which the least importance
+      is lost for what they take off the budget, which suits criteria that estimate losses.
+    - `widths`: bounds by pattern, `{"layer1.*": (8, None), "fc": (None, 0.5)}`: the fewest and the most outputs of
+      these layers that stay, as a number or as a share of what there is; down to the most they are pruned in any case.
+    - `min_width`: the same lower bound for all layers; those that have fewer keep what they have.
     - `keep`: patterns of parameter or module names that keep their sizes, such as `"layer1.*"` or `"fc"`.
     - `multiple_of`: channel counts that change become multiples of this. None for what suits the runtime of the model:
       1 for torch, for ONNX 8, or the first of 4, 2, 1 that meets the budget within 2 % of all.
@@ -83,7 +96,20 @@ def optimize(
     from .passes.verify_equivalence import VerifyEquivalence
 
     kept = (keep,) if isinstance(keep, str) else tuple(keep)
-    options = Options(sparsity, budget, criterion, scope, kept, multiple_of, exact, seed, policy=resolve_policy(policy))
+    options = Options(
+        sparsity,
+        budget,
+        criterion,
+        scope,
+        kept,
+        multiple_of,
+        exact,
+        seed,
+        policy=resolve_policy(policy),
+        allocate=allocate,
+        widths=widths or {},
+        min_width=min_width,
+    )
     options.check()
     passes: tuple[Pass, ...] = (PruneChannels(options, target), *([VerifyEquivalence()] if verify else []))
     hook = None if progress is None else lambda stage, program: progress(stage.name)
