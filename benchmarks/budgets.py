@@ -1,10 +1,10 @@
-"""How closely budgets are hit: half of the parameters, MACs and bytes, and memory, on the models of the coverage benchmark.
+"""How closely budgets are hit, on the models of the coverage benchmark.
 
     python benchmarks/budgets.py [--family timm ...] [--only PATTERN ...] [--redo]
 
 Only plans are made, with random scores, which need no numbers: the models are built on the meta device where they can
-be. Every model runs in a process of its own, with a limit on time. Results are kept in `build/budgets.jsonl`: a run that
-was interrupted goes on where it stopped. When all are there, docs/benchmarks/budgets.md is written.
+be. Every model runs in a process of its own, with a limit on time. Results are kept in `build/budgets.jsonl`: a run
+that was interrupted goes on where it stopped. Then docs/benchmarks/budgets.md is written.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import torch  # noqa: E402
 import graphprune  # noqa: E402
 from common import ROOT, console, page, show  # noqa: E402
 from coverage_models import FAMILIES, Case, every_model  # noqa: E402
+from graphprune import report  # noqa: E402
 from graphprune.errors import BudgetError, GraphPruneError  # noqa: E402
 
 RESULTS = ROOT / "build" / "budgets.jsonl"
@@ -173,29 +174,30 @@ def present(records: list[Record]) -> None:
                 missed.append([name, title, _percent(one), smallest])
     failed = [[record["name"], record["failed"]] for record in records if "failed" in record]
     show("Budgets", COLUMNS, rows)
-    show("Missed by more than 1 %", ("model", "budget", "unused", "smallest group"), missed)
+    show("Missed by more than 1 %", MISSED, missed)
     more = [
-        "## Missed by more than 1 %\n\nThe groups of these models are large: whole heads, channels of every group at once, "
-        "widths that many layers share. The last column is the smallest group, as a share of the budget."
+        f"## {title}\n\n{text}\n\n{report.markdown(columns, table).strip()}"
+        for title, text, columns, table in (
+            ("Missed by more than 1 %", WHY, MISSED, missed),
+            ("Not measured", "", ("model", "reason"), failed),
+        )
+        if table
     ]
-    page(
-        "budgets",
-        "How closely budgets are hit",
-        TEXT,
-        (COLUMNS, rows),
-        *([(("model", "budget", "unused", "smallest group"), missed)] if missed else []),
-        *([(("not measured", "reason"), failed)] if failed else []),
-        more=more if missed else [],
-    )
+    page("budgets", "How closely budgets are hit", TEXT, (COLUMNS, rows), more=more)
 
+
+MISSED = ("model", "budget", "unused", "smallest group")
+WHY = """Groups of these models are large: whole heads, channels of every group at once, widths that many layers share.
+The last column is the smallest group, as a share of the budget."""
 
 TEXT = """
 Printed by `python benchmarks/budgets.py`.
 
-Plans for the models of the [coverage benchmark](../coverage.md), with random scores: half of the parameters, half of the
-multiply-accumulates (MACs), half of the bytes, a fifth off the peak of activation memory, and half of parameters and MACs
-at the same time. A budget is never exceeded; the table says how much of the tightest one is left unused. *out of reach*:
-locks hold more than the budget; then as much was asked for as can be reached, where a single quantity was budgeted.
+Plans for the models of the [coverage benchmark](../coverage.md), with random scores: half of the parameters, half of
+the multiply-accumulates (MACs), half of the bytes, a fifth off the peak of activation memory, and half of parameters
+and MACs at the same time. A budget is never exceeded; the table says how much of the tightest one is left unused.
+*out of reach*: locks hold more than the budget; then as much was asked for as can be reached, where a single quantity
+was budgeted.
 """
 
 

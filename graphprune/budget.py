@@ -137,7 +137,7 @@ def make_plan(analysis: "Analysis", options: Options, clock: "Clock | None" = No
             order = by_cost(account, order)
         staying = cut(account, order)
         if staying is None:
-            floor = model.totals(alive_after(account, order, order.count)[units.of_class])
+            floor = model.totals(alive_after(account, order, order.total)[units.of_class])
             least = {name: min(least[name], value) for name, value in floor.items()}
             continue
         alive = staying[units.of_class]
@@ -229,8 +229,9 @@ def _unreachable(
             most = 1 - least[name] / before[name]
             reachable = most if reachable is None else reachable
             lines.append(
-                f"sparsity={options.budgets[name]} allows {limit:,} of {before[name]:,} {UNITS.get(name, name)}, but at "
-                f"least {least[name]:,} must stay (sparsity {most:.3f} is the most that can be reached with these options)."
+                f"sparsity={options.budgets[name]} allows {limit:,} of {before[name]:,} {UNITS.get(name, name)}, but "
+                f"at least {least[name]:,} must stay (sparsity {most:.3f} is the most that can be reached with these "
+                "options)."
             )
     return BudgetError("\n".join([*lines, lock_summary(analysis)]), reachable)
 

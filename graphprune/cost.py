@@ -37,7 +37,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class CostModel:
-    """Costs as functions of which classes are alive. `positions[starts[i]:starts[i + 1]]` are the classes of array i."""
+    """Costs as functions of which classes are alive; `positions[starts[i]:starts[i + 1]]` are those of array i."""
 
     positions: Labels
     starts: Labels
@@ -138,8 +138,9 @@ class Terms:
     def values(self, counts: Counts) -> NDArray[np.float64]:
         """The numbers, along the last axis."""
         padded = np.concatenate([counts, np.ones((*counts.shape[:-1], 1))], axis=-1)
-        factors: NDArray[np.float64] = padded[..., self.rows] / self.shares
-        return self.coefficients * factors.prod(axis=-1)
+        factors = padded[..., self.rows] / self.shares
+        result: NDArray[np.float64] = self.coefficients * factors.prod(axis=-1)
+        return result
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ class Sum:
 
     def __call__(self, counts: Counts) -> Loads:
         """The sum of all terms, shape (..., 1)."""
-        return self.terms.values(counts).sum(axis=-1, keepdims=True)
+        result: Loads = self.terms.values(counts).sum(axis=-1, keepdims=True)
+        return result
 
 
 @dataclass(frozen=True)

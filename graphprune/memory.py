@@ -1,11 +1,11 @@
 """Peak activation memory: which results are needed at the same time, and how large each of them is.
 
-The nodes run in the order of the graph. A result takes memory from the node that makes it to the last one that reads it;
-inputs and outputs of the program take it to the end, for they belong to the caller. Three assumptions, which hold for
-compiled code and ONNX Runtime, and for PyTorch where layers work in place:
+The nodes run in the order of the graph. A result takes memory from the node that makes it to the last one that reads
+it; inputs and outputs of the program take it to the end, for they belong to the caller. Three assumptions, which hold
+for compiled code and ONNX Runtime, and for PyTorch where layers work in place:
 
 - a change of shape (reshape, permute, slices, expand) is a view of what it reads;
-- an element-wise operation, and a batch norm at inference, writes over an input of the same size that nothing reads later;
+- an element-wise operation, and a batch norm at inference, writes over an input of its size that nothing reads later;
 - an operation needs no memory of its own beside its inputs and outputs.
 """
 

@@ -56,7 +56,7 @@ def families(analysis: "Analysis", of_class: Labels, count: int) -> Labels:
 
 
 def isomorphic(analysis: "Analysis", units: Units) -> Labels:
-    """Number the kinds of families whose units touch the same axes of the same kinds of operations, whatever their sizes.
+    """Number the kinds of families: alike are those whose units touch the same axes of the same kinds of operations.
 
     Fang et al., "Isomorphic Pruning for Vision Models", 2024.
     """
@@ -69,7 +69,7 @@ def isomorphic(analysis: "Analysis", units: Units) -> Labels:
     for (name, axis), classes in analysis.leaf_classes.items():
         rank = len(analysis.graph.leaves[name].shape)
         for family in np.unique(units.family[units.of_class[classes.ravel()]]):
-            touched[family][(*readers.get(name, ("", 0)), axis, rank)] += 1
+            touched[family].update([(*readers.get(name, ("", 0)), axis, rank)])
     kinds: dict[frozenset[Any], int] = {}
     return np.array([kinds.setdefault(frozenset(own.items()), len(kinds)) for own in touched], dtype=np.int64)
 

@@ -135,8 +135,8 @@ def check_reach(analysis: "Analysis", units: Units, order: Granules, limits: Bou
     for family in np.flatnonzero(left > limits.most):
         (name, axis), reason = _place(analysis, units, int(family)), _reason(analysis, units, int(family))
         raise BudgetError(
-            f"widths: of the {size[family]} groups of axis {axis} of {name} at most {limits.most[family]} may stay, but "
-            f"{left[family]} must ({reason or _granularity(limits, multiples, int(family))}): raise the bound"
+            f"widths: of the {size[family]} groups of axis {axis} of {name} at most {limits.most[family]} may stay, "
+            f"but {left[family]} must ({reason or _granularity(limits, multiples, int(family))}): raise the bound"
         )
 
 
