@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .collector import collector_paused
-from .errors import TraceError
+from .criteria import resolve
+from .errors import DataError, TraceError
 from .graph import Graph, Node, Value
 from .labels import Equations, Labels, Layout, Reason, Solution
 from .ops import OPS
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .cost import Cost
     from .plan import Plan
+    from .statistics import Statistics
     from .widths import Limit, Widths
 
 UNUSED = "is not used when the model runs"
@@ -34,7 +36,7 @@ class Analysis:
 
     `graph` is the program, `layouts` the labels of every value, `solution` the class of every label.
     `weights(name)` gives a stored tensor as numpy; `inputs` describes the example inputs (JSON-able);
-    `seconds` tells what the stages cost.
+    `seconds` tells what the stages cost; `collector` runs the model over calibration data.
 
     ```python
     import torch, graphprune
@@ -54,6 +56,7 @@ class Analysis:
     weights: Callable[[str], NDArray[Any]]
     inputs: Any = None
     seconds: dict[str, float] = field(default_factory=dict)
+    collector: Callable[..., "Statistics"] | None = field(default=None, repr=False)
 
     @classmethod
     @collector_paused()
@@ -110,14 +113,19 @@ class Analysis:
         multiple_of: int | None = None,
         exact: bool | str = "prefer",
         seed: int = 0,
-        allocate: str = "score",
+        allocate: str | None = None,
         widths: "Widths | None" = None,
         min_width: "Limit" = None,
+        reduction: str | None = None,
+        normalizer: str | None = None,
+        data: Any = None,
+        loss: Callable[..., Any] | None = None,
     ) -> "Plan":
         """Decide what to drop so that at most `1 - sparsity` of the budgeted quantity is left.
 
         Arguments are those of `graphprune.optimize`. Raises `BudgetError` where the budget cannot be met,
-        `CriterionError` or `WeightsError` where the scores cannot be computed, `OptionError` for other values.
+        `CriterionError`, `DataError` or `WeightsError` where the scores cannot be computed, `OptionError` for other
+        values.
         """
         from .budget import Options, make_plan
 
@@ -135,8 +143,31 @@ class Analysis:
             allocate=allocate,
             widths=widths or {},
             min_width=min_width,
+            reduction=reduction,
+            normalizer=normalizer,
         )
-        return make_plan(self, options)
+        options.check()
+        return make_plan(self, options, statistics=self.collect(resolve(criterion).needs, data, loss))
+
+    def collect(
+        self,
+        needs: Iterable[str],
+        data: Any,
+        loss: Callable[..., Any] | None = None,
+        progress: Callable[[str, int, int | None], None] | None = None,
+    ) -> "Statistics | None":
+        """Run the model over calibration data for what a criterion needs; None where it needs nothing.
+
+        Raises `DataError` for data that is missing, empty, of the wrong form, or on which the model does not run.
+        """
+        wanted = frozenset(needs)
+        if not wanted:
+            return None
+        if data is None:
+            raise DataError("this criterion looks at data: pass data=, an iterable of batches")
+        if self.collector is None:
+            raise DataError("this kind of model cannot be run over calibration data: choose another criterion")
+        return self.collector(data, wanted, loss, progress)
 
     def locked(self, classes: Labels, text: str, unlock: str = "") -> "Analysis":
         """The same analysis where these classes stay as well, for the given reason."""

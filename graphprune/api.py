@@ -33,9 +33,14 @@ def optimize(
     seed: int = 0,
     verify: bool = True,
     progress: Callable[[str], None] | None = None,
-    allocate: str = "score",
+    allocate: str | None = None,
     widths: "Widths | None" = None,
     min_width: "Limit" = None,
+    reduction: str | None = None,
+    normalizer: str | None = None,
+    data: Any = None,
+    loss: Callable[..., Any] | None = None,
+    recover: bool | str = False,
 ) -> Any:
     """A smaller model that computes what the original computes with the dropped channels set to zero.
 
@@ -52,11 +57,23 @@ def optimize(
       inputs), "bytes" (of parameters and saved buffers) or "memory" (the peak of activations for the example inputs);
       several of them, `("params", "macs")`; or a dict with a sparsity for each, `{"params": 0.5, "macs": 0.4}`.
       All of them hold.
-    - `criterion`: "l2", "l1", "bn_scale", "random", or a callable (see `graphprune.criteria`).
+    - `criterion`: a name of `graphprune.criteria.CRITERIA`, such as "l2", "taylor" or "reconstruction", or a callable.
+      Which criterion for what: `docs/criteria.md`.
+    - `data`: calibration batches for criteria that look at data, and for `recover`: any iterable of batches, each the
+      inputs of one call (a tensor, a tuple of positional inputs or a dict of keyword inputs), or `(inputs, targets)`.
+    - `loss`: a function of outputs and targets for criteria that look at gradients. Without it: the model's own loss
+      (`outputs.loss`), cross-entropy for targets of whole numbers, squared error for others; without targets, the Fisher
+      information of the outputs.
+    - `recover`: accuracy back without training, from `data` or, without it, from batch-norm statistics. True or
+      "least_squares" refits what reads a pruned layer to what the original computes; "bias" moves biases only;
+      "batch_norm" estimates batch-norm statistics anew. The result is never worse on the calibration data.
+    - `reduction`: how the scores of a group's members become one: "mean", "sum", "max", "product"; `normalizer`: by what
+      scores are divided to compare layers: "mean", "max", "sum", "l2", "none". None for what suits the criterion.
     - `scope`: "global" compares all channels (scores are divided by their layer's mean); "layer" takes the same
       share from every layer, "isomorphic" from every set of layers of one structure, within which channels compete.
     - `allocate`: "score" drops the least important channels first, "per_cost" those of which the least importance
-      is lost for what they take off the budget, which suits criteria that estimate losses.
+      is lost for what they take off the budget, which suits criteria that estimate losses. None for what suits the
+      criterion.
     - `widths`: bounds by pattern, `{"layer1.*": (8, None), "fc": (None, 0.5)}`: the fewest and the most outputs of
       these layers that stay, as a number or as a share of what there is; down to the most they are pruned in any case.
     - `min_width`: the same lower bound for all layers; those that have fewer keep what they have.
@@ -81,7 +98,7 @@ def optimize(
 
     **Raises:** `FileFormatError`, `UnsupportedModelError`, `BudgetError`, `NothingToPruneError`, `TargetError`,
     `ExampleInputsError`, `TraceError`, `WeightsError`,
-    `CriterionError`, `OptionError`, `ApplyError`, `VerifyError`; all are `GraphPruneError`.
+    `CriterionError`, `DataError`, `OptionError`, `ApplyError`, `VerifyError`; all are `GraphPruneError`.
 
     ```python
     import torch, graphprune
@@ -93,7 +110,9 @@ def optimize(
     from .budget import Options
     from .passes.pipeline import Pass, Program, run_passes
     from .passes.prune_channels import PruneChannels
+    from .passes.recover import Recover, method_of
     from .passes.verify_equivalence import VerifyEquivalence
+    from .progress import shown
 
     kept = (keep,) if isinstance(keep, str) else tuple(keep)
     options = Options(
@@ -109,11 +128,17 @@ def optimize(
         allocate=allocate,
         widths=widths or {},
         min_width=min_width,
+        reduction=reduction,
+        normalizer=normalizer,
     )
     options.check()
-    passes: tuple[Pass, ...] = (PruneChannels(options, target), *([VerifyEquivalence()] if verify else []))
+    method = method_of(recover)
     hook = None if progress is None else lambda stage, program: progress(stage.name)
-    return run_passes(Program(model, example_inputs), passes, before=hook).model
+    with shown(progress, quiet=data is None and method is None) as report:
+        passes: list[Pass] = [PruneChannels(options, target, data, loss, report)]
+        passes += [VerifyEquivalence()] if verify else []
+        passes += [Recover(method, data, report)] if method else []
+        return run_passes(Program(model, example_inputs), passes, before=hook).model
 
 
 def analyze(model: Any, example_inputs: Any = None, policy: "str | Iterable[str]" = DEFAULT) -> "Analysis":

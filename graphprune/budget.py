@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from .allocation import Account, Granules, alive_after, by_cost, cut, granules
 from .collector import collector_paused
 from .cost import CostModel
-from .criteria import resolve
+from .criteria import NORMALIZERS, REDUCTIONS, Criterion, Normalizer, resolve
 from .errors import BudgetError, CriterionError, NothingToPruneError, OptionError
 from .explain import lock_summary
 from .labels import Labels
 from .policy import DEFAULT, Policy, resolve_policy
 from .scores import check_finite, class_scores
+from .statistics import Statistics
 from .units import Units, build_units, isomorphic
 from .widths import Limit, Widths, bounds, check_reach, check_widths, kept_classes
 
@@ -67,9 +68,11 @@ class Options:
     exact: bool | str = "prefer"
     seed: int = 0
     policy: Policy = DEFAULT
-    allocate: str = "score"
+    allocate: str | None = None
     widths: Widths = field(default_factory=dict)
     min_width: Limit = None
+    reduction: str | None = None
+    normalizer: str | None = None
 
     @property
     def budgets(self) -> dict[str, float]:
@@ -86,28 +89,46 @@ class Options:
             raise OptionError(f"multiple_of={self.multiple_of!r} must be a positive whole number")
         if self.exact not in ("prefer", True, False):
             raise OptionError(f"exact={self.exact!r}: choose 'prefer', True or False")
-        if self.allocate not in ALLOCATIONS:
+        if self.allocate is not None and self.allocate not in ALLOCATIONS:
             raise OptionError(f"allocate={self.allocate!r}: choose one of {', '.join(ALLOCATIONS)}")
         if self.allocate == "per_cost" and self.scope != "global":
             raise OptionError(f"allocate='per_cost' compares all layers, and scope={self.scope!r} does not")
         check_widths(self.widths, self.min_width)
+        for name, value, table in (
+            ("reduction", self.reduction, REDUCTIONS),
+            ("normalizer", self.normalizer, NORMALIZERS),
+        ):
+            if value is not None and value not in table:
+                raise OptionError(f"{name}={value!r}: choose one of {', '.join(table)}")
         resolve(self.criterion)
         resolve_policy(self.policy)
 
     def as_json(self) -> dict[str, Any]:
         """The options as plain data for the plan; a criterion that is a function by its name."""
-        name = getattr(self.criterion, "__name__", type(self.criterion).__name__)
-        criterion = name if callable(self.criterion) else self.criterion
+        criterion = self.criterion if isinstance(self.criterion, str) else _name_of(self.criterion)
         budget = self.budget if isinstance(self.budget, str) else self.budgets
         plain = {"criterion": criterion, "keep": list(self.keep), "policy": list(self.policy), "budget": budget}
         return vars(self) | plain | {"widths": {name: list(pair) for name, pair in self.widths.items()}}
 
 
+def _usual(options: Options) -> str:
+    """How the budget is spread where the user leaves it open: as suits the criterion, within the scope."""
+    return resolve(options.criterion).allocate if options.scope == "global" else "score"
+
+
+def _name_of(criterion: Any) -> str:
+    score = criterion.score if isinstance(criterion, Criterion) else criterion
+    return str(getattr(score, "__name__", type(score).__name__))
+
+
 @collector_paused()
-def make_plan(analysis: "Analysis", options: Options, clock: "Clock | None" = None) -> "Plan":
+def make_plan(
+    analysis: "Analysis", options: Options, clock: "Clock | None" = None, statistics: Statistics | None = None
+) -> "Plan":
     """Score, order, cut. Exact groups first; inexact ones only as `options.exact` allows.
 
-    `clock` tells the time of living channels, for the budget "latency".
+    `clock` tells the time of living channels, for the budget "latency"; `statistics` are those of calibration data, for
+    criteria that look at it.
     """
     from .plan import Plan
 
@@ -131,9 +152,9 @@ def make_plan(analysis: "Analysis", options: Options, clock: "Clock | None" = No
         check_finite(analysis)
     least = before
     for candidates, options in tries:
-        units, order = _ordered(analysis, options, candidates)
+        units, order = _ordered(analysis, options, candidates, statistics)
         account = Account(model, units, limits)
-        if options.allocate == "per_cost":
+        if (options.allocate or _usual(options)) == "per_cost":
             order = by_cost(account, order)
         staying = cut(account, order)
         if staying is None:
@@ -151,9 +172,14 @@ def make_plan(analysis: "Analysis", options: Options, clock: "Clock | None" = No
     raise _unreachable(analysis, options, before, least, limits)
 
 
-def _ordered(analysis: "Analysis", options: Options, free: NDArray[np.bool_]) -> tuple[Units, Granules]:
+def _ordered(
+    analysis: "Analysis", options: Options, free: NDArray[np.bool_], statistics: Statistics | None = None
+) -> tuple[Units, Granules]:
     """Units and the granules in the order in which they are dropped."""
-    scores = class_scores(analysis, resolve(options.criterion), free, options.seed)
+    criterion = resolve(options.criterion)
+    if criterion.needs and statistics is None:
+        raise CriterionError(f"criterion={options.criterion!r} looks at data: pass data=, an iterable of batches")
+    scores = class_scores(analysis, criterion, free, options.seed, statistics, options.reduction)
     scored = ~np.isnan(scores)
     if free.any() and not (free & scored).any():
         name = options.criterion if isinstance(options.criterion, str) else "the criterion"
@@ -162,7 +188,7 @@ def _ordered(analysis: "Analysis", options: Options, free: NDArray[np.bool_]) ->
             "does not score): keep less, or choose another criterion"
         )
     units = build_units(analysis, np.where(scored, scores, 0.0), free & scored)
-    units = _normalised(units)
+    units = _normalised(units, NORMALIZERS[options.normalizer or criterion.normalizer])
     multiples = _multiples(analysis, units, options.multiple_of or 1)
     limits = bounds(analysis, units, options.widths, options.min_width)
     pools = {"global": None, "layer": np.arange(multiples.size), "isomorphic": None}[options.scope]
@@ -182,14 +208,11 @@ def _multiples(analysis: "Analysis", units: Units, multiple_of: int) -> Labels:
     return result
 
 
-def _normalised(units: Units) -> Units:
-    """Divide scores by the mean of their family, so that layers of different scale can be compared."""
-    number = int(units.family.max()) + 1
-    weight = units.free.astype(np.float64)
-    total = np.bincount(units.family, weights=units.score * weight, minlength=number)
-    mean = total / np.maximum(np.bincount(units.family, weights=weight, minlength=number), 1)
-    scale = np.where(mean > 0, mean, 1.0)
-    return Units(units.of_class, units.score / scale[units.family], units.free, units.family)
+def _normalised(units: Units, normalizer: Normalizer) -> Units:
+    """Scores that can be compared between layers; those of units that stay anyway do not count."""
+    score = units.score.copy()
+    score[units.free] = normalizer(score[units.free], units.family[units.free], int(units.family.max()) + 1)
+    return replace(units, score=score)
 
 
 def _protected(analysis: "Analysis", units: Units) -> NDArray[np.bool_]:

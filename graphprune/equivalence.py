@@ -71,7 +71,7 @@ def compare(
             raise VerifyError(
                 f"the pruned program differs from the masked original by {apart:.2e} of the largest output "
                 f"({allowed:.0e} allowed in {precision.name}); first at "
-                f"{frontend.first_difference(original, slim, plan, inputs)}"
+                f"{frontend.first_difference(original, slim, plan, inputs)}{_refitted(plan)}"
             )
         return apart
 
@@ -94,6 +94,13 @@ def compare(
             "that matter, or initialise layers that are zero."
         )
     return result
+
+
+def _refitted(plan: "Plan") -> str:
+    """Why a recovered model is not what this compares with."""
+    if "recovery" not in plan.report:
+        return ""
+    return ". Its weights were refitted after pruning (recover=): what can be proved is plan.apply(original)"
 
 
 def _try_run(frontend: ModuleType, original: Any, resized: Any, plan: "Plan") -> list[NDArray[Any]] | None:

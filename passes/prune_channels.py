@@ -1,14 +1,17 @@
 """Drop channels and neurons, consistently everywhere, until a budget is met."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..backends.targets import get_target
 from ..budget import Options, make_plan
+from ..criteria import resolve
 from ..errors import ApplyError
 from ..frontends import frontend_of
 from ..policy import resolve_policy
+from ..progress import Progress
 from .pipeline import Program
 
 ATTEMPTS = 12
@@ -19,7 +22,8 @@ ATTEMPTS = 12
 class PruneChannels:
     """Analyse, plan, apply; where the model's code does not let channels go, they are kept and it starts anew.
 
-    Options are those of `graphprune.optimize`; a target asks for its channel alignment.
+    Options are those of `graphprune.optimize`; a target asks for its channel alignment. `data`, and a `loss` for it, are
+    what a criterion looks at.
 
     ```python
     from graphprune.budget import Options
@@ -32,6 +36,9 @@ class PruneChannels:
 
     options: Options = field(default_factory=Options)
     target: str | None = None
+    data: Any = None
+    loss: Callable[..., Any] | None = None
+    progress: Progress | None = None
     name: ClassVar[str] = "prune channels"
 
     def apply(self, program: Program) -> Program:
@@ -43,8 +50,9 @@ class PruneChannels:
         program = program.analysed(resolve_policy(options.policy))
         frontend, analysis, notes = frontend_of(program.model), program.analysis, []
         assert analysis is not None
+        statistics = analysis.collect(resolve(options.criterion).needs, self.data, self.loss, self.progress)
         for attempt in range(ATTEMPTS):
-            plan = make_plan(analysis, options)
+            plan = make_plan(analysis, options, statistics=statistics)
             try:
                 slim = frontend.apply(program.model, plan, program.example_inputs, analysis)
                 break

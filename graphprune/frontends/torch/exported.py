@@ -1,5 +1,6 @@
 """The frontend for torch.export.ExportedProgram: unlift to a GraphModule, prune that, export it again."""
 
+import copy
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.export import Dim, ExportedProgram
 from ...analysis import Analysis
 from ...plan import Plan
 from ...policy import DEFAULT, Policy
+from ...reconstruction import Recovery
 from . import modules, run
 from .difference import first_difference as module_difference
 from .inputs import Inputs, normalise
@@ -101,4 +103,19 @@ def first_difference(original: ExportedProgram, slim: ExportedProgram, plan: Pla
     return module_difference(_unlifted(original), _unlifted(slim), plan, inputs)
 
 
-__all__ = ["analyze", "apply", "first_difference", "inputs_of", "note_of", "outputs", "plan_of"]
+def recover(
+    program: ExportedProgram, slim: ExportedProgram, plan: Plan, analysis: Analysis, *rest: Any
+) -> tuple[ExportedProgram, Recovery]:
+    """A program whose weights make up for what is gone; see the frontend for modules."""
+    better, recovery = modules.recover(_unlifted(program), _unlifted(slim), plan, analysis, *rest)
+    if recovery.after >= recovery.before:
+        return slim, recovery
+    state = {name: tensor for name, tensor in better.state_dict().items() if name in slim.state_dict}
+    fresh = copy.deepcopy(slim)
+    with torch.no_grad():
+        for name, tensor in fresh.state_dict.items():
+            tensor.copy_(state[name])
+    return fresh, recovery
+
+
+__all__ = ["analyze", "apply", "first_difference", "inputs_of", "note_of", "outputs", "plan_of", "recover"]

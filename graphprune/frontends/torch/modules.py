@@ -21,6 +21,7 @@ from .parts import rewrite_parts, same_kind
 from .provenance import origins_of, set_attributes
 from .read import analyze, trace
 from .record import record_partly
+from .recovery import recover
 from .rewriting import graph_modules, rewrite
 from .run import inputs_of, outputs
 from .slicing import shapes_of, slim_copy
@@ -36,6 +37,7 @@ __all__ = [
     "note_of",
     "outputs",
     "plan_of",
+    "recover",
     "save_weights",
 ]
 

@@ -1,6 +1,7 @@
 """Read a torch model into an Analysis: on meta tensors, or on real ones where sizes depend on data."""
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ...collector import collector_paused
 from ...errors import ExampleInputsError, TraceError, UnsupportedModelError, WeightsError
 from ...graph import Graph
 from ...policy import DEFAULT, Policy
+from .collect import collect
 from .inputs import HOW, Inputs, candidates, describe, normalise
 from .norms import mark_norms
 from .record import record
@@ -28,6 +30,7 @@ def analyze(module: torch.nn.Module, example_inputs: Any = None, policy: Policy 
     tensors = {name: tensor for name, tensor, _ in stored_tensors(module)}
     analysis = Analysis.of(graph, lambda name: _numpy(name, tensors[name]), describe(inputs), policy)
     analysis.seconds["trace"] = seconds
+    analysis.collector = partial(collect, module, analysis, inputs)
     return analysis
 
 
