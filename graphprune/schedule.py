@@ -11,7 +11,6 @@ from .frontends import frontend_of
 
 if TYPE_CHECKING:
     from .frontends.torch.training import Pruner
-    from .plan import Plan
 
 Curve = Callable[[float], float]
 
@@ -100,8 +99,8 @@ class Schedule:
             numbers = all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in (self.start, goal))
             if not numbers or not 0 <= self.start < goal < 1:
                 raise BudgetError(
-                    f"a schedule from sparsity {self.start!r} to {goal!r} of the {name}: the first must be at least 0, the "
-                    "second larger, and below 1"
+                    f"a schedule from sparsity {self.start!r} to {goal!r} of the {name}: the first must be at least 0, "
+                    "the second larger, and below 1"
                 )
 
     def is_due(self, step: int) -> bool:
@@ -178,7 +177,8 @@ class Schedule:
         Steps are those of the optimizer (`trainer.global_step`). Checkpoints of the trainer hold what is needed to go
         on from them. `ema`: the name of a part that averages the weights.
 
-        **Raises:** `UnsupportedModelError` where Lightning is not installed; in training what `attach` and `step` raise.
+        **Raises:** `UnsupportedModelError` where Lightning is not installed; in training what `attach` and `step`
+        raise.
         """
         from .frontends.torch.callbacks import lightning_callback
 
@@ -198,20 +198,18 @@ class Schedule:
         }
 
 
-def relative_goals(goals: Mapping[str, float], since: "Plan | None") -> dict[str, float]:
-    """Sparsities of the model as it is, from those of the model before the plan `since`; what is met is left out.
+def relative_goals(goals: Mapping[str, float], report: Mapping[str, Any]) -> dict[str, float]:
+    """Sparsities of a model as it is now, from those of the model as it was; what is met already is left out.
 
-    The quantity left is floor(before * (1 - sparsity)), as if it had been pruned at once. Raises `OptionError` for
-    quantities that the plan does not report.
+    `report` gives [then, now] of every quantity, as plans do. What is left is floor(then * (1 - sparsity)), as if it
+    had been pruned at once. Raises `OptionError` for quantities that it lacks.
     """
-    if since is None:
-        return {name: goal for name, goal in goals.items() if goal > 0}
     found = {}
     for name, goal in goals.items():
-        if name not in since.report:
+        if name not in report:
             raise OptionError(f"a schedule cannot follow budget={name!r}: plans do not report it")
-        before, now = since.report[name]
-        limit = math.floor(before * (1 - goal) + 1e-9)
+        then, now = report[name]
+        limit = math.floor(then * (1 - goal) + 1e-9)
         if now > limit:
             found[name] = 1 - (limit + 0.5) / now  # rounded down, this is the limit
     return found

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from ...errors import GraphPruneError, TrainingError
+from ...errors import TrainingError
 
 Kind = TypeVar("Kind")
 
@@ -28,9 +28,7 @@ def attempt(action: Callable[[], Kind]) -> Kind:
     result, error = None, None
     try:
         result = action()
-    except GraphPruneError as caught:
-        error = caught
-    except Exception as caught:  # code of the user: its error is raised here, and told to the others
+    except Exception as caught:  # ours, or one of the user's code: it is raised here, and told to the others
         error = caught
     messages: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(messages, None if error is None else f"{type(error).__name__}: {error}")
@@ -84,8 +82,8 @@ def retire_wrappers(module: torch.nn.Module) -> None:
 
     def refuse(wrapper: Any, *_: Any) -> None:
         raise TrainingError(
-            f"this {type(wrapper).__name__} was built for the sizes before the last pruning: where pruner.step() returns "
-            "True, wrap the module again"
+            f"this {type(wrapper).__name__} was built for the sizes before the last pruning: where pruner.step() "
+            "returns True, wrap the module again"
         )
 
     for found in gc.get_objects():

@@ -18,7 +18,7 @@ Apply = Callable[[torch.nn.Module], torch.nn.Module]
 
 
 def averages_of(ema: Any, module: torch.nn.Module) -> Averages:
-    """The modules and dictionaries that hold averages. Raises `TrainingError` where they are not of the module's form."""
+    """The modules and dictionaries that hold averages. Raises `TrainingError` where they are of another form."""
     if ema is None:
         return ()
     given = tuple(ema) if isinstance(ema, (list, tuple)) else (ema,)
@@ -52,7 +52,9 @@ def check_average(average: Any, module: torch.nn.Module) -> None:
         if not isinstance(tensor, torch.Tensor):
             continue
         if name not in shapes:
-            raise TrainingError(f"ema holds {name!r}, which is no tensor of the model: names look like {list(shapes)[:3]}")
+            raise TrainingError(
+                f"ema holds {name!r}, which is no tensor of the model: names look like {list(shapes)[:3]}"
+            )
         if tuple(tensor.shape) != shapes[name]:
             raise TrainingError(f"ema holds {name} of shape {tuple(tensor.shape)}; the model's has {shapes[name]}")
 

@@ -53,8 +53,8 @@ def distillation(
 ) -> torch.Tensor:
     """The loss of a student that learns from the outputs of a teacher, and from labels where they are given.
 
-    `alpha * T**2 * KL(softmax(teacher / T) || softmax(student / T)) + (1 - alpha) * cross_entropy(student, labels)`, each
-    the mean over samples (and positions): Hinton et al., "Distilling the Knowledge in a Neural Network", 2015. Without
+    `alpha * T**2 * KL(softmax(teacher / T) || softmax(student / T)) + (1 - alpha) * cross_entropy(student, labels)`,
+    each the mean over samples (and positions): Hinton et al., "Distilling the Knowledge in a Neural Network", 2015. Without
     labels the first term alone, whole. Computed in float32 at least.
 
     **Arguments:**
@@ -84,7 +84,10 @@ def distillation(
     if counted is not None and not bool(counted.all()):
         own, others = own[counted], others[counted]
     soft = F.kl_div(
-        (own / temperature).log_softmax(-1), (others / temperature).log_softmax(-1), reduction="batchmean", log_target=True
+        (own / temperature).log_softmax(-1),
+        (others / temperature).log_softmax(-1),
+        reduction="batchmean",
+        log_target=True,
     )
     if labels is None or counted is None:
         return soft * temperature**2

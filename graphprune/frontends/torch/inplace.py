@@ -183,8 +183,8 @@ def own_forwards(module: torch.nn.Module) -> Iterator[None]:
         plain = inspect.unwrap(forward)
         if getattr(plain, "__func__", plain) is not type(part).forward:
             raise TrainingError(
-                f"{name or type(part).__name__} has a forward() of its own on the instance, which a copy would not follow: "
-                "make a subclass of its class with this forward()"
+                f"{name or type(part).__name__} has a forward() of its own on the instance, which a copy would not "
+                "follow: make a subclass of its class with this forward()"
             )
         wrapped.append((vars(part), forward))
     try:

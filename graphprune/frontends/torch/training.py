@@ -30,12 +30,11 @@ class Pruner:
     When a pruning fails or is interrupted, the module, the optimizer and all else are as they were before.
     """
 
-    def __init__(
-        self, schedule: Schedule, module: torch.nn.Module, optimizers: Optimizers, inputs: Any, scaler: Any
-    ) -> None:
-        self.schedule, self.module, self.optimizers, self.inputs = schedule, module, optimizers, inputs
-        self.scaler = scaler
+    def __init__(self, schedule: Schedule, module: torch.nn.Module, inputs: Any) -> None:
+        self.schedule, self.module, self.inputs = schedule, module, inputs
+        self.optimizers: Optimizers = ()
         self.averages: Averages = ()
+        self.scaler: Any = None
         self.count = 0
         self.since: Plan | None = None
         self.finished = False
@@ -48,6 +47,13 @@ class Pruner:
         from .modules import plan_of
 
         return plan_of(self.module)
+
+    def hold(self, optimizer: Any, scaler: Any = None) -> None:
+        """Tell what trains the module. Raises `TrainingError` where it does not, or has state that cannot be sliced."""
+        optimizers = optimizers_of(optimizer)
+        check_held(self.module, optimizers)
+        check_state(optimizers, canonical_names(self.module))
+        self.optimizers, self.scaler = optimizers, scaler
 
     def step(self) -> bool:
         """Count one step of the optimizer, and prune where the schedule says so.
@@ -75,8 +81,8 @@ class Pruner:
         """
         if self.count < self.schedule.end:
             raise TrainingError(
-                f"finish() after {self.count} steps, but the schedule prunes until step {self.schedule.end}: train on, or "
-                "attach a shorter schedule"
+                f"finish() after {self.count} steps, but the schedule prunes until step {self.schedule.end}: train on, "
+                "or attach a shorter schedule"
             )
         self.finished = True
         return self.plan
@@ -104,8 +110,8 @@ class Pruner:
             raise TrainingError(f"the checkpoint belongs to another schedule: {state['schedule']}")
         if state["origin"] != fingerprint(shapes_of(self.module)):
             raise TrainingError(
-                "the checkpoint belongs to another model, or this one is pruned already: build the model as it was before "
-                "the first pruning, attach the schedule, and load the state of the pruner first"
+                "the checkpoint belongs to another model, or this one is pruned already: build the model as it was "
+                "before the first pruning, attach the schedule, and load the state of the pruner first"
             )
         if state["plan"] is not None:
             plan = Plan.from_json(state["plan"])
@@ -118,7 +124,10 @@ class Pruner:
     def _prune(self, count: int) -> bool:
         attempt(self._check)
         same(fingerprint(self.shapes), "the sizes of the model")
-        goals = relative_goals(self.schedule.goals_at(count), self.since)
+        goals = self.schedule.goals_at(count)
+        goals = {name: goal for name, goal in goals.items() if goal > 0}
+        if self.since is not None:
+            goals = relative_goals(goals, self.since.report)
         if not goals:
             return False
         with own_forwards(self.module):
@@ -162,8 +171,8 @@ class Pruner:
         if shapes_of(self.module) != self.shapes:
             odd = dict(set(shapes_of(self.module).items()) ^ set(self.shapes.items()))
             raise TrainingError(
-                f"the sizes of the model were changed behind the schedule's back (first: {sorted(odd)[0]}): attach a new "
-                "schedule to the model as it is"
+                f"the sizes of the model were changed behind the schedule's back (first: {sorted(odd)[0]}): attach a "
+                "new schedule to the model as it is"
             )
         check_held(self.module, self.optimizers)
         check_state(self.optimizers, canonical_names(self.module))
@@ -177,12 +186,16 @@ def attach(
     schedule: Schedule, model: torch.nn.Module, optimizer: Any, example_inputs: Any, scaler: Any, ema: Any
 ) -> Pruner:
     """See `Schedule.attach`."""
+    pruner = prepare(schedule, model, example_inputs, ema)
+    pruner.hold(optimizer, scaler)
+    return pruner
+
+
+def prepare(schedule: Schedule, model: torch.nn.Module, example_inputs: Any, ema: Any) -> Pruner:
+    """A pruner that does not know the optimizer yet."""
     module: torch.nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
     _refuse(module)
-    optimizers = optimizers_of(optimizer)
-    check_held(module, optimizers)
-    check_state(optimizers, canonical_names(module))
-    pruner = Pruner(schedule, module, optimizers, example_inputs, scaler)
+    pruner = Pruner(schedule, module, example_inputs)
     pruner.averages = averages_of(ema, module)
     _rehearse(schedule, module, example_inputs)
     return pruner
@@ -209,7 +222,7 @@ def slim_of(
 
 def _rehearse(schedule: Schedule, module: torch.nn.Module, inputs: Any) -> None:
     """Prune a copy as far as the schedule goes: what cannot work is to be known before the training."""
-    goals = relative_goals(schedule.goals_at(schedule.end), None)
+    goals = schedule.goals_at(schedule.end)
     unneeded = {"verify": False} | ({"recover": None} if "recover" in schedule.options else {})
     with own_forwards(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the prunings themselves will say it
@@ -220,14 +233,16 @@ def _rehearse(schedule: Schedule, module: torch.nn.Module, inputs: Any) -> None:
 def _refuse(module: torch.nn.Module) -> None:
     kind = type(module).__name__
     if isinstance(module, torch.fx.GraphModule):
-        raise TrainingError(f"{kind} has its sizes in its code: attach the schedule to the module that it was made from")
+        raise TrainingError(
+            f"{kind} has its sizes in its code: attach the schedule to the module that it was made from"
+        )
     if getattr(module, "_compiled_call_impl", None) is not None:
         raise TrainingError(f"{kind} is compiled for its sizes: compile it after the last pruning, not before")
     for name, parameter in module.named_parameters():
         if type(parameter.data) is not torch.Tensor or hasattr(parameter, "_fsdp_flattened"):
             raise TrainingError(
-                f"{name} is a {type(parameter.data).__name__}, of which this process may hold a part only: prune before the "
-                "model is sharded"
+                f"{name} is a {type(parameter.data).__name__}, of which this process may hold a part only: prune before "
+                "the model is sharded"
             )
 
 
