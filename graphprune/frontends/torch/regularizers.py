@@ -85,8 +85,9 @@ def bn_scale(view: View) -> Tensor:
 
 
 def growing(view: View) -> Tensor:
-    """Half the sum of squares of all members; the strength grows, and only groups to be dropped are in the view.
+    """Half the sum of squares of all members of all groups; only groups to be dropped are in the view.
 
+    An element that goes with two groups counts in both. The strength grows:
     Wang et al., "Neural Pruning via Growing Regularization", 2021.
     """
     return view.squares().sum() / 2
@@ -120,7 +121,8 @@ class Regularizer:
         view = self.view()
         strength = self.strength if self.growth is None else self.growth.strength(self.strength, self.calls)
         self.calls += 1
-        return strength * self.penalty(view)
+        value = strength * self.penalty(view)
+        return value if value.requires_grad else value.requires_grad_()  # where nothing is left to press on
 
     def view(self) -> View:
         """The groups of the model, found anew where it has other tensors or sizes than at the last call."""
