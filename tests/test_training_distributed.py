@@ -118,35 +118,43 @@ def resume(rank: int, folder: str) -> None:
     torch.save({"net": net.state_dict()}, Path(folder) / f"{rank}.pt")
 
 
-def enter(rank: int, body: str, folder: str) -> None:
+BODIES = (together, differ, fail, forget, resume)
+
+
+def enter(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     try:
-        globals()[body](rank, folder)
-        dist.barrier()
+        for body in BODIES:
+            body(rank, str(Path(folder) / body.__name__))
+            dist.barrier()
     finally:
         dist.destroy_process_group()
 
 
-def run(body: str, folder: Path) -> list[dict]:
-    """What both processes have saved."""
-    environment = dict(os.environ)
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(Path(__file__).parent), *filter(None, [environment.get("PYTHONPATH")])]
-    )
-    try:
-        mp.spawn(enter, (body, str(folder)), nprocs=2)
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """What both processes have saved, by what they did: they are started once for all of it."""
+    folder = tmp_path_factory.mktemp("processes")
+    for body in BODIES:
+        (folder / body.__name__).mkdir()
+    net, _, pruner = train(0, 1, lambda net: net)
+    torch.save({"net": net.state_dict(), "pruner": pruner.state_dict()}, folder / "resume" / "saved.pt")
+    path = os.environ.get("PYTHONPATH")
+    with pytest.MonkeyPatch.context() as patch:  # the processes import this file by its name
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *([path] if path else [])]))
+        mp.spawn(enter, (str(folder),), nprocs=2)
+    return {
+        body.__name__: [torch.load(folder / body.__name__ / f"{rank}.pt", weights_only=False) for rank in range(2)]
+        for body in BODIES
+    }
 
 
 # ---- the tests -----------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_do_what_one_does(tmp_path) -> None:
-    first, second = run("together", tmp_path)
+def test_two_processes_do_what_one_does(saved) -> None:
+    first, second = saved["together"]
     net, optimizer, pruner = train(0, 1, lambda net: net)
     assert sum(p.numel() for p in net.parameters()) < 0.8 * sum(p.numel() for p in network().parameters())
     for name, tensor in net.state_dict().items():
@@ -159,8 +167,8 @@ def test_two_processes_do_what_one_does(tmp_path) -> None:
     assert shapes(pruner.plan.apply(apart)) == shapes(net)
 
 
-def test_the_first_process_decides(tmp_path) -> None:
-    first, second = run("differ", tmp_path)
+def test_the_first_process_decides(saved) -> None:
+    first, second = saved["differ"]
     for name, tensor in first["net"].items():
         assert torch.equal(tensor, second["net"][name])
     alone = network()
@@ -174,21 +182,20 @@ def test_the_first_process_decides(tmp_path) -> None:
     )
 
 
-def test_where_one_process_cannot_prune_none_does(tmp_path) -> None:
-    first, second = run("fail", tmp_path)
+def test_where_one_process_cannot_prune_none_does(saved) -> None:
+    first, second = saved["fail"]
     assert first["error"].startswith(
         "TrainingError: process 1 could not prune, so none of them did. There: WeightsError"
     )
     assert second["error"].startswith("WeightsError: the gradient of 0.weight is NaN")
 
 
-def test_a_wrapper_of_before_refuses_to_run(tmp_path) -> None:
-    for found in run("forget", tmp_path):
+def test_a_wrapper_of_before_refuses_to_run(saved) -> None:
+    for found in saved["forget"]:
         assert "wrap the module again" in found["error"]
 
 
-def test_all_processes_go_on_from_a_checkpoint(tmp_path) -> None:
-    net, _, pruner = train(0, 1, lambda net: net)
-    torch.save({"net": net.state_dict(), "pruner": pruner.state_dict()}, tmp_path / "saved.pt")
-    for found in run("resume", tmp_path):
+def test_all_processes_go_on_from_a_checkpoint(saved) -> None:
+    net, _, _ = train(0, 1, lambda net: net)
+    for found in saved["resume"]:
         assert all(torch.equal(tensor, found["net"][name]) for name, tensor in net.state_dict().items())

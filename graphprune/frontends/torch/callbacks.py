@@ -13,7 +13,9 @@ from .training import Pruner, attach, prepare
 if TYPE_CHECKING:
     from ...schedule import Schedule
 
-_ALONE = "works in one process only: under several, use a plain loop, and wrap the model again where step() returns True"
+_ALONE = (
+    "works in one process only: with several, use a plain loop that wraps the model again where step() returns True"
+)
 
 
 def lightning_callback(schedule: "Schedule", module: str, example_inputs: Any, ema: "str | None") -> Any:

@@ -54,8 +54,8 @@ def distillation(
     """The loss of a student that learns from the outputs of a teacher, and from labels where they are given.
 
     `alpha * T**2 * KL(softmax(teacher / T) || softmax(student / T)) + (1 - alpha) * cross_entropy(student, labels)`,
-    each the mean over samples (and positions): Hinton et al., "Distilling the Knowledge in a Neural Network", 2015. Without
-    labels the first term alone, whole. Computed in float32 at least.
+    each the mean over samples (and positions): Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
+    Without labels it is the first term alone, whole. Computed in float32 at least.
 
     **Arguments:**
 

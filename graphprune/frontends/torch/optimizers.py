@@ -49,7 +49,8 @@ def check_held(module: torch.nn.Module, optimizers: Optimizers) -> None:
     which = f"{len(lost)} of {len(trained)} trained parameters" if several else "the parameters"
     raise TrainingError(
         f"the optimizer does not hold {which} of {type(module).__name__} (first: {lost[0]}): make it from the "
-        "parameters of this very model, pass all optimizers in a list, or freeze what is not trained with requires_grad_(False)"
+        "parameters of this very model, pass all optimizers in a list, or freeze what is not trained with "
+        "requires_grad_(False)"
     )
 
 

@@ -27,8 +27,8 @@ class Membership(NamedTuple):
     """The groups of the positions of one axis of a parameter.
 
     `group` (positions of the axis, or rows x positions; int64) numbers them; the number of groups stands for none.
-    `counted` tells which elements count here: one that is in the same group by an axis before does not count twice. None
-    where all do.
+    `counted` tells which elements count here: one that is in the same group by an axis before does not count twice.
+    None where all do.
     """
 
     parameter: Tensor

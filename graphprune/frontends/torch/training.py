@@ -241,8 +241,8 @@ def _refuse(module: torch.nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if type(parameter.data) is not torch.Tensor or hasattr(parameter, "_fsdp_flattened"):
             raise TrainingError(
-                f"{name} is a {type(parameter.data).__name__}, of which this process may hold a part only: prune before "
-                "the model is sharded"
+                f"{name} is a {type(parameter.data).__name__}, of which this process may hold a part only: prune "
+                "before the model is sharded"
             )
 
 
