@@ -72,6 +72,17 @@ def is_first() -> bool:
     return not together() or dist.get_rank() == 0
 
 
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The module inside of `DistributedDataParallel` and `torch.compile`."""
+    while True:
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), torch.nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
 def retire_wrappers(module: torch.nn.Module) -> None:
     """Let every wrapper whose buckets have the sizes before a pruning say so when it is called.
 

@@ -17,6 +17,7 @@ from ...plan import Plan
 from ...schedule import relative_goals
 from ...scores import roles
 from ...shapes import living
+from .agreement import unwrapped
 from .inplace import own_forwards
 from .twins import device_of, stored_tensors
 
@@ -276,6 +277,6 @@ def regularizer(
         raise OptionError(
             f"strength={strength!r} and ceiling={ceiling!r} must be at least 0, every={every!r} at least 1"
         )
-    module = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+    module = unwrapped(model)
     growth = Growth(sparsity, every, ceiling, options) if kind == "growing" else None
     return Regularizer(kind if callable(kind) else REGULARIZERS[kind], module, example_inputs, strength, growth)

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import PlanError, TrainingError, WeightsError
 from ...plan import Plan, fingerprint
 from ...schedule import Schedule, relative_goals
-from .agreement import attempt, from_first, is_first, numbers_of_first, retire_wrappers, same, together
+from .agreement import attempt, from_first, is_first, numbers_of_first, retire_wrappers, same, together, unwrapped
 from .averages import Averages, average_changes, averages_of, check_average
 from .copying import without_caches
 from .inplace import Change, changes_of, commit, own_forwards, set_attribute
@@ -58,8 +57,8 @@ class Pruner:
     def step(self) -> bool:
         """Count one step of the optimizer, and prune where the schedule says so.
 
-        **Returns:** True where the sizes of the model have changed. What was built for the sizes before has to be built
-        again then: a `DistributedDataParallel`, or what `torch.compile` made.
+        **Returns:** True where the sizes of the model have changed. A `DistributedDataParallel` was built for the sizes
+        before and has to be built again then; what `torch.compile` made compiles itself anew.
 
         **Raises:** `WeightsError` for weights, gradients or optimizer state that are not finite; `TrainingError` where
         the model or the optimizer were changed by others, or after `finish()`; what `optimize` raises. Nothing has
@@ -193,7 +192,7 @@ def attach(
 
 def prepare(schedule: Schedule, model: torch.nn.Module, example_inputs: Any, ema: Any) -> Pruner:
     """A pruner that does not know the optimizer yet."""
-    module: torch.nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+    module = unwrapped(model)
     _refuse(module)
     pruner = Pruner(schedule, module, example_inputs)
     pruner.averages = averages_of(ema, module)
@@ -236,8 +235,6 @@ def _refuse(module: torch.nn.Module) -> None:
         raise TrainingError(
             f"{kind} has its sizes in its code: attach the schedule to the module that it was made from"
         )
-    if getattr(module, "_compiled_call_impl", None) is not None:
-        raise TrainingError(f"{kind} is compiled for its sizes: compile it after the last pruning, not before")
     for name, parameter in module.named_parameters():
         if type(parameter.data) is not torch.Tensor or hasattr(parameter, "_fsdp_flattened"):
             raise TrainingError(
