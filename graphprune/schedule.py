@@ -25,7 +25,8 @@ CURVES: dict[str, Curve] = {
 "cubic" prunes much at first and little at the end: Zhu and Gupta, "To prune, or not to prune", 2017 (AGP).
 """
 
-_NOT_OPTIONS = ("model", "sparsity", "example_inputs")
+_NOT_OPTIONS = ("model", "sparsity", "example_inputs", "latency", "structure")
+"""Of `optimize`: given otherwise, or not what grows along a curve."""
 
 
 @dataclass(frozen=True, init=False)
@@ -201,17 +202,19 @@ class Schedule:
 def relative_goals(goals: Mapping[str, float], report: Mapping[str, Any]) -> dict[str, float]:
     """Sparsities of a model as it is now, from those of the model as it was; what is met already is left out.
 
-    `report` gives [then, now] of every quantity, as plans do. What is left is floor(then * (1 - sparsity)), as if it
-    had been pruned at once. Raises `OptionError` for quantities that it lacks.
+    `report` gives [then, now] of every quantity, as plans do. What is left is then * (1 - sparsity), of whole units
+    rounded down, as if it had been pruned at once. Raises `OptionError` for quantities that it lacks.
     """
     found = {}
     for name, goal in goals.items():
         if name not in report:
             raise OptionError(f"a schedule cannot follow budget={name!r}: plans do not report it")
         then, now = report[name]
-        limit = math.floor(then * (1 - goal) + 1e-9)
+        limit = then * (1 - goal)
+        if isinstance(then, int):  # half a unit above the limit: it will be rounded down to it
+            limit = math.floor(limit + 1e-9) + 0.5
         if now > limit:
-            found[name] = 1 - (limit + 0.5) / now  # rounded down, this is the limit
+            found[name] = 1 - limit / now
     return found
 
 

@@ -52,7 +52,11 @@ def changes_of(module: torch.nn.Module, slim: torch.nn.Module, plan: Plan) -> li
         )
     return [
         *_tensor_changes(module, slim, plan),
-        *(set_attribute(parts[path], "__class__", type(part)) for path, part in others.items()),
+        *(
+            set_attribute(parts[path], "__class__", type(part))
+            for path, part in others.items()
+            if type(part) is not type(parts[path])
+        ),
         *_plain_changes(module, slim),
     ]
 

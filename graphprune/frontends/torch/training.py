@@ -14,6 +14,7 @@ from .averages import Averages, average_changes, averages_of, check_average
 from .copying import without_caches
 from .inplace import Change, changes_of, commit, own_forwards, set_attribute
 from .optimizers import Optimizers, check_held, check_state, optimizers_of, state_changes
+from .read import refuse
 from .slicing import canonical_names, shapes_of
 from .twins import stored_tensors
 
@@ -193,7 +194,8 @@ def attach(
 def prepare(schedule: Schedule, model: torch.nn.Module, example_inputs: Any, ema: Any) -> Pruner:
     """A pruner that does not know the optimizer yet."""
     module = unwrapped(model)
-    _refuse(module)
+    refuse(module)
+    _refuse_more(module)
     pruner = Pruner(schedule, module, example_inputs)
     pruner.averages = averages_of(ema, module)
     _rehearse(schedule, module, example_inputs)
@@ -229,7 +231,7 @@ def _rehearse(schedule: Schedule, module: torch.nn.Module, inputs: Any) -> None:
     changes_of(module, slim, plan)
 
 
-def _refuse(module: torch.nn.Module) -> None:
+def _refuse_more(module: torch.nn.Module) -> None:
     kind = type(module).__name__
     if isinstance(module, torch.fx.GraphModule):
         raise TrainingError(
