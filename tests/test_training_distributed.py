@@ -1,6 +1,7 @@
 """Training with several processes: one plan for all, decided by the first; the same as in one process."""
 
 import copy
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -118,11 +119,40 @@ def resume(rank: int, folder: str) -> None:
     torch.save({"net": net.state_dict()}, Path(folder) / f"{rank}.pt")
 
 
-BODIES = (together, differ, fail, forget, resume)
+def accelerated(rank: int, folder: str) -> None:
+    """The loop of accelerate, which wraps the module and gives each process its batches."""
+    if importlib.util.find_spec("accelerate") is None:
+        return torch.save({"net": None}, Path(folder) / f"{rank}.pt")
+    import accelerate
+
+    accelerator = accelerate.Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    net = network()
+    model, optimizer = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), 1e-2))
+    schedule = graphprune.Schedule(0.5, begin=2, end=6, every=2, budget="macs")
+    pruner = schedule.attach(net, optimizer, torch.zeros(1, 3, 6, 6).double())
+    for x, y in batches(rank, 2):
+        accelerator.backward(nn.functional.cross_entropy(model(x), y))
+        optimizer.step()
+        optimizer.zero_grad()
+        if pruner.step():
+            model = accelerator.prepare_model(net)
+    torch.save({"net": net.state_dict()}, Path(folder) / f"{rank}.pt")
+
+
+BODIES = (together, differ, fail, forget, resume, accelerated)
 
 
 def enter(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        ACCELERATE_USE_CPU="1",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT="0",
+    )
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     try:
         for body in BODIES:
@@ -165,6 +195,16 @@ def test_two_processes_do_what_one_does(saved) -> None:
     assert first["pruner"] == second["pruner"] and first["pruner"]["count"] == pruner.count
     apart = copy.deepcopy(network())
     assert shapes(pruner.plan.apply(apart)) == shapes(net)
+
+
+def test_accelerate_does_the_same(saved) -> None:
+    first, second = saved["accelerated"]
+    if first["net"] is None:
+        pytest.skip("accelerate is not installed")
+    net, _, _ = train(0, 1, lambda net: net)
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(first["net"][name], second["net"][name]), name
+        assert torch.allclose(first["net"][name], tensor, rtol=1e-7, atol=1e-9), name
 
 
 def test_the_first_process_decides(saved) -> None:

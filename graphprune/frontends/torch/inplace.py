@@ -46,9 +46,10 @@ def changes_of(module: torch.nn.Module, slim: torch.nn.Module, plan: Plan) -> li
     """
     parts, others = dict(module.named_modules()), dict(slim.named_modules())
     if parts.keys() != others.keys() or isinstance(slim, torch.fx.GraphModule):
+        reason = getattr(slim, "_graphprune_note", None) or "another program was made of it"
         raise TrainingError(
-            f"{type(module).__name__} cannot be pruned in place: sizes are written into its code, so that another "
-            "program was made of it. Prune it with graphprune.optimize first, then train the result."
+            f"{type(module).__name__} cannot be pruned in place: {reason}. Prune it with graphprune.optimize first, "
+            "then train the result; or pass keep= for what is said to have its sizes in the code."
         )
     return [
         *_tensor_changes(module, slim, plan),
