@@ -153,6 +153,24 @@ def test_optimizers_of_other_models_are_refused() -> None:
     attach_to(net, x, both)
 
 
+class Outer(torch.optim.Optimizer):
+    """Does its steps with an optimizer that it holds, as ZeroRedundancyOptimizer does."""
+
+    def __init__(self, parameters) -> None:
+        parameters = list(parameters)
+        super().__init__(parameters, {})
+        self.inner = torch.optim.AdamW(parameters)
+
+
+def test_state_in_another_optimizer_is_refused() -> None:
+    net, x = mlp()
+    with pytest.raises(TrainingError, match="Outer keeps its state in another optimizer, which it holds as .inner"):
+        attach_to(net, x, Outer(net.parameters()))
+    shared = Outer(net.parameters())
+    shared.state = shared.inner.state
+    attach_to(net, x, shared)
+
+
 def test_state_that_is_not_known_is_refused() -> None:
     net, x = mlp()
     for kind, words in (

@@ -149,7 +149,7 @@ def test_what_is_compiled_follows(way) -> None:
 def test_random_networks_in_place_are_what_they_are_out_of_place() -> None:
     """Weights, buffers, attributes, outputs, the state of the optimizer; refusals leave all as it was."""
     outcomes = {"pruned": 0, "refused": 0, "other program": 0}
-    for seed in range(70):
+    for seed in range(50):
         network, options = trial(Choices(seed))
         options = {key: options[key] for key in ("sparsity", "exact", "scope", "criterion", "budget", "policy")}
         model, inputs = network.build()
@@ -187,4 +187,4 @@ def test_random_networks_in_place_are_what_they_are_out_of_place() -> None:
             found, wanted = (copy.deepcopy(one).eval()(*copy.deepcopy(arguments)) for one in (model, slim))
         leaves = torch.utils._pytree.tree_leaves
         assert all(torch.equal(a, b) for a, b in zip(leaves(found), leaves(wanted), strict=True)), network.source
-    assert outcomes["pruned"] >= 25, outcomes
+    assert outcomes["pruned"] >= 18, outcomes

@@ -35,6 +35,12 @@ def optimizers_of(optimizer: Any) -> Optimizers:
     for one in found:
         if not hasattr(one, "param_groups") or not hasattr(one, "state"):
             raise TrainingError(f"a {type(one).__name__} is no optimizer: pass one of torch.optim, or a list of them")
+        for name, inner in vars(one).items():
+            if isinstance(inner, torch.optim.Optimizer) and inner.state is not one.state:
+                raise TrainingError(
+                    f"{type(one).__name__} keeps its state in another optimizer, which it holds as .{name}, and may "
+                    "hold a part of it only: use the inner optimizer, or prune before training"
+                )
     return found
 
 
