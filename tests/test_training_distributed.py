@@ -95,7 +95,7 @@ def fail(rank: int, folder: str) -> None:
 def forget(rank: int, folder: str) -> None:
     """The loop goes on with the wrapper of before."""
     net = network()
-    model = DistributedDataParallel(net)
+    model = DistributedDataParallel(nn.Sequential(net, nn.Linear(5, 2).double()))  # the pruned module is a part of it
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
     pruner = graphprune.Schedule(0.5, kind="one-shot").attach(net, optimizer, torch.zeros(1, 3, 6, 6).double())
     assert pruner.step()

@@ -98,5 +98,5 @@ def retire_wrappers(module: torch.nn.Module) -> None:
         )
 
     for found in gc.get_objects():
-        if issubclass(type(found), DistributedDataParallel) and found._modules.get("module") is module:
+        if issubclass(type(found), DistributedDataParallel) and module in found.modules():
             found.register_forward_pre_hook(refuse)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import TrainingError, UnsupportedModelError
-from .training import Pruner, attach, prepare
+from .training import Pruner, attach, prepare, rehearse
 
 if TYPE_CHECKING:
     from ...schedule import Schedule
@@ -72,6 +72,7 @@ def _lightning_class() -> Any:
             if self.pruner is None or self.pruner.module is not module:
                 average = None if self.ema is None else _part(pl_module, self.ema)
                 self.pruner = prepare(self.schedule, module, self.inputs, average)
+                rehearse(self.pruner)
             load = pl_module.on_load_checkpoint
 
             def take_sizes(checkpoint: dict[str, Any]) -> None:

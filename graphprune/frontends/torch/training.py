@@ -104,7 +104,7 @@ class Pruner:
 
         **Raises:** `TrainingError` for the state of another model or schedule; nothing has changed then.
         """
-        if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        if not isinstance(state, dict) or state.get("format") != _FORMAT or state.keys() != self.state_dict().keys():
             raise TrainingError("this is not what Pruner.state_dict() gave")
         if state["schedule"] != self.schedule.as_json():
             raise TrainingError(f"the checkpoint belongs to another schedule: {state['schedule']}")
@@ -116,7 +116,7 @@ class Pruner:
         if state["plan"] is not None:
             plan = Plan.from_json(state["plan"])
             with own_forwards(self.module):
-                self._adopt(plan, self._applied(plan)(self.module))
+                self._adopt(self._changes(plan, self._applied(plan)(self.module)))
         self.count = state["count"]
 
     # ---- one pruning ----------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class Pruner:
             return False
         with own_forwards(self.module):
             slim, plan = self._decide(goals)
-            self._adopt(plan, slim)
+            self._adopt(attempt(lambda: self._changes(plan, slim)))
         return True
 
     def _decide(self, goals: dict[str, float]) -> tuple[torch.nn.Module, Plan]:
@@ -151,17 +151,19 @@ class Pruner:
 
         return lambda module: apply(module, plan, self.inputs)
 
-    def _adopt(self, plan: Plan, slim: torch.nn.Module) -> None:
-        """Make the module the same as its slim copy, and bring everything in line; all of it, or nothing."""
-        names = canonical_names(self.module)
+    def _changes(self, plan: Plan, slim: torch.nn.Module) -> list[Change]:
+        """What makes the module the same as the slim copy that a plan gave, and brings everything in line."""
         since = plan if self.since is None else self.since.then(plan)
-        changes: list[Change] = [
-            *state_changes(self.optimizers, names, plan),
+        return [
+            *state_changes(self.optimizers, canonical_names(self.module), plan),
             *average_changes(self.averages, self.module, plan, self._applied(plan)),
             *changes_of(self.module, slim, plan),
             set_attribute(self, "since", since),
             set_attribute(self, "shapes", shapes_of(slim)),
         ]
+
+    def _adopt(self, changes: list[Change]) -> None:
+        """Do all of it, or nothing."""
         commit(changes)
         without_caches(self.module)
         retire_wrappers(self.module)
@@ -188,6 +190,7 @@ def attach(
     """See `Schedule.attach`."""
     pruner = prepare(schedule, model, example_inputs, ema)
     pruner.hold(optimizer, scaler)
+    rehearse(pruner)
     return pruner
 
 
@@ -198,7 +201,6 @@ def prepare(schedule: Schedule, model: torch.nn.Module, example_inputs: Any, ema
     _refuse_more(module)
     pruner = Pruner(schedule, module, example_inputs)
     pruner.averages = averages_of(ema, module)
-    _rehearse(schedule, module, example_inputs)
     return pruner
 
 
@@ -221,13 +223,14 @@ def slim_of(
     return slim, plan
 
 
-def _rehearse(schedule: Schedule, module: torch.nn.Module, inputs: Any) -> None:
+def rehearse(pruner: Pruner) -> None:
     """Prune a copy as far as the schedule goes: what cannot work is to be known before the training."""
+    schedule, module = pruner.schedule, pruner.module
     goals = schedule.goals_at(schedule.end)
     unneeded = {"verify": False} | ({"recover": None} if "recover" in schedule.options else {})
     with own_forwards(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the prunings themselves will say it
-        slim, plan = slim_of(schedule, module, inputs, goals, **unneeded)
+        slim, plan = slim_of(schedule, module, pruner.inputs, goals, **unneeded)
     changes_of(module, slim, plan)
 
 
