@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import graphprune
 from graphprune.errors import TrainingError, WeightsError
+from helpers import define_missing_operators
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or sys.platform == "win32", reason="needs gloo")
 
@@ -140,7 +141,37 @@ def accelerated(rank: int, folder: str) -> None:
     torch.save({"net": net.state_dict()}, Path(folder) / f"{rank}.pt")
 
 
-BODIES = (together, differ, fail, forget, resume, accelerated)
+def lightning(rank: int, folder: str) -> None:
+    """The Trainer of Lightning wraps the module again."""
+    if importlib.util.find_spec("pytorch_lightning") is None:
+        return torch.save({"net": None}, Path(folder) / f"{rank}.pt")
+    define_missing_operators()
+    import pytorch_lightning
+
+    class Lit(pytorch_lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def training_step(self, batch, index):
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), 1e-2)
+
+    schedule = graphprune.Schedule(0.5, begin=2, end=6, every=2, budget="macs")
+    callback = schedule.lightning("net", torch.zeros(1, 3, 6, 6).double())
+    model = Lit()
+    trainer = pytorch_lightning.Trainer(
+        max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", callbacks=[callback], use_distributed_sampler=False,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, torch.utils.data.DataLoader(list(batches(rank, 2)), batch_size=None))
+    callback.pruner.finish()
+    torch.save({"net": model.net.state_dict()}, Path(folder) / f"{rank}.pt")
+
+
+BODIES = (together, differ, fail, forget, resume, accelerated, lightning)
 
 
 def enter(rank: int, folder: str) -> None:
@@ -197,10 +228,11 @@ def test_two_processes_do_what_one_does(saved) -> None:
     assert shapes(pruner.plan.apply(apart)) == shapes(net)
 
 
-def test_accelerate_does_the_same(saved) -> None:
-    first, second = saved["accelerated"]
+@pytest.mark.parametrize("loop", ["accelerated", "lightning"])
+def test_other_loops_do_the_same(saved, loop) -> None:
+    first, second = saved[loop]
     if first["net"] is None:
-        pytest.skip("accelerate is not installed")
+        pytest.skip("accelerate or pytorch-lightning is not installed")
     net, _, _ = train(0, 1, lambda net: net)
     for name, tensor in net.state_dict().items():
         assert torch.equal(first["net"][name], second["net"][name]), name

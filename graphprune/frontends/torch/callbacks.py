@@ -13,10 +13,6 @@ from .training import Pruner, attach, prepare, rehearse
 if TYPE_CHECKING:
     from ...schedule import Schedule
 
-_ALONE = (
-    "works in one process only: with several, use a plain loop that wraps the model again where step() returns True"
-)
-
 
 def lightning_callback(schedule: "Schedule", module: str, example_inputs: Any, ema: "str | None") -> Any:
     """See `Schedule.lightning`."""
@@ -66,8 +62,9 @@ def _lightning_class() -> Any:
             """Get ready; the sizes of a checkpoint are taken before its weights are loaded."""
             if stage != "fit":
                 return
-            if trainer.world_size > 1:
-                raise TrainingError(f"the callback for Lightning {_ALONE}")
+            if trainer.world_size > 1 and not hasattr(trainer.strategy, "configure_ddp"):
+                kind = type(trainer.strategy).__name__
+                raise TrainingError(f"the callback for Lightning does not know {kind}: use DDPStrategy, or one process")
             module = _part(pl_module, self.module)
             if self.pruner is None or self.pruner.module is not module:
                 average = None if self.ema is None else _part(pl_module, self.ema)
@@ -91,8 +88,12 @@ def _lightning_class() -> Any:
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             """Count the steps that the optimizers have done."""
+            changed = False
             while self.pruner is not None and self.pruner.count < trainer.global_step:
-                self.pruner.step()
+                changed |= self.pruner.step()
+            if changed and trainer.world_size > 1:
+                trainer.strategy.model = pl_module
+                trainer.strategy.configure_ddp()  # its buckets have the sizes of before
 
         def state_dict(self) -> dict[str, Any]:
             """For the checkpoints of the trainer."""
@@ -115,7 +116,10 @@ def _transformers_class() -> Any:
         def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             """Attach the schedule."""
             if args.world_size > 1:
-                raise TrainingError(f"the callback for transformers {_ALONE}")
+                raise TrainingError(
+                    "the callback for transformers works in one process only: with several, use a plain loop that "
+                    "wraps the model again where step() returns True"
+                )
             if state.global_step:
                 raise TrainingError(
                     "the callback for transformers cannot go on from a checkpoint: use a plain loop with "

@@ -104,7 +104,7 @@ def _put(tensor: torch.Tensor, numbers: torch.Tensor, gradient: torch.Tensor | N
         tensor.grad = None
     # What accumulates gradients remembers the shape, and lives as long as any loss of an earlier step does. Torch makes
     # a new one where the type changes, but not where the shape does.
-    other = torch.float32 if tensor.dtype == torch.float64 else torch.float64
+    other = torch.float32 if tensor.dtype == torch.float16 else torch.float16
     tensor.data = torch.empty(0, dtype=other, device=tensor.device)
     tensor.data = numbers
     if gradient is not None:
