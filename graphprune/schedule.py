@@ -25,8 +25,11 @@ CURVES: dict[str, Curve] = {
 "cubic" prunes much at first and little at the end: Zhu and Gupta, "To prune, or not to prune", 2017 (AGP).
 """
 
-_NOT_OPTIONS = ("model", "sparsity", "example_inputs", "latency", "structure")
+_NOT_OPTIONS = ("model", "sparsity", "example_inputs", "latency", "threads", "insist", "structure")
 """Of `optimize`: given otherwise, or not what grows along a curve."""
+
+_WIDTHS = ("widths", "min_width")
+"""Options that may be shares of what there is, which is less at every pruning."""
 
 
 @dataclass(frozen=True, init=False)
@@ -226,6 +229,11 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     unknown = [name for name in options if name not in known]
     if unknown:
         raise OptionError(f"{unknown[0]!r} is no option of a schedule: choose from {', '.join(known)}")
+    for name in _WIDTHS:
+        if any(isinstance(bound, float) for bound in _bounds(options.get(name))):
+            raise OptionError(
+                f"{name} as a share would be a share of what is left at every pruning: give numbers of channels"
+            )
     data = options.get("data")
     if data is not None and iter(data) is data:
         raise OptionError("data is an iterator and can be gone through once only: pass a list or a DataLoader")
@@ -235,3 +243,9 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in ("keep", "policy") and isinstance(value, Iterable) and not isinstance(value, str)
     }
     return {**options, **again}
+
+
+def _bounds(given: Any) -> list[Any]:
+    if isinstance(given, Mapping):
+        return [bound for pair in given.values() for bound in _bounds(pair)]
+    return list(given) if isinstance(given, (list, tuple)) else [given]

@@ -194,6 +194,7 @@ def test_bad_regularizers() -> None:
         ("budget belongs to kind='growing' alone", "group_lasso", {"budget": "macs"}),
         ("strength=-1", "group_lasso", {"strength": -1}),
         ("every=0", "growing", {"every": 0}),
+        ("'growing' presses on what one budget would drop", "growing", {"budget": ("params", "macs")}),
     ):
         with pytest.raises(OptionError, match=words):
             graphprune.regularizer(kind, model, x, **options)

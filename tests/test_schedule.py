@@ -1,6 +1,8 @@
 """Schedules: when and how much, and what is refused before a training begins."""
 
+import inspect
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import graphprune
+import graphprune.api
 from graphprune.errors import BudgetError, NothingToPruneError, OptionError, TrainingError, UnsupportedModelError
 from graphprune.schedule import CURVES, relative_goals
 
@@ -67,12 +70,18 @@ def test_goals_of_the_model_as_it_is_leave_what_those_of_the_original_do(then, g
         (OptionError, "'spartsity' is no option", dict(end=3, spartsity=0.5)),
         (OptionError, "'example_inputs' is no option", dict(end=3, example_inputs=1)),
         (OptionError, "'structure' is no option", dict(end=3, structure="2:4")),
+        (OptionError, "data is an iterator", dict(end=3, data=iter([]))),
+        (OptionError, "widths as a share would be a share of what is left", dict(end=3, widths={"0": (0.5, None)})),
+        (OptionError, "min_width as a share would be", dict(end=3, min_width=0.5)),
         (BudgetError, "from sparsity 0.0 to 1.5 of the params", dict(end=3, sparsity=1.5)),
         (BudgetError, "from sparsity 0.0 to '0.5'", dict(end=3, sparsity="0.5")),
         (BudgetError, "from sparsity 0.6 to 0.5 of the macs", dict(end=3, start=0.6, budget="macs")),
     ],
 )
-def test_bad_schedules(error, words, options) -> None:
+def test_bad_schedules(error, words, options, monkeypatch) -> None:
+    every = {*inspect.signature(graphprune.api.optimize).parameters, "data", "widths", "min_width"}
+    named = SimpleNamespace(parameters=sorted(every - {"structure"}))  # also where `optimize` does not have them
+    monkeypatch.setattr("graphprune.schedule.inspect", SimpleNamespace(signature=lambda _: named))
     with pytest.raises(error) as caught:
         graphprune.Schedule(**options)
     assert words in str(caught.value)

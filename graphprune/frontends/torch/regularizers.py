@@ -157,6 +157,9 @@ class Growth:
 
     def __init__(self, sparsity: float, every: int, ceiling: float, options: dict[str, Any]) -> None:
         self.sparsity, self.every, self.ceiling, self.options = sparsity, every, ceiling, options
+        self.budget = options.get("budget", "params")
+        if not isinstance(self.budget, str):
+            raise OptionError(f"budget={self.budget!r}: 'growing' presses on what one budget would drop; name one")
         self.before: dict[str, Any] | None = None
 
     def strength(self, step: float, calls: int) -> float:
@@ -171,7 +174,7 @@ class Growth:
         cost = analysis.cost()._asdict()
         self.before = self.before or cost
         quantities = {name: [self.before[name], cost[name]] for name in cost}
-        goals = relative_goals(dict.fromkeys([self.options.get("budget", "params")], self.sparsity), quantities)
+        goals = relative_goals({self.budget: self.sparsity}, quantities)
         if not goals:  # pruned already
             return _view(module, analysis, np.zeros_like(analysis.free))
         plan = analysis.plan(next(iter(goals.values())), **self.options)

@@ -1,7 +1,7 @@
 """Prune a module between the steps of its training, in place, with all that belongs to it."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -138,8 +138,8 @@ class Pruner:
     def _decide(self, goals: dict[str, float]) -> tuple[torch.nn.Module, Plan]:
         """A slim copy and the plan that made it from the module as it is, the same in all processes."""
         if not together():
-            return slim_of(self.schedule, self.module, self.inputs, goals)
-        made = attempt(lambda: slim_of(self.schedule, self.module, self.inputs, goals) if is_first() else None)
+            return slim_of(self.schedule.options, self.module, self.inputs, goals)
+        made = attempt(lambda: slim_of(self.schedule.options, self.module, self.inputs, goals) if is_first() else None)
         plan = Plan.from_json(from_first("" if made is None else made[1].to_json()))
         slim = attempt(lambda: self._applied(plan)(self.module) if made is None else made[0])
         same(fingerprint(shapes_of(slim)), "the pruned model")
@@ -205,17 +205,14 @@ def prepare(schedule: Schedule, model: torch.nn.Module, example_inputs: Any, ema
 
 
 def slim_of(
-    schedule: Schedule, module: torch.nn.Module, inputs: Any, goals: dict[str, float], **changed: Any
+    options: Mapping[str, Any], module: torch.nn.Module, inputs: Any, goals: dict[str, float]
 ) -> tuple[torch.nn.Module, Plan]:
     """A slim copy of a module that meets goals for its own quantities, and the plan that made it."""
     from ...api import optimize
     from .modules import last_plan_of
 
-    options = {**schedule.options, **changed}
-    if isinstance(schedule.budget, str):
-        sparsity = goals[schedule.budget]
-    else:
-        sparsity, options["budget"] = max(goals.values()), goals
+    sparsity, budget = max(goals.values()), options.get("budget", "params")
+    options = {**options, "budget": budget if isinstance(budget, str) else goals}
     slim = optimize(module, sparsity, example_inputs=inputs, **options)
     plan = last_plan_of(slim)
     if plan is None or slim is module:
@@ -227,11 +224,12 @@ def rehearse(pruner: Pruner) -> None:
     """Prune a copy as far as the schedule goes: what cannot work is to be known before the training."""
     schedule, module = pruner.schedule, pruner.module
     goals = schedule.goals_at(schedule.end)
-    unneeded = {"verify": False} | ({"recover": None} if "recover" in schedule.options else {})
+    options = {name: value for name, value in schedule.options.items() if name != "recover"} | {"verify": False}
     with own_forwards(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the prunings themselves will say it
-        slim, plan = slim_of(schedule, module, pruner.inputs, goals, **unneeded)
+        slim, plan = slim_of(options, module, pruner.inputs, goals)
     changes_of(module, slim, plan)
+    relative_goals(goals, plan.report)  # the prunings to come need to know how far this one has got
 
 
 def _refuse_more(module: torch.nn.Module) -> None:
