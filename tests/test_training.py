@@ -18,17 +18,19 @@ from networks import NETWORKS, build
 from oracle import error
 from training import mask, same, sliced, snapshot, twins
 
+# A large eps: the gradients of biases before a batch norm are nothing but rounding, and must not be blown up.
+EPS = 1e-3
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, weight_decay=1e-2, nesterov=True),
     "sgd foreach": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, dampening=0.1, foreach=True),
-    "adam amsgrad": lambda p: torch.optim.Adam(p, 0.01, amsgrad=True),
-    "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
-    "adamw foreach": lambda p: torch.optim.AdamW(p, 0.01, foreach=True),
-    "adamw fused": lambda p: torch.optim.AdamW(p, 0.01, fused=True),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.001, momentum=0.9, centered=True),
-    "adagrad": lambda p: torch.optim.Adagrad(p, 0.01),
-    "nadam": lambda p: torch.optim.NAdam(p, 0.01),
-    "adadelta": lambda p: torch.optim.Adadelta(p),
+    "adam amsgrad": lambda p: torch.optim.Adam(p, 0.01, eps=EPS, amsgrad=True),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.01, eps=EPS, weight_decay=0.1),
+    "adamw foreach": lambda p: torch.optim.AdamW(p, 0.01, eps=EPS, foreach=True),
+    "adamw fused": lambda p: torch.optim.AdamW(p, 0.01, eps=EPS, fused=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.001, eps=EPS, momentum=0.9, centered=True),
+    "adagrad": lambda p: torch.optim.Adagrad(p, 0.01, eps=EPS),
+    "nadam": lambda p: torch.optim.NAdam(p, 0.01, eps=EPS),
+    "adadelta": lambda p: torch.optim.Adadelta(p, eps=EPS),
 }
 PATTERNS = ("chain", "grouped", "depthwise", "tied_head", "shared_layer", "heads", "unbind_qkv", "buffer_scale")
 

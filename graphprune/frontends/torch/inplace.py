@@ -143,7 +143,9 @@ def set_entry(entries: Any, key: Any, value: Any) -> Change:
 
 
 _INTERNAL = frozenset(vars(torch.nn.Module()))
-_PLAIN = (int, float, str, bool, type(None), torch.dtype, Plan)
+_PLAIN = (int, float, str, bool, type(None), torch.dtype)
+_OURS = "_graphprune_"
+"""How the names of attributes begin in which a module remembers its plan and the like."""
 
 
 def _plain_changes(module: torch.nn.Module, slim: torch.nn.Module) -> Iterator[Change]:
@@ -155,7 +157,8 @@ def _plain_changes(module: torch.nn.Module, slim: torch.nn.Module) -> Iterator[C
             continue
         internal = _INTERNAL if isinstance(holder, torch.nn.Module) else ()
         for name, value in vars(holder).items():
-            if name not in internal and _is_plain(value) and not _alike(before.get(name, _MISSING), value):
+            plain = name not in internal and _is_plain(value)
+            if name.startswith(_OURS) or (plain and not _alike(before.get(name, _MISSING), value)):
                 yield set_entry(before, name, copy.copy(value))
 
 
@@ -168,7 +171,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _alike(left: Any, right: Any) -> bool:
-    return left is right or (type(left) is type(right) and not isinstance(left, Plan) and bool(left == right))
+    return type(left) is type(right) and bool(left == right)
 
 
 # ---- forward methods that were wrapped ---------------------------------------------------------------------------
