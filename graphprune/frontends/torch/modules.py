@@ -25,14 +25,17 @@ from .recovery import recover
 from .rewriting import graph_modules, rewrite
 from .run import inputs_of, outputs
 from .slicing import shapes_of, slim_copy
+from .training import attach
 from .weights import load_weights, save_weights
 
 __all__ = [
     "analyze",
     "apply",
+    "attach",
     "example_inputs_of",
     "first_difference",
     "inputs_of",
+    "last_plan_of",
     "load_weights",
     "note_of",
     "outputs",
@@ -42,6 +45,7 @@ __all__ = [
 ]
 
 _PLAN = "_graphprune_plan"
+_LAST = "_graphprune_last_plan"
 _NOTE = "_graphprune_note"
 
 
@@ -79,11 +83,17 @@ def attach_plan(slim: Any, origin: Any, plan: Plan) -> None:
     """Let a pruned program remember its plan, composed with the one that made its origin."""
     earlier = plan_of(origin)
     setattr(slim, _PLAN, plan if earlier is None else earlier.then(plan))
+    setattr(slim, _LAST, plan)
 
 
 def plan_of(model: Any) -> Plan | None:
     """The plan that made a pruned model, from the model before its first pruning to now; None if it was not."""
     return getattr(model, _PLAN, None)
+
+
+def last_plan_of(model: Any) -> Plan | None:
+    """The plan of the last pruning of a model alone; None where it was not pruned."""
+    return getattr(model, _LAST, None)
 
 
 def note_of(model: Any) -> str | None:

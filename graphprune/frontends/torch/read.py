@@ -22,7 +22,7 @@ from .twins import stored_tensors
 
 def analyze(module: torch.nn.Module, example_inputs: Any = None, policy: Policy = DEFAULT) -> Analysis:
     """Trace and analyse a module. Raises `UnsupportedModelError`, `ExampleInputsError` or `TraceError`."""
-    _refuse(module)
+    refuse(module)
     start = time.process_time()
     graph, inputs = trace(module, example_inputs)
     mark_norms(module, graph)
@@ -34,7 +34,7 @@ def analyze(module: torch.nn.Module, example_inputs: Any = None, policy: Policy 
     return analysis
 
 
-def _refuse(module: torch.nn.Module) -> None:
+def refuse(module: torch.nn.Module) -> None:
     """Raise for modules whose operations cannot be seen or whose sizes are not known yet."""
     kind = type(module).__name__
     if isinstance(module, torch.jit.ScriptModule):
