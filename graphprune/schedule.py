@@ -99,6 +99,8 @@ class Schedule:
             raise OptionError(f"end={self.end} lies before begin={self.begin}: pruning cannot end before it begins")
         if not callable(self.kind) and self.kind not in CURVES:
             raise OptionError(f"kind={self.kind!r}: choose one of {', '.join(CURVES)}, or pass a function")
+        if "latency" in self._final():
+            raise OptionError("a schedule cannot follow budget='latency', which is measured: take 'macs', and a target")
         for name, goal in self._final().items():
             numbers = all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in (self.start, goal))
             if not numbers or not 0 <= self.start < goal < 1:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -19,6 +19,7 @@ WHOLE = st.integers(1, 40)
 
 
 @pytest.mark.parametrize("kind", CURVES)
+@settings(deadline=None)
 @given(begin=WHOLE, length=st.integers(0, 60), every=WHOLE, start=st.floats(0, 0.4), final=st.floats(0.45, 0.95))
 def test_sparsity_grows_from_start_to_the_end(kind, begin, length, every, start, final) -> None:
     schedule = graphprune.Schedule(final, begin=begin, end=begin + length, every=every, kind=kind, start=start)
@@ -44,6 +45,7 @@ def test_curves_are_those_of_their_papers() -> None:
     assert math.isclose(own.sparsity_at(600), 0.8 * 0.25)
 
 
+@settings(deadline=None)
 @given(then=st.integers(10, 10**12), goal=st.floats(0.01, 0.99), left=st.floats(0.05, 1))
 def test_goals_of_the_model_as_it_is_leave_what_those_of_the_original_do(then, goal, left) -> None:
     now = max(1, int(then * left))
@@ -70,6 +72,7 @@ def test_goals_of_the_model_as_it_is_leave_what_those_of_the_original_do(then, g
         (OptionError, "'spartsity' is no option", dict(end=3, spartsity=0.5)),
         (OptionError, "'example_inputs' is no option", dict(end=3, example_inputs=1)),
         (OptionError, "'structure' is no option", dict(end=3, structure="2:4")),
+        (OptionError, "cannot follow budget='latency'", dict(end=3, budget=("macs", "latency"))),
         (OptionError, "data is an iterator", dict(end=3, data=iter([]))),
         (OptionError, "widths as a share would be a share of what is left", dict(end=3, widths={"0": (0.5, None)})),
         (OptionError, "min_width as a share would be", dict(end=3, min_width=0.5)),
