@@ -34,8 +34,8 @@ class Follower(Recorder):
     def compute(self, func: Callable[..., Any], args: Arguments, kwargs: dict[str, Any]) -> Any:
         """One call, in the hands of `visit`."""
         position = len(self.graph.nodes)
-        if position >= len(self.nodes):
-            raise DataError("this batch takes another way through the model than the example inputs did")
+        if position >= len(self.nodes):  # behind the outputs: a loss that the model computes where labels are given
+            return func(*args, **kwargs)
         return self.visit(self.nodes[position], func, args, kwargs)
 
     def _mark(self, tensor: torch.Tensor, value: Value, inplace: bool) -> None:
@@ -46,7 +46,9 @@ class Follower(Recorder):
     def _record(self, name: str, *rest: Any) -> None:
         before = len(self.graph.nodes)
         super()._record(name, *rest)
-        if len(self.graph.nodes) > before and self.graph.nodes[-1].op != self.nodes[before].op:
+        if before >= len(self.nodes) or len(self.graph.nodes) == before:
+            return
+        if self.graph.nodes[-1].op != self.nodes[before].op:
             ran, expected = self.graph.nodes[-1].op, self.nodes[before]
             raise DataError(
                 f"this batch takes another way through the model than the example inputs did: {ran} runs where they "

@@ -101,6 +101,8 @@ class _Pair:
         inputs: Inputs,
     ) -> None:
         self.analysis, self.alive = analysis, alive
+        nodes = [node for node in analysis.graph.nodes if node.measured]
+        self.position = {id(node): position for position, node in enumerate(nodes)}
         self.ends = {chain.end: chain for chain in chains}
         self.starts = {chain.start: chain for chain in chains}
         self.links = {link: chain for chain in chains for link in chain.links}
@@ -130,10 +132,8 @@ class _Pair:
             walk.close()
 
     def _original(self, show: Callable[[Any], None]) -> Any:
-        position = iter(range(1 << 30))
-
         def visit(node: Node, func: Any, args: Any, kwargs: Any) -> Any:
-            here = next(position)
+            here = self.position[id(node)]
             result = func(*args, **kwargs)
             if here in self.ends:
                 show((node, result))
@@ -142,11 +142,10 @@ class _Pair:
         return visit
 
     def _pruned(self, show: Callable[[Any], None]) -> Any:
-        position = iter(range(1 << 30))
         calls: dict[int, _Steps] = {}
 
         def visit(node: Node, func: Any, args: Any, kwargs: Any) -> Any:
-            here = next(position)
+            here = self.position[id(node)]
             if here in self.starts:
                 chain = self.starts[here]
                 steps = calls[chain.start] = _Steps(
