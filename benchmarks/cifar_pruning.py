@@ -23,7 +23,7 @@ from peer_pruning import macs
 from pruning_runs import Records, Task, ours, peer, without_training
 
 SPEEDUPS = (1.25, 1.5, 2.0, 2.5, 3.0)
-SHORT, LONG = 2, 15
+SHORT, LONG = 1, 15
 CALIBRATION = 1024
 
 

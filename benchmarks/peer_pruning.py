@@ -48,7 +48,7 @@ def pruned(
         return slim
 
     low, high, best = 0.0, 1.0, None
-    for _ in range(10):
+    for _ in range(9):
         ratio = (low + high) / 2
         slim = at(ratio)
         if slim is None or macs(slim, example) > target:
@@ -67,7 +67,7 @@ def _learn(model: torch.nn.Module, importance: Any, criterion: str, batches: Any
             losses.mean().backward()
             continue
         importance.zero_grad()
-        for loss in losses[:50]:
+        for loss in losses[:16]:
             model.zero_grad()
             loss.backward(retain_graph=True)
             importance.accumulate_grad(model)
