@@ -36,6 +36,9 @@ def optimize(
     allocate: str = "score",
     widths: "Widths | None" = None,
     min_width: "Limit" = None,
+    latency: str | None = None,
+    threads: int | None = None,
+    insist: bool = False,
 ) -> Any:
     """A smaller model that computes what the original computes with the dropped channels set to zero.
 
@@ -51,7 +54,7 @@ def optimize(
     - `budget`: what is limited: "params" (elements of parameters), "macs" (multiply-accumulates for the example
       inputs), "bytes" (of parameters and saved buffers) or "memory" (the peak of activations for the example inputs);
       several of them, `("params", "macs")`; or a dict with a sparsity for each, `{"params": 0.5, "macs": 0.4}`.
-      All of them hold.
+      All of them hold. "latency" is the time of the compiled model on `target`, which must be this machine.
     - `criterion`: "l2", "l1", "bn_scale", "random", or a callable (see `graphprune.criteria`).
     - `scope`: "global" compares all channels (scores are divided by their layer's mean); "layer" takes the same
       share from every layer, "isomorphic" from every set of layers of one structure, within which channels compete.
@@ -60,6 +63,10 @@ def optimize(
     - `widths`: bounds by pattern, `{"layer1.*": (8, None), "fc": (None, 0.5)}`: the fewest and the most outputs of
       these layers that stay, as a number or as a share of what there is; down to the most they are pruned in any case.
     - `min_width`: the same lower bound for all layers; those that have fewer keep what they have.
+    - `latency`: the time that the compiled model may take on `target` (default "x86"), `"2.5 ms"`, or a share of what
+      it takes now, `"60 %"`. This is the budget then; a dict in `budget` holds besides. Kernels are measured (once: the
+      times are kept), the result is compiled and measured; where it is not faster than the model before, a
+      `LatencyWarning` says so and the model itself comes back, unless `insist`. `threads`: to measure with.
     - `keep`: patterns of parameter or module names that keep their sizes, such as `"layer1.*"` or `"fc"`.
     - `multiple_of`: channel counts that change become multiples of this. None for what suits the runtime of the model:
       1 for torch, for ONNX 8, or the first of 4, 2, 1 that meets the budget within 2 % of all.
@@ -111,7 +118,12 @@ def optimize(
         min_width=min_width,
     )
     options.check()
-    passes: tuple[Pass, ...] = (PruneChannels(options, target), *([VerifyEquivalence()] if verify else []))
+    prune: Pass = PruneChannels(options, target)
+    if latency is not None or "latency" in options.budgets:
+        from .passes.prune_to_latency import PruneToLatency
+
+        prune = PruneToLatency(options, target or "x86", latency, threads, insist)
+    passes: tuple[Pass, ...] = (prune, *([VerifyEquivalence()] if verify else []))
     hook = None if progress is None else lambda stage, program: progress(stage.name)
     return run_passes(Program(model, example_inputs), passes, before=hook).model
 

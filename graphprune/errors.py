@@ -80,5 +80,9 @@ class OptionError(GraphPruneError, ValueError):
     """An option has a value that is not among those it can take."""
 
 
+class LatencyWarning(UserWarning):
+    """A pruned model does not take the time that was asked for, or is not faster than the one before."""
+
+
 class SlowKernelWarning(UserWarning):
     """A compiled model will spend a notable part of its time in kernels that no schedule was written for."""

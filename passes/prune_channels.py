@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..backends.targets import get_target
 from ..budget import Options, make_plan
@@ -10,6 +10,9 @@ from ..errors import ApplyError
 from ..frontends import frontend_of
 from ..policy import resolve_policy
 from .pipeline import Program
+
+if TYPE_CHECKING:
+    from ..latency import Clock
 
 ATTEMPTS = 12
 """How often a plan is made anew without the channels that the model's code does not let go."""
@@ -19,7 +22,8 @@ ATTEMPTS = 12
 class PruneChannels:
     """Analyse, plan, apply; where the model's code does not let channels go, they are kept and it starts anew.
 
-    Options are those of `graphprune.optimize`; a target asks for its channel alignment.
+    Options are those of `graphprune.optimize`; a target asks for its channel alignment, and a
+    `clock` tells predicted times where they are budgeted.
 
     ```python
     from graphprune.budget import Options
@@ -32,6 +36,7 @@ class PruneChannels:
 
     options: Options = field(default_factory=Options)
     target: str | None = None
+    clock: "Clock | None" = None
     name: ClassVar[str] = "prune channels"
 
     def apply(self, program: Program) -> Program:
@@ -44,7 +49,7 @@ class PruneChannels:
         frontend, analysis, notes = frontend_of(program.model), program.analysis, []
         assert analysis is not None
         for attempt in range(ATTEMPTS):
-            plan = make_plan(analysis, options)
+            plan = make_plan(analysis, options, self.clock)
             try:
                 slim = frontend.apply(program.model, plan, program.example_inputs, analysis)
                 break
