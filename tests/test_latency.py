@@ -85,7 +85,7 @@ def test_predicted_is_the_sum_over_the_slim_model(tmp_path, multiple):
 
     slowly = clock(tmp_path / "other", analysis, dense, slow)
     other = make_plan(analysis, Options(budget="latency", sparsity=0.4, multiple_of=multiple), slowly)
-    assert other.kept["4.weight"][0].size < plan.kept["4.weight"][0].size, "another machine, another plan"
+    assert other.widths() != plan.widths(), "another machine, another plan"
 
 
 def test_the_rest_follows_the_activations(tmp_path):
