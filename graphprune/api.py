@@ -99,7 +99,7 @@ def optimize(
     """
     from .budget import Options
     from .passes.pipeline import Pass, Program, run_passes
-    from .passes.prune_channels import PruneChannels
+    from .passes.prune_to_latency import pruning
     from .passes.verify_equivalence import VerifyEquivalence
 
     kept = (keep,) if isinstance(keep, str) else tuple(keep)
@@ -118,11 +118,7 @@ def optimize(
         min_width=min_width,
     )
     options.check()
-    prune: Pass = PruneChannels(options, target)
-    if latency is not None or "latency" in options.budgets:
-        from .passes.prune_to_latency import PruneToLatency
-
-        prune = PruneToLatency(options, target or "x86", latency, threads, insist)
+    prune = pruning(options, target, latency, threads, insist)
     passes: tuple[Pass, ...] = (prune, *([VerifyEquivalence()] if verify else []))
     hook = None if progress is None else lambda stage, program: progress(stage.name)
     return run_passes(Program(model, example_inputs), passes, before=hook).model

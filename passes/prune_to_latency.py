@@ -106,3 +106,18 @@ def _with_times(slim: Program, seconds: dict[str, float]) -> Program:
 
 def _warn(text: str) -> None:
     warnings.warn(text, LatencyWarning, stacklevel=5)
+
+
+def pruning(
+    options: Options,
+    target: str | None = None,
+    latency: str | None = None,
+    threads: int | None = None,
+    insist: bool = False,
+) -> "PruneChannels | PruneToLatency":
+    """The pass that prunes: by measured time where latency is budgeted."""
+    if latency is None and "latency" not in options.budgets:
+        return PruneChannels(options, target)
+    if latency is not None:
+        latency_of(latency, 1.0)  # raises for what cannot be meant, before anything is compiled
+    return PruneToLatency(options, target or "x86", latency, threads, insist)

@@ -160,7 +160,6 @@ def test_budgets_in_words():
         ({"budget": {"params": True}}, BudgetError, "between 0 and 1"),
         ({"budget": {"joules": 0.5}}, OptionError, "memory"),
         ({"budget": ("params", "joules")}, OptionError, "memory"),
-        ({"budget": "latency"}, OptionError, "target"),
         ({"allocate": "dearest"}, OptionError, "per_cost"),
         ({"allocate": "per_cost", "scope": "layer"}, OptionError, "compares all layers"),
         ({"budget": {"params": 0.1, "memory": 0.999}}, BudgetError, "bytes of peak activation memory"),

@@ -204,6 +204,8 @@ def test_targets_that_do_not_run_here():
             graphprune.optimize(module, example_inputs=x, latency="50 %", target=name)
     with pytest.raises(OptionError, match="with its unit"):
         graphprune.optimize(module, example_inputs=x, latency=0.5)
+    with pytest.raises(OptionError, match="times of a target"):
+        graphprune.analyze(module, x).plan(budget="latency")
 
 
 @pytest.mark.skipif(bool(AVX2.missing_features()), reason="needs AVX2")
