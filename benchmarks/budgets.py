@@ -175,9 +175,9 @@ def present(records: list[Record]) -> None:
 
 
 MISSED = ("model", "budget", "unused")
-WHY = """One group is more than 1 % of these budgets. The memory at the peak is that of a few results: there a channel is
-1/96 of the whole in MobileNetV2, groups of a group norm lose a channel each, and in transformers only whole heads and
-widths that all blocks share count."""
+WHY = """One group is more than 1 % of these budgets. The memory at the peak is that of a few results: there a channel
+is 1/96 of the whole in MobileNetV2, groups of a group norm lose a channel each, and in transformers only whole heads
+and widths that all blocks share count."""
 
 TEXT = """
 Printed by `python benchmarks/budgets.py`.
