@@ -51,9 +51,8 @@ def test_half_precision_takes_half():
     whole = graphprune.analyze(module, x).cost()
     half = graphprune.analyze(module.to(torch.bfloat16), x.to(torch.bfloat16)).cost()
     assert (half.bytes * 2, half.memory * 2) == (whole.bytes, whole.memory)
-    assert [itemsize(name) for name in ("float32", "bfloat16", "int8", "bool", "complex64", "float8_e4m3fn", "uint4")] == [
-        4, 2, 1, 1, 8, 1, 0.5,
-    ]  # fmt: skip
+    names = ("float32", "bfloat16", "int8", "bool", "complex64", "float8_e4m3fn", "uint4")
+    assert [itemsize(name) for name in names] == [4, 2, 1, 1, 8, 1, 0.5]
 
 
 def counted(graph):
