@@ -40,23 +40,25 @@ COLUMNS = ("budget", "models", "hit within 0.1 %", "within 1 %", "missed by more
 Record = dict[str, Any]
 
 
-def case_of(family: str, name: str) -> Case:
-    """A model on the meta device; with numbers where it cannot be built there."""
+def analysed(family: str, name: str) -> graphprune.Analysis:
+    """A model on the meta device; with numbers where it cannot be built or run there."""
+
+    def analysis(case: Case) -> graphprune.Analysis:
+        return graphprune.analyze(case.model, None if case.inferred else case.inputs)
+
     try:
         with torch.device("meta"):
             case = FAMILIES[family].build(name)
-        graphprune.analyze(case.model, None if case.inferred else case.inputs)
-        return case
+        return analysis(case)
     except Exception:
-        return FAMILIES[family].build(name)
+        return analysis(FAMILIES[family].build(name))
 
 
 def measure(family: str, name: str) -> Record:
     """For every budget the share of it that is left unused, or why it is out of reach, and the seconds of the plan."""
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    case = case_of(family, name)
-    analysis = graphprune.analyze(case.model, None if case.inferred else case.inputs)
+    analysis = analysed(family, name)
     record: Record = {}
     for title, budget in BUDGETS.items():
         start = time.process_time()

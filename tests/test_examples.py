@@ -23,7 +23,7 @@ def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 3
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extending.md", "docs/architectures.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/extending.md", "docs/architectures.md", "docs/budgets.md"])
 def test_pages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks of a page run in order, in one namespace, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
