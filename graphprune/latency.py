@@ -8,7 +8,7 @@ activations by their bytes. The measurements are a matter of `graphprune.backend
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -203,11 +203,6 @@ class Clock:
             return np.expand_dims(total, -1)
 
         return nanoseconds
-
-    def scaled(self, factor: float) -> "Clock":
-        """A clock that is so many times slower."""
-        curves = {kernel: curve * factor for kernel, curve in self.curves.items()}
-        return replace(self, curves=curves, rest=self.rest * factor)
 
 
 def _basis(sizes: NDArray[Any], lanes: int, kernel: Kernel) -> NDArray[np.float64]:

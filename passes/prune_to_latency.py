@@ -1,13 +1,14 @@
 """Prune until the compiled model takes no more than a given time: predict, prune, compile, measure, correct."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from ..backends.compiler import compile_model
 from ..backends.latency import checked_target, clock_of, seconds_of, threads_of
 from ..budget import Options
-from ..errors import BudgetError, LatencyWarning
+from ..errors import BudgetError, LatencyWarning, OptionError
 from ..frontends import frontend_of
 from ..latency import latency_of
 from ..policy import resolve_policy
@@ -86,7 +87,7 @@ class PruneToLatency:
     def _pruned(self, program: Program, clock: Any, aim: float) -> tuple[Program, float]:
         """The model pruned to a predicted share of its time, and that share."""
         budgets = {name: share for name, share in self.options.budgets.items() if name != "latency"}
-        budgets = {} if self.latency is not None and not isinstance(self.options.budget, dict) else budgets
+        budgets = budgets if self.latency is None or isinstance(self.options.budget, Mapping) else {}
         options = replace(self.options, budget=budgets | {"latency": 1 - aim})
         slim = PruneChannels(options, self.target, clock).apply(program)
         before, after = slim.report["latency"]
@@ -120,4 +121,9 @@ def pruning(
         return PruneChannels(options, target)
     if latency is not None:
         latency_of(latency, 1.0)  # raises for what cannot be meant, before anything is compiled
+        if options.budget != "params" and not (isinstance(options.budget, Mapping) and "latency" not in options.budget):
+            raise OptionError(
+                f"latency={latency!r} is the budget, so budget={options.budget!r} would be another one: say "
+                "budget={'macs': 0.5} for what is to hold besides"
+            )
     return PruneToLatency(options, target or "x86", latency, threads, insist)

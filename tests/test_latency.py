@@ -186,6 +186,29 @@ def test_a_time_in_milliseconds_and_other_budgets(machine):
         graphprune.optimize(module, example_inputs=x, target="x86-avx2", latency="1 s", threads=1)
 
 
+def test_onnx_models(tmp_path, monkeypatch):
+    """The same by a machine that takes as long as a model has multiply-accumulates."""
+    import onnx
+
+    module, x = net()
+    path = str(tmp_path / "net.onnx")
+    torch.onnx.export(module, (x,), path, dynamo=False)
+    monkeypatch.setattr(prune_to_latency, "compile_model", lambda model, **_: graphprune.analyze(model).cost().macs)
+    monkeypatch.setattr(prune_to_latency, "seconds_of", lambda programs, _: dict(programs))
+    table = Table(tmp_path / "table.jsonl", 1)
+    monkeypatch.setattr(prune_to_latency, "clock_of", lambda a, t, n, dense: clock_of(a, t, n, dense, truth, table))
+    slim = graphprune.optimize(path, latency="70 %", target="x86-avx2", threads=1)
+    assert isinstance(slim, onnx.ModelProto)
+    assert graphprune.analyze(slim).cost().macs <= 0.7 * 1.03 * graphprune.analyze(path).cost().macs
+
+
+@pytest.mark.parametrize("budget", ["macs", ("params", "macs"), {"latency": 0.5}])
+def test_a_time_is_the_budget(budget):
+    module, x = net()
+    with pytest.raises(OptionError, match="besides"):
+        graphprune.optimize(module, latency="50 %", budget=budget, example_inputs=x, target="x86-avx2")
+
+
 def test_what_is_not_faster_comes_back_as_it_was(machine):
     machine["factor"] = 50.0
     module, x = net()
