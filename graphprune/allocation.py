@@ -27,6 +27,9 @@ STEPS = 48
 
 _EXCHANGES = 4
 
+LOSS = 0.005
+"""The share of the importance that an exchange may cost at most."""
+
 
 class Granules(NamedTuple):
     """Units in the order in which they are dropped; granule i is `units[ends[i]:ends[i + 1]]`.
@@ -151,6 +154,10 @@ class Account:
         counts = self.counts(alive)
         return max(self.model.total(quantity, counts) / max(limit, 1) for quantity, limit in self.limits.items())
 
+    def importance(self, alive: Mask) -> float:
+        """The sum of the scores of what is left."""
+        return float(self.units.score[alive].sum())
+
     def excess(self, counts: Any) -> NDArray[np.float64]:
         """What is above the limit, added up over all loads: shape (quantities,) or (cases, quantities)."""
         over = [
@@ -176,7 +183,9 @@ def by_cost(account: Account, order: Granules) -> Granules:
     first: NDArray[np.float64] | None = None
     while left.size and (excess := account.excess(counts)).any():
         first = np.where(excess > 0, excess, 1.0) if first is None else first
-        saved = np.maximum(excess - account.excess(counts - account.share), 0)
+        step = np.ones(account.share.shape[0])
+        np.maximum.at(step, family[left], length[left])  # a single unit may save nothing
+        saved = np.maximum(excess - account.excess(counts - account.share * step[:, None]), 0) / step[:, None]
         price = (saved / first) @ (excess / first)
         with np.errstate(divide="ignore"):
             key = order.importance[left] / price[family[left]]
@@ -185,9 +194,9 @@ def by_cost(account: Account, order: Granules) -> Granules:
         ranked = np.argsort(key, kind="stable")
         # a step takes what should save its share of the excess at the start, in the quantity that is the furthest off
         gain = np.cumsum(saved[family[left[ranked]]] * length[left[ranked], None], axis=0) / first
-        step = int(np.searchsorted(gain[:, int(np.argmax(excess / first))], 1 / STEPS)) + 1
+        enough = int(np.searchsorted(gain[:, int(np.argmax(excess / first))], 1 / STEPS)) + 1
         taken = np.zeros(left.size, dtype=bool)
-        taken[ranked[: min(step, int(np.isfinite(key).sum()))]] = True
+        taken[ranked[: min(enough, int(np.isfinite(key).sum()))]] = True
         counts -= np.bincount(family[left[taken]], length[left[taken]], account.share.shape[0]) @ account.share
         done.append(left[ranked][taken[ranked]])
         left = left[~taken]
@@ -198,7 +207,7 @@ def cut(account: Account, order: Granules) -> Mask | None:
     """Which units stay when granules go from the front of `order` until all budgets are met; None where they cannot be.
 
     Nothing that went, but what had to go anyway, could have stayed. Where granules are large and the tightest budget is
-    not used by `CLOSE`, some are exchanged for others that fill it better.
+    not used by `CLOSE`, some are exchanged for others that fill it better and are about as important.
     """
     if not account.fits(alive_after(account, order, order.total)):
         return None
@@ -214,7 +223,9 @@ def cut(account: Account, order: Granules) -> Mask | None:
         used = account.used(alive)
         if used >= CLOSE or low == order.forced:
             break
-        best = max(_exchanged(account, alive, order), key=account.used, default=alive)
+        least = (1 - LOSS) * account.importance(alive)
+        choices = (choice for choice in _exchanged(account, alive, order) if account.importance(choice) >= least)
+        best = max(choices, key=account.used, default=alive)
         if account.used(best) <= used:
             break
         alive = best

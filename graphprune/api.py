@@ -41,6 +41,9 @@ def optimize(
     data: Any = None,
     loss: Callable[..., Any] | None = None,
     recover: bool | str = False,
+    latency: str | None = None,
+    threads: int | None = None,
+    insist: bool = False,
 ) -> Any:
     """A smaller model that computes what the original computes with the dropped channels set to zero.
 
@@ -56,7 +59,7 @@ def optimize(
     - `budget`: what is limited: "params" (elements of parameters), "macs" (multiply-accumulates for the example
       inputs), "bytes" (of parameters and saved buffers) or "memory" (the peak of activations for the example inputs);
       several of them, `("params", "macs")`; or a dict with a sparsity for each, `{"params": 0.5, "macs": 0.4}`.
-      All of them hold.
+      All of them hold. "latency" is the time of the compiled model on `target`, which must be this machine.
     - `criterion`: a name of `graphprune.criteria.CRITERIA`, such as "l2", "taylor" or "reconstruction", or a callable.
       Which criterion for what: `docs/criteria.md`.
     - `data`: calibration batches for criteria that look at data, and for `recover`: any iterable of batches, each the
@@ -77,6 +80,10 @@ def optimize(
     - `widths`: bounds by pattern, `{"layer1.*": (8, None), "fc": (None, 0.5)}`: the fewest and the most outputs of
       these layers that stay, as a number or as a share of what there is; down to the most they are pruned in any case.
     - `min_width`: the same lower bound for all layers; those that have fewer keep what they have.
+    - `latency`: the time that the compiled model may take on `target` (default "x86"), `"2.5 ms"`, or a share of what
+      it takes now, `"60 %"`. This is the budget then; a dict in `budget` holds besides. Kernels are measured (once: the
+      times are kept), the result is compiled and measured; where it is not faster than the model before, a
+      `LatencyWarning` says so and the model itself comes back, unless `insist`. `threads`: to measure with.
     - `keep`: patterns of parameter or module names that keep their sizes, such as `"layer1.*"` or `"fc"`.
     - `multiple_of`: channel counts that change become multiples of this. None for what suits the runtime of the model:
       1 for torch, for ONNX 8, or the first of 4, 2, 1 that meets the budget within 2 % of all.
@@ -109,7 +116,7 @@ def optimize(
     """
     from .budget import Options
     from .passes.pipeline import Pass, Program, run_passes
-    from .passes.prune_channels import PruneChannels
+    from .passes.prune_to_latency import pruning
     from .passes.recover import Recover, method_of
     from .passes.verify_equivalence import VerifyEquivalence
     from .progress import shown
@@ -135,7 +142,7 @@ def optimize(
     method = method_of(recover)
     hook = None if progress is None else lambda stage, program: progress(stage.name)
     with shown(progress, quiet=data is None and method is None) as report:
-        passes: list[Pass] = [PruneChannels(options, target, data, loss, report)]
+        passes: list[Pass] = [pruning(options, target, latency, threads, insist, data=data, loss=loss, progress=report)]
         passes += [VerifyEquivalence()] if verify else []
         passes += [Recover(method, data, report)] if method else []
         return run_passes(Program(model, example_inputs), passes, before=hook).model

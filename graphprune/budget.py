@@ -42,6 +42,8 @@ def budgets_of(budget: Any, sparsity: Any) -> dict[str, float]:
     Raises `BudgetError` for a share that is none, `OptionError` for an unknown quantity.
     """
     names = (budget,) if isinstance(budget, str) else budget
+    if not isinstance(names, (tuple, list, Mapping)):
+        raise OptionError(f"budget={budget!r} must be a quantity, a tuple of them, or a dict with a sparsity for each")
     named = budget if isinstance(budget, Mapping) else dict.fromkeys(names, sparsity)
     if not named:
         raise OptionError(f"budget={budget!r} names no quantity: choose of {', '.join(BUDGETS)}")
@@ -143,6 +145,8 @@ def make_plan(
     limits = {name: int(np.floor(before[name] * (1 - share) + 1e-9)) for name, share in budgets.items()}
     if not free.any() or not (free & exact).any() and options.exact is True:
         raise NothingToPruneError(f"nothing can be dropped from this model.\n{lock_summary(analysis)}")
+    if nothing := [name for name in budgets if not before[name]]:
+        raise BudgetError(f"budget: this model has no {nothing[0]} that could become fewer; budget another quantity")
     ways = [free] if options.exact is False else [free & exact]
     if options.exact == "prefer" and (free & ~exact).any():
         ways.append(free)

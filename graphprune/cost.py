@@ -60,7 +60,7 @@ class CostModel:
         }
         loads["memory"] = Peak(Terms.of(steps.sizes, arrays), steps.needed)
         if clock is not None:
-            loads["latency"] = clock.loads(arrays.row)
+            loads["latency"] = clock.loads(arrays)
         flat = arrays.classes
         starts = np.cumsum([0, *(array.size for array in flat)])
         return cls(np.concatenate(flat) if flat else np.zeros(0, dtype=np.int64), starts, loads)

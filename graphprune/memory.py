@@ -58,7 +58,7 @@ def activations(analysis: "Analysis") -> Activations:
     rows = np.concatenate([np.arange(piece.first, piece.last + 1) for piece in pieces] or [np.zeros(0, dtype=np.int64)])
     columns = np.repeat(np.arange(len(pieces)), [piece.last - piece.first + 1 for piece in pieces])
     needed = csr_array((np.ones(rows.size), (rows, columns)), shape=(steps, len(pieces)))
-    return Activations([_size(analysis, piece.value) for piece in pieces], needed)
+    return Activations([size_of(analysis, piece.value) for piece in pieces], needed)
 
 
 def lifetimes(graph: Graph) -> list[_Piece]:
@@ -110,7 +110,7 @@ def _element_wise(node: Node) -> bool:
     return node.op == "batch_norm" or getattr(OPS.get(node.op), "__module__", "") == pointwise.__name__
 
 
-def _size(analysis: "Analysis", value: Value) -> Product:
+def size_of(analysis: "Analysis", value: Value) -> Product:
     """Bytes of a value as a product of its living positions."""
     layout = analysis.layouts.get(value, ())
     covered = {axis for array in layout for axis in array.axes}

@@ -25,7 +25,7 @@ CURVES: dict[str, Curve] = {
 "cubic" prunes much at first and little at the end: Zhu and Gupta, "To prune, or not to prune", 2017 (AGP).
 """
 
-_NOT_OPTIONS = ("model", "sparsity", "example_inputs", "latency", "threads", "insist", "structure", "block")
+_NOT_OPTIONS = ("model", "sparsity", "example_inputs", "latency", "threads", "insist", "structure", "block", "recover")
 """Of `optimize`: given otherwise, or not what grows along a curve."""
 
 _WIDTHS = ("widths", "min_width")

@@ -156,11 +156,12 @@ def test_budgets_in_words():
     ("options", "kind", "words"),
     [
         ({"budget": {}}, OptionError, "names no quantity"),
+        ({"budget": 3}, OptionError, "a tuple of them"),
+        ({"budget": [0.5]}, OptionError, "several, or a dict"),
         ({"budget": {"params": 1.0}}, BudgetError, "between 0 and 1"),
         ({"budget": {"params": True}}, BudgetError, "between 0 and 1"),
         ({"budget": {"joules": 0.5}}, OptionError, "memory"),
         ({"budget": ("params", "joules")}, OptionError, "memory"),
-        ({"budget": "latency"}, OptionError, "target"),
         ({"allocate": "dearest"}, OptionError, "per_cost"),
         ({"allocate": "per_cost", "scope": "layer"}, OptionError, "compares all layers"),
         ({"budget": {"params": 0.1, "memory": 0.999}}, BudgetError, "bytes of peak activation memory"),
@@ -170,6 +171,19 @@ def test_bad_budgets(options, kind, words):
     module, x = tiny((4, 4))
     with pytest.raises(kind, match=words):
         graphprune.optimize(module, example_inputs=x, **options)
+
+
+def test_a_quantity_that_a_model_has_not():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.randn(8))
+
+        def forward(self, x):
+            return (x * self.scale).sum(1)
+
+    with pytest.raises(BudgetError, match="no macs"):
+        graphprune.optimize(Table(), 0.5, budget="macs", example_inputs=torch.randn(2, 8))
 
 
 def test_out_of_reach_names_the_quantity_and_how_far_one_gets():
