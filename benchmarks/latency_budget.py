@@ -117,9 +117,9 @@ Printed by `python benchmarks/latency_budget.py`. {}.
 One 224x224 image; random weights, l2, channel counts that suit the target. Three ways to choose: *half of the MACs*,
 the least important channels first; *half of the MACs, by time*: those first of which the least importance is lost for
 the predicted time they save; *as fast, by time*: in that order, until the model is measured to be as fast as the
-first one. *importance*: the sum of the normalised scores of what is left, of all; *predicted* and *measured*: speed-
-up by the clock of the kernels, and of compiled models that take turns; *of the MACs*: the measured speed-up over the
-reduction of MACs.
+first one. *importance*: the sum of the normalised scores of what is left, of all; *predicted* and *measured*:
+speed-up by the clock of the kernels, and of compiled models that take turns; *of the MACs*: the measured speed-up
+over the reduction of MACs.
 """
 
 

@@ -27,6 +27,9 @@ STEPS = 48
 
 _EXCHANGES = 4
 
+SLACK = 0.005
+"""The share of a budget that may stay unused where layers are to lose the same share."""
+
 LOSS = 0.005
 """The share of the importance that an exchange may cost at most."""
 
@@ -35,12 +38,14 @@ class Granules(NamedTuple):
     """Units in the order in which they are dropped; granule i is `units[ends[i]:ends[i + 1]]`.
 
     `importance` is that of one unit of each granule; within a family it never falls. The first `forced` ones go anyway.
+    `even` tells that layers are to lose the same share, so that little is taken back out of turn.
     """
 
     units: Labels
     ends: Labels
     importance: NDArray[np.float64]
     forced: int = 0
+    even: bool = False
 
     @property
     def total(self) -> int:
@@ -56,7 +61,7 @@ class Granules(NamedTuple):
         units = [self.members(number) for number in order]
         ends = np.cumsum([0, *(own.size for own in units)])
         flat = np.concatenate(units) if units else self.units
-        return Granules(flat, ends, self.importance[order], self.forced)
+        return Granules(flat, ends, self.importance[order], self.forced, self.even)
 
 
 class Bounds(NamedTuple):
@@ -101,7 +106,7 @@ def granules(units: Units, protected: Mask, multiples: Labels, pools: Labels | N
     order = np.lexsort((key, ~forced))
     ends = np.cumsum(np.append(0, length_of[order]))
     flat = index[np.repeat(start_of[order] - ends[:-1], length_of[order]) + np.arange(ends[-1])]
-    return Granules(flat, ends, score[order], int(forced.sum()))
+    return Granules(flat, ends, score[order], int(forced.sum()), pools is not None)
 
 
 def _shares(score: Any, length: Labels, pool: Labels, pools: Labels, size: Labels) -> NDArray[np.float64]:
@@ -221,7 +226,7 @@ def cut(account: Account, order: Granules) -> Mask | None:
     alive = _refilled(account, alive_after(account, order, low), order)
     for _ in range(_EXCHANGES):
         used = account.used(alive)
-        if used >= CLOSE or low == order.forced:
+        if used >= CLOSE or low == order.forced or order.even:
             break
         least = (1 - LOSS) * account.importance(alive)
         choices = (choice for choice in _exchanged(account, alive, order) if account.importance(choice) >= least)
@@ -250,6 +255,8 @@ def _refilled(account: Account, alive: Mask, order: Granules, last: int = -1) ->
     full: set[int] = set()
     alive = alive.copy()
     for number in (*gone[family[gone] != last], *gone[family[gone] == last]):
+        if order.even and account.used(alive) >= 1 - SLACK:
+            break
         if family[number] in full:
             continue
         members = order.members(number)
