@@ -61,15 +61,15 @@ def pruned(
 def _learn(model: torch.nn.Module, importance: Any, criterion: str, batches: Any) -> None:
     """Gradients for the importances that read them, as its manual says."""
     model.zero_grad()
+    if criterion == "Taylor":
+        for images, labels in batches:
+            functional.cross_entropy(model(images), labels).backward()
+        return
+    importance.zero_grad()
     for images, labels in batches:
-        losses = functional.cross_entropy(model(images), labels, reduction="none")
-        if criterion == "Taylor":
-            losses.mean().backward()
-            continue
-        importance.zero_grad()
-        for loss in losses[:16]:
+        for image, label in zip(images[:16].split(1), labels[:16].split(1), strict=True):  # sample by sample
             model.zero_grad()
-            loss.backward(retain_graph=True)
+            functional.cross_entropy(model(image), label).backward()
             importance.accumulate_grad(model)
 
 
