@@ -22,8 +22,8 @@ ATTEMPTS = 12
 class PruneChannels:
     """Analyse, plan, apply; where the model's code does not let channels go, they are kept and it starts anew.
 
-    Options are those of `graphprune.optimize`; a target asks for its channel alignment. `data`, and a `loss` for it, are
-    what a criterion looks at.
+    Options are those of `graphprune.optimize`; a target asks for its channel alignment. `data`, and a `loss` for it,
+    are what a criterion looks at.
 
     ```python
     from graphprune.budget import Options

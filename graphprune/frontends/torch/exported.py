@@ -1,6 +1,7 @@
 """The frontend for torch.export.ExportedProgram: unlift to a GraphModule, prune that, export it again."""
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -110,9 +111,10 @@ def recover(
     better, recovery = modules.recover(_unlifted(program), _unlifted(slim), plan, analysis, *rest)
     if recovery.after >= recovery.before:
         return slim, recovery
-    state = {name: tensor for name, tensor in better.state_dict().items() if name in slim.state_dict}
-    fresh = copy.deepcopy(slim)
-    with torch.no_grad():
+    state = better.state_dict()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch itself, about what a copy of a program is made of
+        fresh = copy.deepcopy(slim)
         for name, tensor in fresh.state_dict.items():
             tensor.copy_(state[name])
     return fresh, recovery
