@@ -85,7 +85,7 @@ def _goes_on(node: Node, value: Value) -> bool:
         return node.inputs[0] is value and not rest and prod(node.outputs[0].shape) == prod(value.shape)
     return (
         node.op in _AFFINE
-        and node.inputs[0] is value
+        and (node.inputs[0] is value or node.op in ("mul", "add", "sub"))
         and all(other.is_leaf for other in rest)
         and node.outputs[0].shape == value.shape
     )

@@ -4,7 +4,7 @@ A convolution is a linear layer on patches, a transposed one a convolution on an
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -129,7 +129,10 @@ class Product:
         x, matrix = operands[data], operands[weight]
         if not contraction.is_convolution:
             return cls(contraction, x, matrix, None)
-        return cls(contraction, x, matrix, Windows.of(base_name(func), matrix, args, kwargs))
+        name = base_name(func)
+        groups = int(_argument(args, kwargs, 8 if name.endswith("convolution") else 6, "groups", 1))
+        own = replace(contraction, groups=groups)  # a pruned one may have fewer
+        return cls(own, x, matrix, Windows.of(name, matrix, args, kwargs))
 
     @property
     def positions(self) -> int:

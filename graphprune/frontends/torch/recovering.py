@@ -104,7 +104,7 @@ def _end(chain: Chain) -> int:
 
 
 def _refit_one(chain: Chain, stops: Sequence[Stop], weight: Tensor, bias: "_Bias | None", method: Method) -> Refit:
-    contraction = chain.contraction
+    contraction = stops[0].product.contraction if stops else chain.contraction
     if any(stop.target is None for stop in stops):
         return Refit(contraction.weight, None, None, "its input is written in place before its result counts")
     start = matrix_of(contraction, weight.detach()).double().cpu().numpy()

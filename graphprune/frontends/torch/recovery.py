@@ -33,7 +33,7 @@ BATCHES = 64
 Progress = Callable[[str, int, int | None], None]
 
 
-def recover(
+def recovered(
     original: torch.nn.Module,
     slim: torch.nn.Module,
     plan: Plan,
