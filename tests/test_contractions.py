@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import graphprune
@@ -20,6 +21,11 @@ from graphprune.frontends.torch.follow import Runnable
 from graphprune.frontends.torch.inputs import normalise
 from helpers import import_torchvision, randomise
 from networks import Net
+
+
+def weight(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape))
+
 
 LAYERS = {
     "linear": (lambda: nn.Linear(5, 7), (3, 5)),
@@ -38,10 +44,13 @@ LAYERS = {
     "transposed 1d": (lambda: nn.ConvTranspose1d(4, 6, 4, stride=3, dilation=2, bias=False), (2, 4, 5)),
     "transposed grouped": (lambda: nn.ConvTranspose2d(4, 6, (3, 2), (2, 1), groups=2), (2, 4, 5, 6)),
     "transposed 3d": (lambda: nn.ConvTranspose3d(2, 3, 2, stride=2), (1, 2, 3, 3, 3)),
-    "matmul": (lambda: Net(lambda m, x: x @ m.w, w=nn.Parameter(torch.randn(5, 7))), (3, 5)),
-    "addmm": (lambda: Net(lambda m, x: torch.addmm(m.b, x, m.w), w=nn.Parameter(torch.randn(5, 7)), b=nn.Parameter(torch.randn(7))), (3, 5)),
-    "by name": (lambda: Net(lambda m, x: nn.functional.linear(weight=m.w, input=x), w=nn.Parameter(torch.randn(7, 5))), (3, 5)),
-    "convolution": (lambda: Net(lambda m, x: torch.convolution(x, m.w, None, [2], [1], [1], True, [1], 2), w=nn.Parameter(torch.randn(4, 3, 3))), (2, 4, 5)),
+    "matmul": (lambda: Net(lambda m, x: x @ m.w, w=weight(5, 7)), (3, 5)),
+    "addmm": (lambda: Net(lambda m, x: torch.addmm(m.b, x, m.w), w=weight(5, 7), b=weight(7)), (3, 5)),
+    "by name": (lambda: Net(lambda m, x: F.linear(weight=m.w, input=x), w=weight(7, 5)), (3, 5)),
+    "convolution": (
+        lambda: Net(lambda m, x: torch.convolution(x, m.w, None, [2], [1], [1], True, [1], 2), w=weight(4, 3, 3)),
+        (2, 4, 5),
+    ),
 }  # fmt: skip
 
 

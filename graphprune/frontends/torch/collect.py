@@ -98,7 +98,7 @@ class _Collector:
         with self._losing(number):
             value = loss_of(self.loss, outputs, targets, self.random) * samples
             if not bool(torch.isfinite(value)):
-                raise DataError(f"the loss of batch {number} of data= is {float(value)}")
+                raise DataError(f"the loss of batch {number} of data= is {value.item()}")
             value.backward()
         for name, tensor in self.run.parameters.items():
             if tensor.grad is None:

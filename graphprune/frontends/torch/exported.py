@@ -1,7 +1,5 @@
 """The frontend for torch.export.ExportedProgram: unlift to a GraphModule, prune that, export it again."""
 
-import copy
-import warnings
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from ...plan import Plan
 from ...policy import DEFAULT, Policy
 from ...reconstruction import Recovery
 from . import modules, run
+from .copying import copied
 from .difference import first_difference as module_difference
 from .inputs import Inputs, normalise
 from .modules import note_of, plan_of
@@ -112,9 +111,8 @@ def recover(
     if recovery.after >= recovery.before:
         return slim, recovery
     state = better.state_dict()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch itself, about what a copy of a program is made of
-        fresh = copy.deepcopy(slim)
+    fresh: ExportedProgram = copied(slim)
+    with torch.no_grad():
         for name, tensor in fresh.state_dict.items():
             tensor.copy_(state[name])
     return fresh, recovery

@@ -22,7 +22,7 @@ Arguments = tuple[Any, ...]
 Visit = Callable[[Node, Callable[..., Any], Arguments, dict[str, Any]], Any]
 
 
-_OTHER_WAY = (
+OTHER_WAY = (
     "this batch takes another way through the model than the example inputs did: {ran} where they run {expected}. "
     "Give batches of one kind, and example_inputs like them."
 )
@@ -47,13 +47,13 @@ class Follower(Recorder):
         stored = {self.names.get(id(leaf)) for leaf in tree_leaves((args, kwargs))}
         missing = [value.name for value in node.inputs if value is not None and value.is_leaf]
         if not stored.issuperset(missing):
-            raise DataError(_OTHER_WAY.format(ran=f"'{base_name(func)}' runs", expected=node))
+            raise DataError(OTHER_WAY.format(ran=f"'{base_name(func)}' runs", expected=node))
         return self.visit(node, func, args, kwargs)
 
     def _expected(self, ran: str) -> Node:
         position = len(self.graph.nodes)
         if position >= len(self.nodes):
-            raise DataError(_OTHER_WAY.format(ran=f"'{ran}' runs", expected="nothing more"))
+            raise DataError(OTHER_WAY.format(ran=f"'{ran}' runs", expected="nothing more"))
         return self.nodes[position]
 
     def _mark(self, tensor: torch.Tensor, value: Value, inplace: bool) -> None:
@@ -68,7 +68,7 @@ class Follower(Recorder):
             ran = self.graph.nodes[position].op
             expected = self.nodes[position] if position < len(self.nodes) else None
             if expected is None or ran != expected.op:
-                raise DataError(_OTHER_WAY.format(ran=f"'{name}' runs", expected=expected or "nothing more"))
+                raise DataError(OTHER_WAY.format(ran=f"'{name}' runs", expected=expected or "nothing more"))
 
 
 class Runnable:

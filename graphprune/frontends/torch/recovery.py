@@ -13,7 +13,7 @@ from ...plan import Plan
 from ...reconstruction import METHODS, Recovery
 from .batches import NO_BATCHES, Batch, batches_of, running, samples_of
 from .copying import copy_with
-from .follow import moved
+from .follow import OTHER_WAY, moved
 from .inputs import Inputs, rebuild
 from .losses import first_output
 from .norm_statistics import reestimate
@@ -132,16 +132,25 @@ def _within_memory(data: Any, example: Inputs, analysis: Analysis, device: torch
 def _error(original: torch.nn.Module, slim: torch.nn.Module, batches: list[Inputs]) -> float:
     """The squared distance of the outputs from those of the original, relative to their energy."""
     apart = energy = 0.0
-    runs = [_evaluating(module) for module in (original, slim)]
+    wide, narrow = _evaluating(original), _evaluating(slim)
     for number, given in enumerate(batches):
         with running(number):
-            outputs = [run(*own.args, **own.kwargs) for run in runs for own in [moved(given, device_of(run), True)]]
-        expected, found = (first_output(output).double() for output in outputs)
+            expected = _output(wide, given)
+        try:
+            found = _output(narrow, given)
+        except Exception as error:
+            ran = f"the pruned model fails on batch {number} of data= ({error})"
+            raise DataError(OTHER_WAY.format(ran=ran, expected="other operations")) from error
         if expected.shape != found.shape:
             return math.inf
         apart += float((found - expected).square().sum())
         energy += float(expected.square().sum())
     return apart / max(energy, 1e-30)
+
+
+def _output(module: torch.nn.Module, given: Inputs) -> torch.Tensor:
+    own = moved(given, device_of(module), copy=True)  # some models write into their inputs
+    return first_output(module(*own.args, **own.kwargs)).double()
 
 
 def _evaluating(module: torch.nn.Module) -> torch.nn.Module:
