@@ -81,11 +81,12 @@ def main() -> None:
         sparse.append(row(f"{structure}, {criterion}", "50%", slim, start))
     columns = ("criterion", "dropped", "parameters not zero", "perplexity", "ratio", "time")
     show("stories260k", columns, [*rows, *sparse])
-    text = TEXT.format(
-        machine=machine(1, "transformers"), count=len(test), calibration=64, dense=math.exp(dense)
-    )
+    text = TEXT.format(machine=machine(1, "transformers"), count=len(test), calibration=64, dense=math.exp(dense))
     linear = sum(tensor.numel() for name, tensor in model.named_parameters() if "proj" in name)
-    sections = [SPARSE.format(count=f"{linear:,} of {parameters(model):,}"), graphprune.report.markdown(columns, sparse)]
+    sections = [
+        SPARSE.format(count=f"{linear:,} of {parameters(model):,}"),
+        graphprune.report.markdown(columns, sparse),
+    ]
     page("stories_pruning", "A trained language model, pruned without training", text, (columns, rows), more=sections)
 
 

@@ -65,13 +65,14 @@ def optimize(
     - `data`: calibration batches for criteria that look at data, and for `recover`: any iterable of batches, each the
       inputs of one call (a tensor, a tuple of positional inputs or a dict of keyword inputs), or `(inputs, targets)`.
     - `loss`: a function of outputs and targets for criteria that look at gradients. Without it: the model's own loss
-      (`outputs.loss`), cross-entropy for targets of whole numbers, squared error for others; without targets, the Fisher
-      information of the outputs.
+      (`outputs.loss`), cross-entropy for targets of whole numbers, squared error for others; without targets, the
+      Fisher information of the outputs.
     - `recover`: accuracy back without training, from `data` or, without it, from batch-norm statistics. True or
       "least_squares" refits what reads a pruned layer to what the original computes; "bias" moves biases only;
       "batch_norm" estimates batch-norm statistics anew. The result is never worse on the calibration data.
-    - `reduction`: how the scores of a group's members become one: "mean", "sum", "max", "product"; `normalizer`: by what
-      scores are divided to compare layers: "mean", "max", "sum", "l2", "none". None for what suits the criterion.
+    - `reduction`: how the scores of a group's members become one: "mean", "sum", "max", "product".
+    - `normalizer`: by what scores are divided to compare layers: "mean", "max", "sum", "l2", "none". None, for this and
+      `reduction`, for what suits the criterion.
     - `scope`: "global" compares all channels (scores are divided by their layer's mean); "layer" takes the same
       share from every layer, "isomorphic" from every set of layers of one structure, within which channels compete.
     - `allocate`: "score" drops the least important channels first, "per_cost" those of which the least importance

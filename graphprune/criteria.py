@@ -54,7 +54,7 @@ class TensorAxis:
 
     @property
     def squared_gradient(self) -> NDArray[np.float64] | None:
-        """The mean of the squared gradients of batches, in the shape of the tensor."""
+        """The mean squared gradient of the loss of a sample, in the shape of the tensor; see `Statistics`."""
         return self._seen.squares.get(self.name)
 
     @property
@@ -198,9 +198,10 @@ def random(tensor: TensorAxis) -> Scores | None:
 
 
 def reconstruction(tensor: TensorAxis) -> Scores | None:
-    """How much worse the outputs become when the group goes and what reads it is refitted; see `graphprune.elimination`.
+    """How much worse the outputs become when the group goes and what reads it is refitted.
 
-    Scored for all groups of a layer together: this function has nothing to say of one tensor alone.
+    Hassibi and Stork, "Optimal Brain Surgeon", 1993, for groups; see `graphprune.elimination`. Scored for all groups
+    of a layer together: this function has nothing to say of one tensor alone.
     """
     return None
 
@@ -210,8 +211,9 @@ class Criterion:
     """A score function with what belongs to it.
 
     `needs` names what of calibration data it reads (`graphprune.statistics.KINDS`), `reduction` how the scores of a
-    group's members become one, `normalizer` how scores of different layers are made comparable, `allocate` whether groups
-    go in the order of their scores ("score") or of scores per cost ("per_cost").
+    group's members become one (`REDUCTIONS`), `normalizer` how scores of different layers are made comparable
+    (`NORMALIZERS`), `allocate` whether groups go in the order of their scores ("score") or of scores per cost
+    ("per_cost").
     """
 
     score: Score
@@ -298,7 +300,7 @@ def _max(score: Scores, family: NDArray[np.int64], number: int) -> Scores:
 
 
 def _sum(score: Scores, family: NDArray[np.int64], number: int) -> Scores:
-    return np.bincount(family, score, number)
+    return np.asarray(np.bincount(family, score, number), dtype=np.float64)
 
 
 def _norm(score: Scores, family: NDArray[np.int64], number: int) -> Scores:

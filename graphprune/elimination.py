@@ -4,11 +4,11 @@ For every weight that reads the groups of a layer, the error of its least-square
 products of its inputs (Hassibi and Stork, "Optimal Brain Surgeon", 1993; for channels: Frantar and Alistarh, "Optimal
 Brain Compression", 2022). The groups of a layer are taken away one after the other, the cheapest first, so that of two
 groups that can stand in for each other one stays. What the model's outputs make of it is then measured: some of the
-refitted weights are tried on calibration data, layer by layer, and the relative error of the outputs scales the costs of
-that layer. So costs of different layers are in one unit, and a budget can be spread over all layers by them.
+refitted weights are tried on calibration data, layer by layer, and the relative error of the outputs scales the costs
+of that layer. So costs of different layers are in one unit, and a budget can be spread over all layers by them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,9 +32,6 @@ POINTS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
 STEPS = 128
 """In how many steps a layer is emptied, at most; costs are known anew after each."""
 
-Trial = Callable[[dict[str, Matrix]], float]
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass
 class _Reader:
@@ -48,19 +45,20 @@ class _Reader:
     weight: Matrix
 
     def features(self, channels: Labels) -> Labels:
-        """The features of some channels, (channels, kernel)."""
-        return np.asarray(channels[:, None] * self.kernel + np.arange(self.kernel))
+        """The features of sets of channels, (sets, channels): (sets, channels x kernel)."""
+        each = channels[:, :, None] * self.kernel + np.arange(self.kernel)
+        return np.asarray(each.reshape(len(channels), -1))
 
     def costs(self, channels: Labels) -> Matrix:
-        """The squared error of doing without each of these channels, the rest refitted."""
+        """The squared error of doing without each of these sets of channels, (sets, channels), the rest refitted."""
         rows = self.features(channels)
         blocks = self.inverse[rows[:, :, None], rows[:, None, :]]
         weights = self.weight[rows]
         return np.asarray((weights * np.linalg.solve(blocks, weights)).sum(axis=(1, 2)))
 
     def drop(self, channels: Labels) -> None:
-        """Refit the rest without these channels."""
-        rows = self.features(channels).ravel()
+        """Refit the rest without these channels, (channels,)."""
+        rows = self.features(channels[None])[0]
         columns = self.inverse[:, rows]
         solved = np.linalg.solve(self.inverse[np.ix_(rows, rows)], np.hstack([self.weight[rows], columns.T]))
         width = self.weight.shape[1]
@@ -72,16 +70,14 @@ class _Reader:
         self.inverse[rows, rows] = 1
 
 
-def elimination_scores(
-    analysis: "Analysis", statistics: Statistics, free: NDArray[np.bool_], progress: Progress | None = None
-) -> NDArray[np.float64]:
-    """The cost of every class at the point where it would go: relative error of the outputs; NaN where none is known."""
+def elimination_scores(analysis: "Analysis", statistics: Statistics, free: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The cost of every class when its turn comes, as relative error of the outputs; NaN where none is known."""
     key = free.tobytes()
     if key in statistics.costs:
         return statistics.costs[key]
     alone, known = np.zeros(analysis.solution.count), np.zeros(analysis.solution.count, dtype=bool)
     for reader in _readers(analysis, statistics, np.arange(free.size), np.flatnonzero(free)):
-        np.add.at(alone, reader.unit, reader.costs(np.arange(reader.unit.size)))
+        np.add.at(alone, reader.unit, reader.costs(np.arange(reader.unit.size)[:, None]))
         known[reader.unit] = True
     usable = free & known
     scores = np.full(analysis.solution.count, np.nan)
@@ -91,8 +87,8 @@ def elimination_scores(
     found = np.full(units.count, np.nan)
     families = np.unique(units.family[units.free])
     for number, family in enumerate(families):
-        if progress is not None:
-            progress("try channels", number, len(families))
+        if statistics.progress is not None:
+            statistics.progress("try channels", number, len(families))
         order, costs = _eliminated(analysis, statistics, units, family)
         found[order] = np.maximum.accumulate(costs)
     scores[usable] = found[units.of_class[usable]]
@@ -151,12 +147,17 @@ def _eliminated(
 
 
 def _costs(readers: list[_Reader], place: Labels, living: NDArray[np.bool_]) -> Matrix:
+    """What each living unit costs now: all channels of a unit go together."""
     total = np.zeros(living.size)
     for reader in readers:
         where = place[reader.unit]
         channels = np.flatnonzero((where >= 0) & living[where])
-        if channels.size:
-            np.add.at(total, where[channels], np.maximum(reader.costs(channels), 0.0))
+        channels = channels[np.argsort(where[channels], kind="stable")]
+        units, first, counts = np.unique(where[channels], return_index=True, return_counts=True)
+        for count in np.unique(counts):
+            alike = counts == count
+            sets = channels[first[alike][:, None] + np.arange(count)]
+            total[units[alike]] += np.maximum(reader.costs(sets), 0.0)
     return total
 
 
@@ -188,4 +189,4 @@ def _scaled(costs: NDArray[np.float64], tried: dict[int, float]) -> NDArray[np.f
     beyond = np.arange(costs.size) >= numbers[-1]
     slope = level[-1] / max(known[-1], 1e-300)
     total[beyond] = level[-1] + (sums[beyond] - known[-1]) * slope
-    return np.maximum(np.diff(total, prepend=0.0), 1e-12)
+    return np.asarray(np.maximum(np.diff(total, prepend=0.0), 1e-12))

@@ -24,11 +24,14 @@ METHODS = ("least_squares", "bias", "batch_norm")
 
 
 class Refit(NamedTuple):
-    """What became of one layer: its error on samples that it was not fitted on, relative to the targets' variance."""
+    """What became of one layer: its error on samples that it was not fitted on, relative to the targets' variance.
+
+    For layers that are left as they are there are no errors, and `note` says why.
+    """
 
     name: str
-    before: float
-    after: float
+    before: float | None
+    after: float | None
     note: str = ""
 
 
@@ -61,7 +64,8 @@ class Moments:
     def zero(cls, groups: int, features: int, channels: int) -> "Moments":
         """Nothing seen yet."""
         shapes = (groups, features), (groups, channels), (groups, features, features), (groups, features, channels)
-        return cls(0, *(np.zeros(shape) for shape in shapes), np.zeros((groups, channels)))
+        x, y, xx, xy = (np.zeros(shape) for shape in shapes)
+        return cls(0, x, y, xx, xy, np.zeros((groups, channels)))
 
     def add(self, features: Numbers, targets: Numbers) -> None:
         """Take rows into account."""
@@ -88,7 +92,7 @@ class Moments:
         n = max(self.rows, 1)
         quadratic = np.einsum("gfc,gfc->gc", weight, self.xx @ weight - 2 * self.xy)
         linear = 2 * bias * (np.einsum("gfc,gf->gc", weight, self.x) - self.y)
-        return np.maximum((quadratic + self.yy + linear) / n + bias * bias, 0.0)
+        return np.asarray(np.maximum((quadratic + self.yy + linear) / n + bias * bias, 0.0))
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ class InputMoments:
 
     def shaped(self, shape: tuple[int, ...]) -> "InputMoments":
         """The same numbers in another shape: one row per group of a convolution."""
-        moments = (part.reshape(shape) for part in (self.mean, self.magnitude, self.square, self.zeros))
-        return InputMoments(*moments, self.axis)
+        parts = self.mean, self.magnitude, self.square, self.zeros
+        mean, magnitude, square, zeros = (part.reshape(shape) for part in parts)
+        return InputMoments(mean, magnitude, square, zeros, self.axis)
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,14 @@ class Products:
 
 @dataclass
 class Statistics:
-    """By the name of the weight: `inputs`; `products`; `gradients` and `squares` of the loss by every element, means over
-    batches; `sensitivities`, the mean squared gradient of the loss by every output channel, summed over positions.
-    `trial` tells by how much the outputs change, relative to their energy, when some weights are replaced: by name,
-    (groups, features, channels out). `costs` remembers what eliminations came to.
+    """What was seen, by the name of the weight.
+
+    `inputs`; `products`; `gradients`, the mean gradient of a sample's loss by every element; `squares`, the squared
+    gradients of whole batches' losses, added up and divided by the number of samples, which is the mean squared
+    gradient of a sample where samples are independent; `sensitivities`, the mean squared gradient of the loss by every
+    output channel, summed over positions. `trial` tells by how much the outputs change, relative to their energy, when
+    some weights are replaced: by name, (groups, features, channels out). `costs` remembers what eliminations came to;
+    `progress` is told how far they are.
     """
 
     samples: int = 0
@@ -67,3 +72,4 @@ class Statistics:
     sensitivities: dict[str, Matrix] = field(default_factory=dict)
     trial: Callable[[dict[str, Matrix]], float] | None = None
     costs: dict[bytes, Matrix] = field(default_factory=dict)
+    progress: Callable[[str, int, int | None], None] | None = None

@@ -26,9 +26,9 @@ ATTEMPTS = 12
 class PruneChannels:
     """Analyse, plan, apply; where the model's code does not let channels go, they are kept and it starts anew.
 
-    Options are those of `graphprune.optimize`; a target asks for its channel alignment. `data`, and a `loss` for it, are
-    what a criterion looks at, unless its `statistics` are there already; a `clock` tells predicted times where they are
-    budgeted.
+    Options are those of `graphprune.optimize`; a target asks for its channel alignment. `data`, and a `loss` for it,
+    are what a criterion looks at, unless its `statistics` are there already; a `clock` tells predicted times where they
+    are budgeted.
 
     ```python
     from graphprune.budget import Options

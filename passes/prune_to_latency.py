@@ -27,9 +27,9 @@ CLOSE = 0.03
 class PruneToLatency:
     """Prune by a clock of the target's kernels, and compare what comes out with the model before, taking turns.
 
-    `prune` says how, and on what target; `latency` is what `graphprune.optimize` takes, or None where its options budget
-    latency by a share. Where the pruned model is not faster than the one before, the one before is the result, unless
-    `insist`.
+    `prune` says how, and on what target; `latency` is what `graphprune.optimize` takes, or None where its options
+    budget latency by a share. Where the pruned model is not faster than the one before, the one before is the result,
+    unless `insist`.
     """
 
     prune: PruneChannels = field(default_factory=lambda: PruneChannels(target="x86"))
@@ -131,7 +131,7 @@ def pruning(
     insist: bool = False,
     **rest: Any,
 ) -> "PruneChannels | PruneToLatency":
-    """The pass that prunes: by measured time where latency is budgeted. `rest` are further fields of `PruneChannels`."""
+    """The pass that prunes: by measured time where latency is budgeted. `rest` are fields of `PruneChannels`."""
     prune = PruneChannels(options, target, **rest)
     if latency is None and "latency" not in options.budgets:
         return prune

@@ -1,22 +1,23 @@
 """Collect statistics of stored weights over calibration data: inputs, their products, gradients of a loss."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves
 
 from ...analysis import Analysis
-from ...errors import DataError
+from ...errors import DataError, GraphPruneError, WeightsError
 from ...graph import Node
 from ...statistics import GRADIENTS, INPUTS, PRODUCTS, SENSITIVITIES, InputMoments, Products, Statistics
-from .batches import Batch, batches_of
+from .batches import NO_BATCHES, Batch, batches_of, running, samples_of
 from .contractions import Contraction, Product, contraction_of, matrix_of
 from .follow import Arguments, Runnable, moved
 from .inputs import Inputs
 from .losses import Loss, loss_of
 from .trial import WORK, Trial, some_of
+from .twins import stored_tensors
 
 Tensor = torch.Tensor
 
@@ -42,14 +43,20 @@ def collect(
 
     Raises `DataError` for data that is missing, empty, of the wrong form, or on which the model does not run.
     """
+    if any(tensor.is_meta for _, tensor, _ in stored_tensors(module)):
+        raise WeightsError(
+            "the model is on the meta device and has no numbers: load weights, or use criterion='random'"
+        )
     collector = _Collector(module, analysis, frozenset(wanted), loss)
     for number, batch in enumerate(batches_of(data, example)):
         if progress is not None:
             progress("collect statistics", number, None)
         collector.take(batch, number)
     if not collector.batches:
-        raise DataError("data= gave no batches; a generator can be read once only: give a list or a DataLoader")
-    return collector.statistics()
+        raise DataError(NO_BATCHES)
+    statistics = collector.statistics()
+    statistics.progress = progress
+    return statistics
 
 
 class _Collector:
@@ -75,28 +82,24 @@ class _Collector:
     def take(self, batch: Batch, number: int) -> None:
         """Run one batch."""
         inputs = moved(batch.inputs, self.run.device)
-        try:
-            with torch.set_grad_enabled(self.learns):
-                outputs = self.run(inputs, self._visit)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"the model does not run on batch {number} of data=: {error}") from error
-        samples = _samples(inputs)
+        with running(number), torch.set_grad_enabled(self.learns):
+            outputs = self.run(inputs, self._visit)
+        samples = samples_of(inputs)
         if PRODUCTS in self.wanted:
             if not number:
                 self.wishes = max(8, min(256, WORK * samples // max(self.analysis.cost().macs, 1)))
-            self.tried += some_of([inputs], self.wishes - sum(_samples(given) for given in self.tried))
+            self.tried += some_of([inputs], self.wishes - sum(samples_of(given) for given in self.tried))
         if self.learns:
             self._learn(outputs, moved(batch.targets, self.run.device), samples, number)
         self.batches += 1
         self.samples += samples
 
     def _learn(self, outputs: Any, targets: Any, samples: int, number: int) -> None:
-        value = loss_of(self.loss, outputs, targets, self.random) * samples
-        if not bool(torch.isfinite(value)):
-            raise DataError(f"the loss of batch {number} of data= is {float(value)}")
-        value.backward()
+        with self._losing(number):
+            value = loss_of(self.loss, outputs, targets, self.random) * samples
+            if not bool(torch.isfinite(value)):
+                raise DataError(f"the loss of batch {number} of data= is {value.item()}")
+            value.backward()
         for name, tensor in self.run.parameters.items():
             if tensor.grad is None:
                 continue
@@ -108,6 +111,20 @@ class _Collector:
                 sums[0] = sums[0] + slope
                 sums[1] = sums[1] + slope**2
             tensor.grad = None
+
+    @contextmanager
+    def _losing(self, number: int) -> Iterator[None]:
+        try:
+            with torch.enable_grad():
+                yield
+        except GraphPruneError:
+            raise
+        except Exception as error:
+            name = "the loss" if self.loss is None else "loss="
+            raise DataError(
+                f"{name} cannot be computed, or has no gradient, on batch {number} of data=: {error}. Targets must fit "
+                "the outputs; else give loss=, a function of both."
+            ) from error
 
     def _visit(self, node: Node, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
@@ -151,7 +168,8 @@ class _Collector:
             if contraction.weight in self.inputs:
                 count, *sums = self.inputs[contraction.weight]
                 axis = 0 if contraction.is_depthwise else contraction.input_axis
-                result.inputs[contraction.weight] = InputMoments(*(part / count for part in sums), axis)
+                mean, magnitude, square, zeros = (part / count for part in sums)
+                result.inputs[contraction.weight] = InputMoments(mean, magnitude, square, zeros, axis)
             if contraction.weight in self.second:
                 count, second = self.second[contraction.weight]
                 stored = tensors[contraction.weight].detach()
@@ -173,8 +191,3 @@ class _Collector:
 
 def _added(sums: list[Any] | None, more: list[Any]) -> list[Any]:
     return more if sums is None else [old + new for old, new in zip(sums, more, strict=True)]
-
-
-def _samples(inputs: Any) -> int:
-    sizes = [leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()]
-    return int(sizes[0]) if sizes else 1

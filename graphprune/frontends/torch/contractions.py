@@ -4,7 +4,7 @@ A convolution is a linear layer on patches, a transposed one a convolution on an
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -24,6 +24,9 @@ _OPERANDS: dict[str, tuple[int, int]] = {
     "addmm": (1, 2),
 }
 """Operation -> which of its inputs are the data and the weight."""
+
+_NAMES = ("input", "self", "weight", "other", "mat1", "mat2")
+"""What these are called where they are given by name, in their order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,19 +69,41 @@ class Contraction:
 
 def contraction_of(node: Node) -> Contraction | None:
     """How a node contracts its input with a weight of its own; None for other nodes."""
-    if node.op not in _OPERANDS or not node.measured:
+    if not is_product(node) or refusal_of(node):
         return None
-    data, weight = (_input(node, place) for place in _OPERANDS[node.op])
-    if data is None or weight is None or data.is_leaf or not weight.is_leaf or weight.uses != 1:
-        return None
-    if len(weight.shape) < 2 or node.op in ("matmul", "addmm") and len(weight.shape) != 2:
-        return None
+    weight = _input(node, _OPERANDS[node.op][1])
     bias = _input(node, 0 if node.op == "addmm" else 2)
-    if bias is not None and not (bias.is_leaf and bias.uses == 1):
-        return None
-    named = None if bias is None else bias.name
+    assert weight is not None
     groups, transposed = int(node.attrs.get("groups", 1)), bool(node.attrs.get("transposed"))
-    return Contraction(node, weight.name, named, groups, transposed)
+    return Contraction(node, weight.name, None if bias is None else bias.name, groups, transposed)
+
+
+def is_product(node: Node) -> bool:
+    """Whether a node multiplies what is computed with a stored weight."""
+    if node.op not in _OPERANDS or not node.measured:
+        return False
+    data, weight = (_input(node, place) for place in _OPERANDS[node.op])
+    return data is not None and weight is not None and not data.is_leaf and weight.is_leaf
+
+
+def refusal_of(node: Node) -> str:
+    """Why the weight of a product is not one that can be looked at and moved alone; empty where it is."""
+    weight = _input(node, _OPERANDS[node.op][1])
+    bias = _input(node, 0 if node.op == "addmm" else 2)
+    assert weight is not None
+    if weight.uses != 1:
+        return f"its weight is used {weight.uses} times"
+    if weight.kind != "parameter":
+        return "its weight is not a parameter"
+    if len(weight.shape) < 2 or node.op in ("matmul", "addmm") and len(weight.shape) != 2:
+        return "it is no product with a matrix"
+    if node.attrs.get("scaled"):
+        return "its result is scaled"
+    if bias is not None and not (bias.is_leaf and bias.kind == "parameter"):
+        return "its bias is not a parameter"
+    if bias is not None and bias.uses != 1:
+        return f"its bias is used {bias.uses} times"
+    return ""
 
 
 def _input(node: Node, place: int) -> Value | None:
@@ -98,11 +123,16 @@ class Product:
     def of(cls, contraction: Contraction, func: Callable[..., Any], args: Any, kwargs: Any) -> "Product":
         """Read the tensors and the geometry off a call."""
         data, weight = _OPERANDS[contraction.node.op]
-        operands = list(args) + [kwargs[key] for key in ("input", "weight", "mat1", "mat2") if key in kwargs]
+        operands = list(args) + [kwargs[key] for key in _NAMES if key in kwargs]
+        if base_name(func) == "__rmatmul__":
+            operands.reverse()
         x, matrix = operands[data], operands[weight]
         if not contraction.is_convolution:
             return cls(contraction, x, matrix, None)
-        return cls(contraction, x, matrix, Windows.of(base_name(func), matrix, args, kwargs))
+        name = base_name(func)
+        groups = int(_argument(args, kwargs, 8 if name.endswith("convolution") else 6, "groups", 1))
+        own = replace(contraction, groups=groups)  # a pruned one may have fewer
+        return cls(own, x, matrix, Windows.of(name, matrix, args, kwargs))
 
     @property
     def positions(self) -> int:
@@ -217,15 +247,20 @@ class Windows:
         if any(spread > 1 for spread in self.spread):
             wide = [(size - 1) * spread + 1 for size, spread in zip(x.shape[2:], self.spread, strict=True)]
             spread_out = x.new_zeros([*x.shape[:2], *wide])
-            spread_out[(..., *(slice(None, None, spread) for spread in self.spread))] = x
+            spread_out[_every(self.spread)] = x
             x = spread_out
         x = F.pad(x, [size for pair in reversed(self.padding) for size in pair])
         axes = range(len(self.kernel))
         for axis in axes:
             x = x.unfold(axis + 2, self.dilation[axis] * (self.kernel[axis] - 1) + 1, self.stride[axis])
-        x = x[(..., *(slice(None, None, step) for step in self.dilation))]
+        x = x[_every(self.dilation)]
         places = np.unravel_index(rows.cpu().numpy(), [x.shape[0], *counts])
         return x.movedim(1, len(self.kernel) + 1)[tuple(torch.from_numpy(place).to(x.device) for place in places)]
+
+
+def _every(steps: tuple[int, ...]) -> Any:
+    """An index that takes every so many positions of the last axes."""
+    return (Ellipsis, *(slice(None, None, step) for step in steps))
 
 
 def _argument(args: Any, kwargs: Any, position: int, name: str, default: Any) -> Any:

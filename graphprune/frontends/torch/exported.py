@@ -1,6 +1,5 @@
 """The frontend for torch.export.ExportedProgram: unlift to a GraphModule, prune that, export it again."""
 
-import copy
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from ...plan import Plan
 from ...policy import DEFAULT, Policy
 from ...reconstruction import Recovery
 from . import modules, run
+from .copying import copied
 from .difference import first_difference as module_difference
 from .inputs import Inputs, normalise
 from .modules import note_of, plan_of
@@ -110,8 +110,8 @@ def recover(
     better, recovery = modules.recover(_unlifted(program), _unlifted(slim), plan, analysis, *rest)
     if recovery.after >= recovery.before:
         return slim, recovery
-    state = {name: tensor for name, tensor in better.state_dict().items() if name in slim.state_dict}
-    fresh = copy.deepcopy(slim)
+    state = better.state_dict()
+    fresh: ExportedProgram = copied(slim)
     with torch.no_grad():
         for name, tensor in fresh.state_dict.items():
             tensor.copy_(state[name])

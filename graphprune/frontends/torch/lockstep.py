@@ -1,10 +1,12 @@
-"""Runs that wait for each other: each in a thread of its own, one at a time, stopping where they have something to show."""
+"""Runs that wait for each other: each in a thread of its own, one at a time, stopping where they show something."""
 
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+Show = Callable[[Any], None]
 
 
 class _Closed(BaseException):
@@ -14,16 +16,21 @@ class _Closed(BaseException):
 class Walk:
     """One run, which stops whenever it calls `show(item)`.
 
-    `advance()` lets it go on and gives the next item; None once it has ended.
+    `advance()` lets it go on and gives the next item; None once it has ended. `close()` must be called in the end.
+
+    ```python
+    walk = Walk(lambda show: [show(number) for number in range(2)])
+    assert [walk.advance() for _ in range(3)] == [0, 1, None]
+    walk.close()
+    ```
     """
 
-    def __init__(self, run: "Callable[[Callable[[Any], None]], Any]") -> None:
+    def __init__(self, run: Callable[[Show], Any]) -> None:
         self._run, self._item = run, None
         self._go, self._shown = threading.Semaphore(0), threading.Semaphore(0)
         self._error: BaseException | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._walk, daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def _walk(self) -> None:
         try:
@@ -49,6 +56,11 @@ class Walk:
 
     def advance(self) -> Any:
         """Let the run go on to its next stop. Raises what the run raises."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._walk, daemon=True)
+            self._thread.start()
+        if not self._thread.is_alive():
+            return None
         self._go.release()
         self._shown.acquire()
         if self._error is not None:
@@ -57,7 +69,8 @@ class Walk:
         return self._item
 
     def close(self) -> None:
-        """End the run where it stands."""
+        """End the run where it stands; no thread is left."""
         self._closed = True
         self._go.release()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()

@@ -1,5 +1,6 @@
 """The frontend for nn.Module and fx.GraphModule."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from ...analysis import Analysis
 from ...errors import ApplyError, GraphPruneError, PlanError
 from ...labels import Labels
 from ...plan import Plan
+from ...reconstruction import Recovery
 from ...shapes import Mismatch, changing_scopes, living, mismatches, shrinking
 from ...transfer import fitted
 from .configs import NOTE, express, has_config
@@ -21,7 +23,7 @@ from .parts import rewrite_parts, same_kind
 from .provenance import origins_of, set_attributes
 from .read import analyze, trace
 from .record import record_partly
-from .recovery import recover
+from .recovery import recovered
 from .rewriting import graph_modules, rewrite
 from .run import inputs_of, outputs
 from .slicing import shapes_of, slim_copy
@@ -94,6 +96,20 @@ def plan_of(model: Any) -> Plan | None:
 def last_plan_of(model: Any) -> Plan | None:
     """The plan of the last pruning of a model alone; None where it was not pruned."""
     return getattr(model, _LAST, None)
+
+
+def recover(
+    original: torch.nn.Module, slim: torch.nn.Module, plan: Plan, analysis: Analysis, *rest: Any
+) -> tuple[torch.nn.Module, Recovery]:
+    """A copy of `slim` whose weights make up for what is gone, which remembers its plan; `slim` where nothing was won.
+
+    Further arguments are data, method and progress; see `recovery`.
+    """
+    better, recovery = recovered(original, slim, plan, analysis, *rest)
+    if better is not slim:
+        setattr(better, _PLAN, copy.deepcopy(plan_of(slim)))  # copies of graphs forget it
+        setattr(better, _NOTE, note_of(slim))
+    return better, recovery
 
 
 def note_of(model: Any) -> str | None:

@@ -1,7 +1,7 @@
 """Inputs from nothing: noise that is moved until every batch norm sees the statistics that it remembers.
 
-Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework", 2020; Yin et al., "Dreaming to Distill: Data-free Knowledge
-Transfer via DeepInversion", 2020.
+Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework", 2020; Yin et al., "Dreaming to Distill: Data-free
+Knowledge Transfer via DeepInversion", 2020.
 """
 
 from collections.abc import Callable
@@ -25,22 +25,26 @@ def synthesise(
 
     Seeded; gradients reach the inputs only, and the module is left alone.
     """
-    tensors = {id(tensor): tensor.detach() for tensor in (*module.parameters(), *module.buffers())}
-    twin = copy_with(module, tensors).eval()
+    twin = copy_with(module, {}).requires_grad_(False)
+    for part in twin.modules():  # an exported graph refuses eval()
+        part.training = False
     norms = [part for part in twin.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
     real = len(example.args) == 1 and not example.kwargs and isinstance(example.args[0], torch.Tensor)
     if not norms or not real or not example.args[0].is_floating_point():
         raise DataError(
-            "recover= without data= makes inputs from batch-norm statistics, for models with one input of real numbers; "
-            "this one has none: pass data=, an iterable of batches"
+            "recover= without data= makes inputs from batch-norm statistics, for models with one input of real numbers "
+            "and batch norms; this is none: pass data=, an iterable of batches"
         )
-    shape, device = example.args[0].shape[1:], device_of(twin)
-    generator = torch.Generator().manual_seed(0)
+    like, device, generator = example.args[0], device_of(twin), torch.Generator().manual_seed(0)
     batches = []
     for number in range(BATCHES):
         if progress is not None:
             progress("make inputs", number, BATCHES)
-        batches.append(_batch(twin, norms, torch.randn(SAMPLES, *shape, generator=generator).to(device)))
+        noise = torch.randn(SAMPLES, *like.shape[1:], generator=generator).to(device, like.dtype)
+        try:
+            batches.append(_batch(twin, norms, noise))
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"inputs cannot be made from batch-norm statistics: {error}. Pass data=") from error
     return batches
 
 

@@ -18,7 +18,7 @@ def reestimate(module: torch.nn.Module, batches: Sequence[Inputs]) -> None:
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
     if not norms:
         raise DataError("recover='batch_norm': this model has no batch norm with running statistics")
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm, norm.momentum, {name: buffer.clone() for name, buffer in norm.named_buffers()}) for norm in norms]
     module.eval()
     for norm in norms:
         norm.reset_running_stats()
@@ -30,5 +30,8 @@ def reestimate(module: torch.nn.Module, batches: Sequence[Inputs]) -> None:
     except ValueError as error:  # torch wants more than one value per channel
         raise DataError(f"recover='batch_norm' needs batches with several samples: {error}") from error
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, buffers in before:
             norm.momentum = momentum
+            kept = buffers if not norm.num_batches_tracked else {"num_batches_tracked": buffers["num_batches_tracked"]}
+            for name, buffer in kept.items():  # all of them where no batch has come by
+                getattr(norm, name).copy_(buffer)
