@@ -22,10 +22,10 @@ from stories import loss, trained
 TEXT = """Printed by `python benchmarks/stories_pruning.py`. {machine}.
 
 A trained Llama of 260,032 parameters; perplexity on {count} stories, calibrated on {calibration} others, no training.
-*ratio*: perplexity over that of the dense model ({dense:.2f}). Heads, key-value heads, inner widths and the width of the
-stream may go; with *stream kept*, the embedding and with it the width of the stream stay."""
+*ratio*: perplexity over that of the dense model ({dense:.2f}). Heads, key-value heads, inner widths and the width of
+the stream may go; with *stream kept*, the embedding and with it the width of the stream stay."""
 
-SPARSE = """In the table below shapes stay and single weights are zero: {count} of the parameters are those of linear layers,
+SPARSE = """In the table below shapes stay and single weights are zero: {count} parameters are those of linear layers,
 of which half go (the embedding, which is the head too, stays)."""
 
 KEPT = {"keep": ["model.embed_tokens"]}
