@@ -33,9 +33,16 @@ STEPS = 128
 """In how many steps a layer is emptied, at most; costs are known anew after each."""
 
 
+SHRINK = 0.75
+"""Share of a reader's channels that are left when those that went are taken out of its products."""
+
+
 @dataclass
 class _Reader:
-    """One group of one weight that reads a layer: which unit each of its input channels belongs to."""
+    """One group of one weight that reads a layer: which unit each of its input channels belongs to.
+
+    `inverse` and `weight` are those of the channels in `left`; what went is taken out of them now and then.
+    """
 
     name: str
     group: int
@@ -43,10 +50,11 @@ class _Reader:
     kernel: int
     inverse: Matrix
     weight: Matrix
+    left: Labels
 
     def features(self, channels: Labels) -> Labels:
-        """The features of sets of channels, (sets, channels): (sets, channels x kernel)."""
-        each = channels[:, :, None] * self.kernel + np.arange(self.kernel)
+        """Where the features of sets of channels are, (sets, channels): (sets, channels x kernel)."""
+        each = np.searchsorted(self.left, channels)[:, :, None] * self.kernel + np.arange(self.kernel)
         return np.asarray(each.reshape(len(channels), -1))
 
     def costs(self, channels: Labels) -> Matrix:
@@ -68,6 +76,20 @@ class _Reader:
         self.inverse[rows] = 0
         self.inverse[:, rows] = 0
         self.inverse[rows, rows] = 1
+
+    def shrink(self, gone: NDArray[np.bool_]) -> None:
+        """Take out the channels that are gone, of all, once they are many: what is left costs less from then on."""
+        stays = ~gone[self.left]
+        if stays.sum() <= SHRINK * stays.size:
+            rows = np.flatnonzero(np.repeat(stays, self.kernel))
+            self.inverse, self.weight = self.inverse[np.ix_(rows, rows)], self.weight[rows]
+            self.left = self.left[stays]
+
+    def whole(self) -> Matrix:
+        """The weights of all channels, zero where they are gone."""
+        result = np.zeros((self.unit.size, self.kernel, self.weight.shape[1]))
+        result[self.left] = self.weight.reshape(self.left.size, self.kernel, -1)
+        return result.reshape(-1, self.weight.shape[1])
 
 
 def elimination_scores(analysis: "Analysis", statistics: Statistics, free: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -103,7 +125,7 @@ def _reader(name: str, products: Products, group: int, unit: Labels) -> _Reader:
     weight = products.weight[group].reshape(channels * kernel, width).copy()
     energy = max(float(np.einsum("fc,fc->", weight, products.second[group] @ weight)), 1e-300)
     inverse = cho_solve(cho_factor(second, check_finite=False), np.eye(second.shape[0]), check_finite=False)
-    return _Reader(name, group, unit, kernel, inverse, weight / np.sqrt(energy))
+    return _Reader(name, group, unit, kernel, inverse, weight / np.sqrt(energy), np.arange(channels))
 
 
 def _readers(analysis: "Analysis", statistics: Statistics, unit_of: Labels, members: Labels) -> Iterator[_Reader]:
@@ -139,6 +161,9 @@ def _eliminated(
             if gone.size and living.sum() > step:
                 reader.drop(gone)
         living[chosen] = False
+        for reader in readers:
+            where = place[reader.unit]
+            reader.shrink((where >= 0) & ~living[where])
         order += chosen.tolist()
         costs += total[chosen].tolist()
         if len(order) in points and living.any():
@@ -168,9 +193,9 @@ def _tried(readers: list[_Reader], statistics: Statistics) -> float:
         products = statistics.products[reader.name]
         groups, _, _, width = products.weight.shape
         whole = replaced.setdefault(reader.name, products.weight.reshape(groups, -1, width).copy())
-        start = products.weight[reader.group].reshape(reader.weight.shape)
+        start = products.weight[reader.group].reshape(-1, width)
         energy = max(float(np.einsum("fc,fc->", start, products.second[reader.group] @ start)), 1e-300)
-        whole[reader.group] = reader.weight * np.sqrt(energy)
+        whole[reader.group] = reader.whole() * np.sqrt(energy)
     assert statistics.trial is not None
     return statistics.trial(replaced)
 
