@@ -9,13 +9,17 @@ if _TYPE_CHECKING:
     from .analysis import Analysis as Analysis
     from .api import analyze as analyze
     from .api import compile as compile
+    from .api import finalize as finalize
+    from .api import hold_masks as hold_masks
     from .api import load_weights as load_weights
+    from .api import masks_of as masks_of
     from .api import optimize as optimize
     from .api import plan_of as plan_of
     from .api import save as save
     from .api import verify as verify
     from .backends.artifact import load as load
     from .errors import GraphPruneError as GraphPruneError
+    from .masks import Masks as Masks
     from .plan import Plan as Plan
 
 __version__ = "0.1.0"
@@ -29,8 +33,12 @@ _HOME = {
     "save": "api",
     "plan_of": "api",
     "load_weights": "api",
+    "masks_of": "api",
+    "hold_masks": "api",
+    "finalize": "api",
     "Analysis": "analysis",
     "Plan": "plan",
+    "Masks": "masks",
     "GraphPruneError": "errors",
 }
 

@@ -12,17 +12,21 @@ if TYPE_CHECKING:
     from .analysis import Analysis
     from .backends.artifact import Artifact
     from .equivalence import Verification
+    from .masks import Masks
     from .plan import Plan
 
 
 def optimize(
     model: Any,
-    sparsity: float = 0.5,
+    sparsity: float | None = None,
     *,
     example_inputs: Any = None,
     budget: str = "params",
+    structure: str = "channel",
+    block: Sequence[int] | None = None,
     criterion: "str | Callable[..., Any]" = "l2",
-    scope: str = "global",
+    scope: str | None = None,
+    data: Iterable[Any] | None = None,
     keep: Iterable[str] = (),
     multiple_of: int | None = None,
     target: str | None = None,
@@ -34,19 +38,28 @@ def optimize(
 ) -> Any:
     """A smaller model that computes what the original computes with the dropped channels set to zero.
 
+    With `structure="channel"` the channels go. With another one the shapes stay and single weights become zero.
+
     **Arguments:**
 
     - `model`: `nn.Module`, `torch.fx.GraphModule`, `torch.export.ExportedProgram`, `onnx.ModelProto`, `onnx_ir.Model`,
       `onnx_graphsurgeon.Graph`, or the path of an .onnx file. It is not modified.
-    - `sparsity`: the share of the budgeted quantity that goes, between 0 and 1. The result is never above the
-      budget, and less than one granule below it.
+    - `sparsity`: the share of the budgeted quantity that goes, between 0 and 1; one half where it is left out. The
+      result is never above the budget, and less than one granule below it.
     - `example_inputs`: a tensor, a tuple of positional inputs, or a dict of keyword inputs (ONNX: arrays by input
       name). Inferred from `dummy_inputs`, `pretrained_cfg` / `default_cfg`, the first layer or ONNX inputs where it is
       left out.
-    - `budget`: "params" (elements of parameters) or "macs" (multiply-accumulates for the example inputs).
-    - `criterion`: "l2", "l1", "bn_scale", "random", or a callable (see `graphprune.criteria`).
-    - `scope`: "global" compares all channels (scores are divided by their layer's mean); "layer" takes the same
-      share from every layer.
+    - `budget`: "params" (elements of parameters) or "macs" (multiply-accumulates for the example inputs). For single
+      weights "params" (elements that are not zero, of all parameters) or "weights" (of those that may become zero).
+    - `structure`: "channel"; "unstructured": single weights; "2:4" or any "n:m": of every m consecutive inputs of an
+      output at most n weights stay, which fixes the sparsity; "block" with `block=(outputs, inputs)`, or "block:16x1":
+      weights in tiles. `graphprune.masks_of(result)` tells which weights are zero, and `graphprune.hold_masks` keeps
+      them zero while the model is trained.
+    - `criterion`: "l2", "l1", "bn_scale", "random", or a callable (see `graphprune.criteria`). For single weights
+      "magnitude" (also called "l2"), "wanda" and "sparsegpt", which look at `data`.
+    - `scope`: "global" compares all channels (scores are divided by their layer's mean) or weights; "layer" takes the
+      same share from every layer. None is "layer" for "wanda" and "sparsegpt", and "global" otherwise.
+    - `data`: calibration batches, each as `example_inputs`; a list, a DataLoader or any other iterable.
     - `keep`: patterns of parameter or module names that keep their sizes, such as `"layer1.*"` or `"fc"`.
     - `multiple_of`: channel counts that change become multiples of this. None for what suits the runtime of the model:
       1 for torch, for ONNX 8, or the first of 4, 2, 1 that meets the budget within 2 % of all.
@@ -78,14 +91,24 @@ def optimize(
     ```
     """
     from .budget import Options
+    from .masking import MaskOptions
+    from .passes.mask_weights import MaskWeights
     from .passes.pipeline import Pass, Program, run_passes
     from .passes.prune_channels import PruneChannels
     from .passes.verify_equivalence import VerifyEquivalence
+    from .structures import resolve_structure
 
     kept = (keep,) if isinstance(keep, str) else tuple(keep)
-    options = Options(sparsity, budget, criterion, scope, kept, multiple_of, exact, seed, policy=resolve_policy(policy))
-    options.check()
-    passes: tuple[Pass, ...] = (PruneChannels(options, target), *([VerifyEquivalence()] if verify else []))
+    step: Pass
+    pattern = resolve_structure(structure, block)
+    if pattern is not None:
+        step = MaskWeights(MaskOptions(pattern, sparsity, budget, criterion, scope, kept), data)
+    else:
+        share, scope, words = 0.5 if sparsity is None else sparsity, scope or "global", resolve_policy(policy)
+        options = Options(share, budget, criterion, scope, kept, multiple_of, exact, seed, policy=words)
+        options.check()
+        step = PruneChannels(options, target)
+    passes: tuple[Pass, ...] = (step, *([VerifyEquivalence()] if verify else []))
     hook = None if progress is None else lambda stage, program: progress(stage.name)
     return run_passes(Program(model, example_inputs), passes, before=hook).model
 
@@ -118,16 +141,67 @@ def verify(
     """
     from .equivalence import compare
 
+    masks = None if plan is not None else masks_of(slim)
     plan = plan if plan is not None else plan_of(slim)
-    if plan is None:
+    if plan is None and masks is None:
         raise PlanError("slim was not made by graphprune: pass the plan that made it")
-    return compare(frontend_of(original), original, slim, plan, example_inputs, thorough, strict=True)
+    if masks is not None and masks.updated:
+        raise PlanError("the weights of slim were updated, so it does not equal a masked original; compare their outputs")
+    if masks is not None and plan is not None:
+        original = plan.apply(original, example_inputs)
+    return compare(frontend_of(original), original, slim, masks or plan, example_inputs, thorough, strict=True)
 
 
 def plan_of(slim: Any) -> "Plan | None":
     """The plan that made a pruned model, from the model before its first pruning; None for other models."""
     plan: Plan | None = frontend_of(slim).plan_of(slim)
     return plan
+
+
+def masks_of(model: Any) -> "Masks | None":
+    """Which weights of a model were set to zero one by one; None for models without masks."""
+    masks: Masks | None = frontend_of(model).masks_of(model)
+    return masks
+
+
+def hold_masks(model: Any, masks: "Masks | None" = None) -> Any:
+    """Keep masked weights at zero while a module is trained; in place, and returns the module.
+
+    Every masked parameter gets a `torch.nn.utils.parametrize` parametrization: gradients of masked weights are zero, and
+    whatever an optimizer does, the module sees zeros there. Parameters stay the same objects, so that optimizers that
+    hold them stay valid; in state dicts they are called `...parametrizations.weight.original`, and the mask travels
+    with them. `masks` are those that the model remembers unless others are given.
+
+    **Raises:** `PlanError` where there are no masks or they are those of another model, `ApplyError` where masks are held
+    already; then nothing is changed.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    sparse = graphprune.hold_masks(graphprune.optimize(net, 0.5, structure="unstructured"))
+    optimizer = torch.optim.Adam(sparse.parameters())
+    sparse(torch.randn(4, 8)).square().mean().backward()
+    optimizer.step()
+    graphprune.finalize(sparse)
+    ```
+    """
+    return _torch_only(model, "hold_masks")(model, masks)
+
+
+def finalize(model: Any) -> Any:
+    """After training with `hold_masks`: write the zeros into the parameters and take the parametrizations off, in place.
+
+    Names are again those of the original, and exports hold exact zeros. Raises `PlanError` for a model without masks.
+    """
+    return _torch_only(model, "finalize")(model)
+
+
+def _torch_only(model: Any, verb: str) -> "Callable[..., Any]":
+    function: Callable[..., Any] | None = getattr(frontend_of(model), verb, None)
+    if function is None:
+        raise UnsupportedModelError(f"{verb} works on torch modules, not on a {type(model).__name__}")
+    return function
 
 
 def compile(

@@ -2,7 +2,6 @@
 
 import warnings
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from .criteria import resolve
 from .errors import BudgetError, CriterionError, NothingToPruneError, OptionError
 from .explain import lock_summary
 from .labels import Labels
+from .patterns import named
 from .policy import DEFAULT, Policy, resolve_policy
 from .scores import check_finite, class_scores
 from .units import Units, build_units
@@ -252,23 +252,11 @@ def granules(units: Units, protected: NDArray[np.bool_], multiples: Labels, scop
 
 def _kept_classes(analysis: "Analysis", patterns: tuple[str, ...]) -> NDArray[np.bool_]:
     kept = np.zeros(analysis.solution.count, dtype=bool)
-    for pattern in patterns:
-        every = {name: name for name in analysis.graph.leaves} | analysis.graph.aliases
-        names = {first for name, first in every.items() if _matches(name, pattern)}
-        if not names:
-            raise OptionError(f"keep={pattern!r} matches no parameter; names look like {_some_names(analysis)}")
-        for (name, _), classes in analysis.leaf_classes.items():
-            if name in names:
-                kept[classes.ravel()] = True
+    names = named(analysis.graph, patterns)
+    for (name, _), classes in analysis.leaf_classes.items():
+        if name in names:
+            kept[classes.ravel()] = True
     return kept
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
-
-
-def _some_names(analysis: "Analysis") -> str:
-    return ", ".join(list(analysis.graph.leaves)[:3])
 
 
 def _warn_inexact(analysis: "Analysis", touched: NDArray[np.bool_]) -> None:

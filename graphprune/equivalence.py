@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .errors import VerifyError
 
 if TYPE_CHECKING:
+    from .masks import Masks
     from .plan import Plan
 
 
@@ -52,7 +53,7 @@ class Verification:
 
 
 def compare(
-    frontend: ModuleType, original: Any, slim: Any, plan: "Plan", example_inputs: Any, thorough: bool, strict: bool
+    frontend: ModuleType, original: Any, slim: Any, plan: "Plan | Masks", example_inputs: Any, thorough: bool, strict: bool
 ) -> Verification:
     """Run both programs; see `graphprune.verify`. With `strict`, outputs that no input moves are an error."""
     if not plan.kept:
@@ -96,7 +97,7 @@ def compare(
     return result
 
 
-def _try_run(frontend: ModuleType, original: Any, resized: Any, plan: "Plan") -> list[NDArray[Any]] | None:
+def _try_run(frontend: ModuleType, original: Any, resized: Any, plan: "Plan | Masks") -> list[NDArray[Any]] | None:
     """The masked original at other sizes; None where it has no others, or does not run at these."""
     if resized is None:
         return None
@@ -109,7 +110,7 @@ def _try_run(frontend: ModuleType, original: Any, resized: Any, plan: "Plan") ->
 Run = Callable[[Any], list[NDArray[Any]]]
 
 
-def _runner(frontend: ModuleType, model: Any, inputs: Any, plan: "Plan | None") -> Run:
+def _runner(frontend: ModuleType, model: Any, inputs: Any, plan: "Plan | Masks | None") -> Run:
     """How a program is run, many times: frontends that prepare something for that have a `runner` of their own."""
     if hasattr(frontend, "runner"):
         run: Run = frontend.runner(model, inputs, plan)

@@ -13,9 +13,11 @@ from ...labels import Labels
 from ...plan import Plan
 from ...shapes import Mismatch, changing_scopes, living, mismatches, shrinking
 from ...transfer import fitted
+from .calibrate import Calibration as calibration
 from .configs import NOTE, express, has_config
 from .difference import first_difference
 from .inputs import Inputs, normalise, own_form, rebuild
+from .masked import finalize, hold_masks, masks_of, sliced, with_masks
 from .norms import mend_norms
 from .parts import rewrite_parts, same_kind
 from .provenance import origins_of, set_attributes
@@ -29,14 +31,19 @@ from .weights import load_weights, save_weights
 __all__ = [
     "analyze",
     "apply",
+    "calibration",
     "example_inputs_of",
+    "finalize",
     "first_difference",
+    "hold_masks",
     "inputs_of",
     "load_weights",
+    "masks_of",
     "note_of",
     "outputs",
     "plan_of",
     "save_weights",
+    "with_masks",
 ]
 
 _PLAN = "_graphprune_plan"
@@ -64,6 +71,7 @@ def apply(
     elif has_config(slim) and not express(slim, module, plan, analysis, inputs):
         setattr(slim, _NOTE, "; ".join(filter(None, [note_of(slim), NOTE])))
     attach_plan(slim, module, plan)
+    sliced(slim, module, plan)
     return slim
 
 
