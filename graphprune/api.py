@@ -259,20 +259,21 @@ def compile(
 
 
 def save(slim: Any, path: "str | os.PathLike[str]") -> None:
-    """Write the weights and the plan of a pruned module to a .safetensors file (no pickle), whole or not at all.
+    """Write the weights of a pruned module and its plan (or masks) to a .safetensors file, whole or not at all.
+
+    No pickle is involved.
 
     A pruned ONNX model is written to an .onnx file, with its plan inside and its weights beside it where they are above
     2 GB or lay beside the origin.
 
     **Raises:** `PlanError` where the module was not made by graphprune.
     """
-    plan = plan_of(slim)
-    if plan is None:
+    if plan_of(slim) is None and masks_of(slim) is None:
         raise PlanError("this model was not made by graphprune; its plan is not known, so it could not be loaded again")
     frontend = frontend_of(slim)
     if not hasattr(frontend, "save_weights"):
         raise UnsupportedModelError("save works on modules; an ExportedProgram is saved with torch.export.save")
-    frontend.save_weights(slim, plan, path)
+    frontend.save_weights(slim, path)
 
 
 def load_weights(model: Any, path: "str | os.PathLike[str]") -> Any:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import VerifyError
+from .masks import Masks
 
 if TYPE_CHECKING:
-    from .masks import Masks
     from .plan import Plan
 
 
@@ -69,10 +69,10 @@ def compare(
         # an error is small where it is small beside the outputs and beside what inputs do to them
         allowed = min(precision.tolerance, max(sensitivity / 100, 100 * precision.rounding))
         if not apart <= allowed:
+            first = "" if isinstance(plan, Masks) else frontend.first_difference(original, slim, plan, inputs)
             raise VerifyError(
                 f"the pruned program differs from the masked original by {apart:.2e} of the largest output "
-                f"({allowed:.0e} allowed in {precision.name}); first at "
-                f"{frontend.first_difference(original, slim, plan, inputs)}"
+                f"({allowed:.0e} allowed in {precision.name}){first and f'; first at {first}'}"
             )
         return apart
 

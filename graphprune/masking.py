@@ -90,7 +90,7 @@ class Task:
         size = sum(weight.size for weight in weights.values())
         parameters = {name: leaf for name, leaf in analysis.graph.leaves.items() if leaf.kind == "parameter"}
         total = sum(int(np.prod(leaf.shape)) for leaf in parameters.values())
-        outside = sum(np.count_nonzero(analysis.weights(name)) for name in parameters if name not in weights)
+        outside = sum(int(np.count_nonzero(analysis.weights(name))) for name in parameters if name not in weights)
         share = 0.5 if options.sparsity is None else float(options.sparsity)
         if options.structure.m:
             limit = size * options.structure.n // options.structure.m
@@ -161,12 +161,12 @@ def record(
 ) -> Masks:
     """The masks of a decision, with exact counts of what is not zero before and after."""
     kept = {name: task.weights[name].stored(mask) for name, mask in chosen.items()}
-    before = sum(np.count_nonzero(analysis.weights(name)) for name in kept)
+    before = sum(int(np.count_nonzero(analysis.weights(name))) for name in kept)
     weights = updated or analysis.weights
-    after = sum(np.count_nonzero(weights(name)[mask]) for name, mask in kept.items())
+    after = sum(int(np.count_nonzero(weights(name)[mask])) for name, mask in kept.items())
     _warn_empty(kept)
     report = {
-        "nonzero": [int(before) + task.outside, int(after) + task.outside],
+        "nonzero": [before + task.outside, after + task.outside],
         "params": task.total,
         "weights": [sum(mask.size for mask in kept.values()), int(sum(mask.sum() for mask in kept.values()))],
     }

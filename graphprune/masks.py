@@ -143,6 +143,14 @@ class Masks:
             raise FileFormatError(f"{os.fspath(path)} cannot be read as masks: {error}") from error
 
 
+def masked_names(facts: str) -> list[str]:
+    """The parameters that `Masks.facts` tells of. Raises `FileFormatError` where it is damaged."""
+    try:
+        return list(json.loads(facts)["shapes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"these are no masks, or they are damaged: {error}. Make them again.") from error
+
+
 def _unpacked(bits: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     size = int(np.prod(shape))
     if bits.size != -(-size // 8):

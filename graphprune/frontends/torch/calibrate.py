@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from ...contractions import Contraction
 from ...errors import CriterionError, ExampleInputsError
-from ...plan import Plan
+from ...plan import UNTOUCHED
 from .attention import open_attention
 from .calls import base_name
 from .inputs import Inputs, normalise
@@ -41,7 +41,7 @@ class Calibration:
         self.batches = [normalise(batch) for batch in data]
         if not self.batches:
             raise CriterionError(f"data= holds no batch, and criterion={criterion!r} needs some")
-        self.module = slim_copy(module, Plan({}, {}, {}, "")).eval()
+        self.module = slim_copy(module, UNTOUCHED).eval()
         open_attention(self.module)
         self.tensors = {name: tensor for name, tensor, _ in stored_tensors(self.module)}
         self.device = device_of(self.module)

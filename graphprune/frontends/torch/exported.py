@@ -1,17 +1,22 @@
 """The frontend for torch.export.ExportedProgram: unlift to a GraphModule, prune that, export it again."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import fx
 from torch.export import Dim, ExportedProgram
 
 from ...analysis import Analysis
+from ...masks import Masks
 from ...plan import Plan
 from ...policy import DEFAULT, Policy
-from . import modules, run
+from . import masked, modules, run
+from .calibrate import Calibration
 from .difference import first_difference as module_difference
 from .inputs import Inputs, normalise
+from .masked import masks_of
 from .modules import note_of, plan_of
 
 
@@ -61,6 +66,24 @@ def apply(
     return result
 
 
+def with_masks(program: ExportedProgram, masks: Masks, weights: Mapping[str, NDArray[Any]]) -> ExportedProgram:
+    """An ExportedProgram with new weights where they are given, and zeros where the masks say so."""
+    sparse, inputs = masked.with_masks(_unlifted(program), masks, weights), _inputs(program, None)
+    result = torch.export.export(sparse, inputs.args, inputs.kwargs, dynamic_shapes=_dynamic(program), strict=False)
+    earlier = plan_of(program)
+    if earlier is not None:
+        setattr(result, modules.PLAN, earlier)
+    if masks_of(program) is not None:
+        masked.remember(result, masks_of(program))
+    masked.remember(result, masks)
+    return result
+
+
+def calibration(program: ExportedProgram, data: Any, criterion: str) -> Calibration:
+    """A copy that runs calibration batches; see the frontend for modules."""
+    return Calibration(_unlifted(program), data, criterion)
+
+
 def _dynamic(program: ExportedProgram) -> Any:
     """The dynamic axes of the inputs, or None where all sizes are fixed."""
     values = _placeholders(program)
@@ -101,4 +124,15 @@ def first_difference(original: ExportedProgram, slim: ExportedProgram, plan: Pla
     return module_difference(_unlifted(original), _unlifted(slim), plan, inputs)
 
 
-__all__ = ["analyze", "apply", "first_difference", "inputs_of", "note_of", "outputs", "plan_of"]
+__all__ = [
+    "analyze",
+    "apply",
+    "calibration",
+    "first_difference",
+    "inputs_of",
+    "masks_of",
+    "note_of",
+    "outputs",
+    "plan_of",
+    "with_masks",
+]

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from ...errors import ApplyError, PlanError
 from ...masks import Masks
-from ...plan import Plan
+from ...plan import UNTOUCHED, Plan
 from .slicing import canonical_names, shapes_of, slice_tensor, slim_copy
 from .twins import stored_tensors
 
@@ -40,7 +40,7 @@ def with_masks(module: nn.Module, masks: Masks, weights: Mapping[str, NDArray[An
     """A copy with new weights where they are given, and with zeros where the masks say so."""
     check_free(module)
     masks.check(shapes_of(module))
-    result = slim_copy(module, Plan({}, {}, {}, ""))
+    result = slim_copy(module, UNTOUCHED)
     tensors = {name: tensor for name, tensor, _ in stored_tensors(result)}
     with torch.no_grad():
         for name, mask in masks.kept.items():

@@ -46,7 +46,7 @@ __all__ = [
     "with_masks",
 ]
 
-_PLAN = "_graphprune_plan"
+PLAN = "_graphprune_plan"
 _NOTE = "_graphprune_note"
 
 
@@ -84,12 +84,12 @@ def _analysis_for(plan: Plan, module: torch.nn.Module, example_inputs: Any) -> A
 def attach_plan(slim: Any, origin: Any, plan: Plan) -> None:
     """Let a pruned program remember its plan, composed with the one that made its origin."""
     earlier = plan_of(origin)
-    setattr(slim, _PLAN, plan if earlier is None else earlier.then(plan))
+    setattr(slim, PLAN, plan if earlier is None else earlier.then(plan))
 
 
 def plan_of(model: Any) -> Plan | None:
     """The plan that made a pruned model, from the model before its first pruning to now; None if it was not."""
-    return getattr(model, _PLAN, None)
+    return getattr(model, PLAN, None)
 
 
 def note_of(model: Any) -> str | None:
