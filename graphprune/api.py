@@ -216,6 +216,7 @@ def compile(
     examine: bool = False,
     precision: str = "fp32",
     cuda_graph: bool = False,
+    sparse: "str | bool" = "auto",
 ) -> "Artifact":
     """Compile a model to an artifact for a target.
 
@@ -228,7 +229,8 @@ def compile(
     artifact is loaded, and shared by all processes that load the file; `examine`: count the instructions of the machine
     code, too, for `artifact.static_cost()`; `precision`: "fp16" and "bf16" store the weights in half of the bits;
     arithmetic, inputs and outputs stay as they are. On CUDA targets products are computed in it, and "tf32" is one
-    more; `cuda_graph=True` launches the kernels of a call together there.
+    more; `cuda_graph=True` launches the kernels of a call together there; `sparse="auto"` takes kernels that pass over
+    zeros for layers whose weights are mostly zero, where they promise, or were measured, to be faster; False never.
 
     **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
     `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was
@@ -255,6 +257,7 @@ def compile(
         examine=examine,
         precision=precision,
         cuda_graph=cuda_graph,
+        sparse=sparse,
     )
 
 

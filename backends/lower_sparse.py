@@ -1,0 +1,221 @@
+"""Sparse candidates for products and convolutions with constant weights that are mostly zero.
+
+They are read off the weights, whoever made the zeros. What they promise is compared with the dense kernel's promise;
+where measurements are recorded, those decide.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from . import sparse, winograd
+from .layout import Blocked, as_image, count_blocks, positions
+from .lowering import Lowering
+
+_FEWEST = 0.3
+"""A weight with a smaller share of zeros has no sparse candidates."""
+
+_MARGIN = 0.85
+"""What a sparse kernel promises has to be this share of the dense one's time: the estimate is rough."""
+
+# Multiply-adds that converting one number into vectors of pixels and back costs.
+_CONVERSION = 20
+
+
+def with_sparse(lowering: Lowering, dense: Sequence[Any], found: Sequence[tuple[sparse.Sparse, float]]) -> list[Any]:
+    """All candidates, the most promising first: each sparse one comes with what has to be done besides."""
+    if not found:
+        return list(dense)
+    ranked = sorted(found, key=lambda item: item[0].cost + item[1])
+    turns = [one for numbers, _ in ranked for one in numbers.candidates()]
+    first, besides = ranked[0]
+    wins = first.cost + besides < _MARGIN * _dense_cost(dense[0])
+    return [*turns[:1], dense[0], *turns[1:], *dense[1:]] if wins else [dense[0], *turns[:2], *dense[1:], *turns[2:]]
+
+
+def _dense_cost(candidate: Any) -> float:
+    if isinstance(candidate, winograd.Winograd):
+        return float(candidate.macs) / 0.75
+    return float(candidate.macs) * (4 if getattr(candidate, "rows", 8) == 1 else 1)
+
+
+def is_sparse(lowering: Lowering, weight: np.ndarray) -> bool:
+    """Whether sparse kernels are worth a thought."""
+    return lowering.sparse and weight.dtype == np.float32 and (weight == 0).mean() >= _FEWEST
+
+
+class Ways:
+    """The sparse kernels for one weight: their numbers, and how each is emitted once it is chosen."""
+
+    def __init__(self, lowering: Lowering) -> None:
+        self.lowering = lowering
+        self.found: list[tuple[sparse.Sparse, float]] = []
+        self.lists: dict[str, sparse.Lists] = {}
+
+    def add(self, kind: str, weight: np.ndarray, places: np.ndarray, lanes: int, besides: float, **numbers: Any) -> None:
+        """One more kind of kernel for a weight (outputs, inputs)."""
+        lists = sparse.lists_of(weight, places, lanes if kind == "tiles" else 1)
+        target = self.lowering.target
+        found = sparse.Sparse(
+            kind, lists=len(lists.starts) - 1, entries=len(lists.places), longest=lists.longest, lanes=lanes,
+            registers=target.accumulators, core=target.core, weights=self.lowering.storage(weight), **numbers,
+        )  # fmt: skip
+        self.found.append((found, besides))
+        self.lists[kind] = lists
+
+    def emit(self, shape: sparse.Sparse, data: relax.Expr, out: tuple[int, ...]) -> relax.Expr:
+        """The chosen kernel on flat data."""
+        lists = self.lists[shape.kind]
+        weight, table = self.lowering.store(lists.weights, shape.weights), relax.const(lists.table)
+        return self.lowering.kernel(
+            "sparse", lambda d, w, t: sparse.compute(shape, d, w, t, out), data, weight, table
+        )
+
+
+def ways_of_product(lowering: Lowering, weight: np.ndarray, rows: int) -> Ways:
+    """Sparse kernels for data (rows, inputs) and a weight (inputs, outputs)."""
+    ways, lanes = Ways(lowering), lowering.lanes
+    if not is_sparse(lowering, weight):
+        return ways
+    inputs, outputs = weight.shape
+    row = {"batch": 1, "rows": 1, "columns": rows}
+    ways.add("tiles", weight.T, np.arange(inputs), lanes, 0.0, size=rows * inputs, step=(0, inputs), **row)
+    narrow = min(lanes, 1 << (rows - 1).bit_length())
+    padded = -(-rows // lanes) * lanes if rows > narrow else narrow
+    size = inputs * padded + lanes * 8 * 2
+    besides = _CONVERSION * rows * (inputs + outputs) if rows > 1 else 0.0
+    ways.add("single", weight.T, np.arange(inputs) * padded, narrow, besides, size=size, step=(0, 1), **row)
+    return ways
+
+
+def emit_product(
+    lowering: Lowering, ways: Ways, shape: sparse.Sparse, data: relax.Expr, outputs: int, out: tuple[int, ...]
+) -> relax.Expr:
+    """The chosen kernel for a product, as a tensor of the shape `out`."""
+    builder, rows = lowering.builder, shape.columns
+    inputs = np.prod([int(size) for size in data.ty.shape]) // rows
+    if shape.kind == "tiles":
+        flat = builder.emit(relax.op.reshape(data, (1, shape.size)))
+        result = ways.emit(shape, flat, (rows, outputs))
+    else:
+        matrix = builder.emit(relax.op.reshape(data, (rows, int(inputs))))
+        pitch = (shape.size - 16 * lowering.lanes) // int(inputs)
+        turned = builder.emit_te(_turned, matrix, pitch, shape.size, primfunc_name_hint="turn")
+        planes = ways.emit(shape, turned, (1, outputs, 1, shape.spanned))
+        result = builder.emit_te(_turned_back, planes, rows, primfunc_name_hint="turn_back")
+    return result if tuple(out) == (rows, outputs) else builder.emit(relax.op.reshape(result, out))
+
+
+def _turned(matrix: te.Tensor, pitch: int, size: int) -> te.Tensor:
+    """Rows become columns, each column `pitch` numbers long; zeros elsewhere."""
+    rows, inputs = (int(extent) for extent in matrix.shape)
+
+    def value(_, place):
+        row, column = place % pitch, place // pitch
+        inside = tirx.all(row < rows, column < inputs)
+        read = matrix(tirx.min(row, rows - 1), tirx.min(column, inputs - 1))
+        return tirx.if_then_else(inside, read, tirx.const(0, matrix.dtype))
+
+    return te.compute((1, size), value, name="turn")
+
+
+def _turned_back(planes: te.Tensor, rows: int) -> te.Tensor:
+    return te.compute((rows, int(planes.shape[1])), lambda row, output: planes(0, output, 0, row), name="turn_back")
+
+
+def ways_of_convolution(
+    lowering: Lowering, weight: np.ndarray, data: Any, numbers: Any, segments: tuple[int, ...]
+) -> Ways:
+    """Sparse kernels for a convolution with a weight (out, in, kh, kw); `numbers` are those of the dense one."""
+    ways, lanes = Ways(lowering), lowering.lanes
+    if not is_sparse(lowering, weight) or numbers.grouped or numbers.lanes_in == 1:
+        return ways
+    out, inputs, kh, kw = weight.shape
+    matrix = weight.transpose(0, 2, 3, 1).reshape(out, -1)
+    (high, wide), (sy, sx), (dy, dx) = _padded(numbers), numbers.stride, numbers.dilation
+    rows, columns = numbers.out_size
+    ky, kx = np.arange(kh)[:, None, None] * dy, np.arange(kw)[None, :, None] * dx
+    place = positions(segments, lanes)
+    blocks = count_blocks(segments, lanes)
+    places = ((place // lanes * high + ky) * wide + kx) * lanes + place % lanes
+    flat = wide * sy == columns * sx
+    pixels = {"rows": 1, "columns": rows * columns} if flat else {"rows": rows, "columns": columns}
+    ways.add(
+        "tiles", matrix, places.ravel(), lanes, 0.0, batch=numbers.batch, size=blocks * high * wide * lanes,
+        step=(wide * sy * lanes, sx * lanes), **pixels,
+    )  # fmt: skip
+    span = (rows - 1) * wide + columns
+    if (sy, sx) == (1, 1) and span >= lanes:
+        plane = (np.arange(inputs) * high + ky) * wide + kx
+        size = inputs * high * wide + 2 * 8 * lanes
+        besides = _CONVERSION * numbers.batch * high * wide * (inputs + out)
+        ways.add(
+            "single", matrix, plane.ravel(), lanes, besides, batch=numbers.batch, size=size, step=(0, 1), rows=1,
+            columns=span,
+        )  # fmt: skip
+    return ways
+
+
+def _padded(numbers: Any) -> tuple[int, int]:
+    """Height and width of the image with its border."""
+    top, left, bottom, right = numbers.padding
+    return numbers.height + top + bottom, numbers.width + left + right
+
+
+def emit_convolution(
+    lowering: Lowering, ways: Ways, shape: sparse.Sparse, data: Any, numbers: Any, out_shape: tuple[int, ...],
+    segments: tuple[int, ...],
+) -> Any:
+    """The chosen kernel for a convolution, blocked or plain as it comes."""
+    builder, (high, wide), (top, left, _, _) = lowering.builder, _padded(numbers), numbers.padding
+    batch, out, rows, columns = as_image(out_shape)
+    if shape.kind == "tiles":
+        source = lowering.blocked(data, segments).expr
+        if any(numbers.padding):
+            source = builder.emit_te(_bordered, source, (top, left), (high, wide), primfunc_name_hint="border")
+        flat = builder.emit(relax.op.reshape(source, (batch, shape.size)))
+        result = ways.emit(shape, flat, (batch, shape.lists, rows, columns, lowering.lanes))
+        return lowering.wrap(result, out_shape)
+    plain = lowering.plain(data) if isinstance(data, Blocked) else data
+    channels = int(plain.ty.shape[1])
+    image = builder.emit(relax.op.reshape(plain, (batch, channels, numbers.height, numbers.width)))
+    planes = builder.emit_te(_planes, image, (top, left), (high, wide), shape.size, primfunc_name_hint="planes")
+    found = ways.emit(shape, planes, (batch, out, 1, shape.spanned))
+    return builder.emit_te(_cut, found, out_shape, wide, primfunc_name_hint="cut")
+
+
+def _bordered(data: te.Tensor, before: tuple[int, int], size: tuple[int, int]) -> te.Tensor:
+    """A blocked image with a border of zeros."""
+    batch, blocks, height, width, lanes = (int(extent) for extent in data.shape)
+
+    def value(n, block, y, x, lane):
+        y, x = y - before[0], x - before[1]
+        inside = tirx.all(y >= 0, y < height, x >= 0, x < width)
+        return tirx.if_then_else(inside, data(n, block, y, x, lane), tirx.const(0, data.dtype))
+
+    return te.compute((batch, blocks, *size, lanes), value, name="border")
+
+
+def _planes(data: te.Tensor, before: tuple[int, int], size: tuple[int, int], length: int) -> te.Tensor:
+    """A plain image with a border of zeros, flat, and zeros behind it."""
+    batch, channels, height, width = (int(extent) for extent in data.shape)
+    high, wide = size
+
+    def value(n, place):
+        channel, y, x = place // (high * wide), place // wide % high - before[0], place % wide - before[1]
+        inside = tirx.all(channel < channels, y >= 0, y < height, x >= 0, x < width)
+        return tirx.if_then_else(inside, data(n, channel, y, x), tirx.const(0, data.dtype))
+
+    return te.compute((batch, length), value, name="planes")
+
+
+def _cut(planes: te.Tensor, out_shape: tuple[int, ...], wide: int) -> te.Tensor:
+    """The pixels of the result, whose rows lie `wide` apart."""
+
+    def value(n, channel, *space):
+        *row, x = space
+        return planes(n, channel, 0, (row[0] * wide if row else 0) + x)
+
+    return te.compute(out_shape, value, name="cut")
