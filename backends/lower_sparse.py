@@ -5,6 +5,7 @@ where measurements are recorded, those decide.
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ _FEWEST = 0.3
 
 _MARGIN = 0.85
 """What a sparse kernel promises has to be this share of the dense one's time: the estimate is rough."""
+
+_TURN = {"primfunc_name_hint": "turn"}
 
 # Multiply-adds that converting one number into vectors of pixels and back costs.
 _CONVERSION = 20
@@ -37,7 +40,9 @@ def with_sparse(lowering: Lowering, dense: Sequence[Any], found: Sequence[tuple[
 
 def _dense_cost(candidate: Any) -> float:
     if isinstance(candidate, winograd.Winograd):
-        return float(candidate.macs) / 0.75
+        direct = candidate.batch * candidate.blocks_in * candidate.blocks_out * candidate.lanes**2
+        direct *= 9 * candidate.height * candidate.width
+        return direct * candidate.plan.cycles / winograd.direct_cycles(candidate)
     return float(candidate.macs) * (4 if getattr(candidate, "rows", 8) == 1 else 1)
 
 
@@ -83,10 +88,9 @@ def ways_of_product(lowering: Lowering, weight: np.ndarray, rows: int) -> Ways:
     row = {"batch": 1, "rows": 1, "columns": rows}
     ways.add("tiles", weight.T, np.arange(inputs), lanes, 0.0, size=rows * inputs, step=(0, inputs), **row)
     narrow = min(lanes, 1 << (rows - 1).bit_length())
-    padded = -(-rows // lanes) * lanes if rows > narrow else narrow
-    size = inputs * padded + lanes * 8 * 2
+    pitch = sparse.single_span(rows, narrow)
     besides = _CONVERSION * rows * (inputs + outputs) if rows > 1 else 0.0
-    ways.add("single", weight.T, np.arange(inputs) * padded, narrow, besides, size=size, step=(0, 1), **row)
+    ways.add("single", weight.T, np.arange(inputs) * pitch, narrow, besides, size=inputs * pitch, step=(0, 1), **row)
     return ways
 
 
@@ -95,34 +99,18 @@ def emit_product(
 ) -> relax.Expr:
     """The chosen kernel for a product, as a tensor of the shape `out`."""
     builder, rows = lowering.builder, shape.columns
-    inputs = np.prod([int(size) for size in data.ty.shape]) // rows
+    inputs = prod(int(size) for size in data.ty.shape) // rows
     if shape.kind == "tiles":
         flat = builder.emit(relax.op.reshape(data, (1, shape.size)))
         result = ways.emit(shape, flat, (rows, outputs))
     else:
-        matrix = builder.emit(relax.op.reshape(data, (rows, int(inputs))))
-        pitch = (shape.size - 16 * lowering.lanes) // int(inputs)
-        turned = builder.emit_te(_turned, matrix, pitch, shape.size, primfunc_name_hint="turn")
-        planes = ways.emit(shape, turned, (1, outputs, 1, shape.spanned))
-        result = builder.emit_te(_turned_back, planes, rows, primfunc_name_hint="turn_back")
+        matrix = builder.emit(relax.op.reshape(data, (rows, inputs)))
+        turned = matrix if rows == 1 else builder.emit_te(sparse.turn, matrix, shape.size // inputs, **_TURN)
+        flat = builder.emit(relax.op.reshape(turned, (1, shape.size)))
+        planes = ways.emit(shape, flat, (1, outputs, 1, shape.spanned))
+        planes = builder.emit(relax.op.reshape(planes, (outputs, shape.spanned)))
+        result = builder.emit_te(sparse.turn_back, planes, rows, **_TURN)
     return result if tuple(out) == (rows, outputs) else builder.emit(relax.op.reshape(result, out))
-
-
-def _turned(matrix: te.Tensor, pitch: int, size: int) -> te.Tensor:
-    """Rows become columns, each column `pitch` numbers long; zeros elsewhere."""
-    rows, inputs = (int(extent) for extent in matrix.shape)
-
-    def value(_, place):
-        row, column = place % pitch, place // pitch
-        inside = tirx.all(row < rows, column < inputs)
-        read = matrix(tirx.min(row, rows - 1), tirx.min(column, inputs - 1))
-        return tirx.if_then_else(inside, read, tirx.const(0, matrix.dtype))
-
-    return te.compute((1, size), value, name="turn")
-
-
-def _turned_back(planes: te.Tensor, rows: int) -> te.Tensor:
-    return te.compute((rows, int(planes.shape[1])), lambda row, output: planes(0, output, 0, row), name="turn_back")
 
 
 def ways_of_convolution(
@@ -148,12 +136,12 @@ def ways_of_convolution(
     )  # fmt: skip
     span = (rows - 1) * wide + columns
     if (sy, sx) == (1, 1) and span >= lanes:
-        plane = (np.arange(inputs) * high + ky) * wide + kx
-        size = inputs * high * wide + 2 * 8 * lanes
+        tall = high + -(-(sparse.single_span(span, lanes) - span) // wide)
+        plane = (np.arange(inputs) * tall + ky) * wide + kx
         besides = _CONVERSION * numbers.batch * high * wide * (inputs + out)
         ways.add(
-            "single", matrix, plane.ravel(), lanes, besides, batch=numbers.batch, size=size, step=(0, 1), rows=1,
-            columns=span,
+            "single", matrix, plane.ravel(), lanes, besides, batch=numbers.batch, size=inputs * tall * wide,
+            step=(0, 1), rows=1, columns=span,
         )  # fmt: skip
     return ways
 
@@ -181,8 +169,14 @@ def emit_convolution(
     plain = lowering.plain(data) if isinstance(data, Blocked) else data
     channels = int(plain.ty.shape[1])
     image = builder.emit(relax.op.reshape(plain, (batch, channels, numbers.height, numbers.width)))
-    planes = builder.emit_te(_planes, image, (top, left), (high, wide), shape.size, primfunc_name_hint="planes")
-    found = ways.emit(shape, planes, (batch, out, 1, shape.spanned))
+    tall = shape.size // (channels * wide)
+    if (tall, wide) != (numbers.height, numbers.width):
+        image = builder.emit_te(_planes, image, (top, left), (tall, wide), primfunc_name_hint="planes")
+    flat = builder.emit(relax.op.reshape(image, (batch, shape.size)))
+    if shape.spanned == rows * columns:
+        found = ways.emit(shape, flat, (batch, out, rows, columns))
+        return found if len(out_shape) == 4 else builder.emit(relax.op.reshape(found, out_shape))
+    found = ways.emit(shape, flat, (batch, out, 1, shape.spanned))
     return builder.emit_te(_cut, found, out_shape, wide, primfunc_name_hint="cut")
 
 
@@ -198,17 +192,16 @@ def _bordered(data: te.Tensor, before: tuple[int, int], size: tuple[int, int]) -
     return te.compute((batch, blocks, *size, lanes), value, name="border")
 
 
-def _planes(data: te.Tensor, before: tuple[int, int], size: tuple[int, int], length: int) -> te.Tensor:
-    """A plain image with a border of zeros, flat, and zeros behind it."""
+def _planes(data: te.Tensor, before: tuple[int, int], size: tuple[int, int]) -> te.Tensor:
+    """A plain image with a border of zeros, and zeros below it."""
     batch, channels, height, width = (int(extent) for extent in data.shape)
-    high, wide = size
 
-    def value(n, place):
-        channel, y, x = place // (high * wide), place // wide % high - before[0], place % wide - before[1]
-        inside = tirx.all(channel < channels, y >= 0, y < height, x >= 0, x < width)
+    def value(n, channel, y, x):
+        y, x = y - before[0], x - before[1]
+        inside = tirx.all(y >= 0, y < height, x >= 0, x < width)
         return tirx.if_then_else(inside, data(n, channel, y, x), tirx.const(0, data.dtype))
 
-    return te.compute((batch, length), value, name="planes")
+    return te.compute((batch, channels, *size), value, name="planes")
 
 
 def _cut(planes: te.Tensor, out_shape: tuple[int, ...], wide: int) -> te.Tensor:

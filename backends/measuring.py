@@ -96,7 +96,7 @@ def _sparse(numbers: sparse.Sparse) -> tuple:
     weight = te.placeholder(size, numbers.weights, name="weight")
     table = te.placeholder((numbers.lists + 1 + numbers.entries,), "int32", name="table")
     image = (numbers.batch, numbers.lists, numbers.rows, numbers.columns, numbers.lanes)
-    out = image if tiles else (numbers.batch, numbers.lists, numbers.rows, numbers.spanned)
+    out = image if tiles else (numbers.batch, numbers.lists, 1, numbers.spanned)
     return [data, weight, table], sparse.compute(numbers, data, weight, table, out), 1
 
 

@@ -22,6 +22,7 @@ RULES: tuple[Rule, ...] = (
     window.schedule,
     matmul.schedule,
     sparse.schedule,
+    sparse.schedule_turn,
     rows.schedule,
     columns.schedule,
     group_norm.schedule,

@@ -20,7 +20,7 @@ from .targets import Target
 from .tiling import accumulate, annotation_of, extent, find, inline_epilogue, merge_axes, named, register_tiles, unroll
 from .tiling import blocks_of, vectorize
 
-_TILE = "graphprune.sparse"
+_TILE, _TURN = "graphprune.sparse", "graphprune.turn"
 _WIDEST = 8
 # Cycles that a list takes beside its entries, in those that an entry for one vector of sums takes.
 _LIST = 12
@@ -104,8 +104,22 @@ class Sparse:
         if self.kind == "tiles":
             tiles = register_tiles(self.columns, 1, self.registers - 2, core=self.core)
             return [tile.width for tile in tiles][:4]
-        vectors = -(-self.columns // self.lanes)
-        return sorted(range(1, min(vectors, _WIDEST) + 1), key=lambda w: -(-vectors // w) * (w + 1.5))[:4]
+        return single_widths(self.columns, self.lanes)
+
+
+def single_widths(columns: int, lanes: int) -> list[int]:
+    """Vectors of columns per tile, the most promising first. Tiles that fit exactly need no copy of the data."""
+    vectors = -(-columns // lanes)
+
+    def cost(wide: int) -> float:
+        return -(-vectors // wide) * (wide + 1.5)
+
+    return sorted(range(1, min(vectors, _WIDEST) + 1), key=cost)[:4]
+
+
+def single_span(columns: int, lanes: int) -> int:
+    """Columns that tiles of any of these widths span at most."""
+    return max(-(-columns // (wide * lanes)) * wide * lanes for wide in single_widths(columns, lanes))
 
 
 class Lists(NamedTuple):
@@ -150,8 +164,9 @@ def lists_of(weight: np.ndarray, places: np.ndarray, lanes: int) -> Lists:
 def compute(shape: Sparse, data: te.Tensor, weight: te.Tensor, table: te.Tensor, out: tuple[int, ...]) -> te.Tensor:
     """The product as an expression.
 
-    `out` is `(pixels, outputs)`, or `(batch, vectors, rows, columns, lanes)` of a blocked image; of a "single" one
-    `(batch, outputs, rows, spanned columns)`.
+    `out` is `(pixels, outputs)`, or `(batch, vectors, height, width, lanes)` of a blocked image; of a "single" one
+    `(batch, outputs, height, width)`, whose pixels are the columns and, where there are more, those that tiles span
+    beyond them.
     """
     wide, order = shape.choice
     entry = te.reduce_axis((0, max(shape.longest, 1)), "entry")
@@ -178,7 +193,8 @@ def compute(shape: Sparse, data: te.Tensor, weight: te.Tensor, table: te.Tensor,
             y, x = (0, y * out[3] + x) if shape.rows == 1 else (y, x)
             return sums[n, o, y, x // wide, x % wide, lane]
         n, o, y, x = index
-        return sums[n, o, y, x // (wide * lanes), x // lanes % wide, x % lanes]
+        x = y * out[3] + x
+        return sums[n, o, 0, x // (wide * lanes), x // lanes % wide, x % lanes]
 
     return te.compute(out, result, name="untile")
 
@@ -192,8 +208,9 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     vectors, wide, order = annotation_of(sch, sums, _TILE)
     lanes, rows = (extent(sch, sch.get_loops(sums)[place]) for place in (5, 2))
     result = inline_epilogue(sch, sums)
-    if vectors and len(sch.get_loops(result)) == 5 and rows == 1:
+    if rows == 1 and len(sch.get_loops(result)) > 2:
         merge_axes(sch, result, 2, 2)
+        # Sizes of tiles are derived from how their places are written: rows and columns apart would hide them.
         sch = s_tir.Schedule(s_tir.transform.StmtSimplify()(sch.mod))
         sums, result = find(sch, _TILE), blocks_of(sch)[-1]
     loops = sch.get_loops(result)
@@ -205,8 +222,8 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
         n, o, *row, pixel, lane = loops
         before = [n, *row]
     else:
-        n, o, row, pixel = loops
-        before = [n, row]
+        n, o, pixel = loops
+        before = [n]
     if vectors:
         tile, column = sch.split(pixel, [None, wide])
     else:
@@ -223,6 +240,44 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
     above = 2 if order else 1 + len(before)
     accumulate(sch, sums, outer=above, spatial=6, unrolled=0)
     return _as_long_as_needed(sch, above, sch.get(o).loop_var)
+
+
+def turn(matrix: te.Tensor, rows: int) -> te.Tensor:
+    """A matrix with its axes exchanged: `rows` of its columns, or of what is beyond them, zeros."""
+    height, width = (int(extent) for extent in matrix.shape)
+
+    def value(column, row):
+        if rows <= height:
+            return matrix(row, column)
+        read = matrix(tirx.min(row, height - 1), column)
+        return tirx.if_then_else(row < height, read, tirx.const(0, matrix.dtype))
+
+    return te.compute((width, rows), value, name="turn", attrs={_TURN: 1})
+
+
+def turn_back(planes: te.Tensor, rows: int) -> te.Tensor:
+    """The first `rows` columns of a matrix as rows."""
+    size = (rows, int(planes.shape[0]))
+    return te.compute(size, lambda row, column: planes(column, row), name="turn", attrs={_TURN: 1})
+
+
+def schedule_turn(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
+    """Exchange axes square by square, so that what is read at once is used while it is near."""
+    sch = s_tir.Schedule(function)
+    block = find(sch, _TURN)
+    if block is None:
+        return None
+    result = inline_epilogue(sch, block)
+    if result != block:
+        sch.compute_inline(block)
+    column, row = sch.get_loops(result)
+    outer, inner = sch.split(row, [None, target.vector_width])
+    high, low = sch.split(column, [None, target.vector_width])
+    sch.reorder(high, outer, low, inner)
+    sch.parallel(high)
+    if int(sch.get(inner).extent) * int(sch.get(outer).extent) == int(sch.get(result).iter_vars[1].dom.extent):
+        vectorize(sch, inner)
+    return sch
 
 
 def _as_long_as_needed(sch: s_tir.Schedule, above: int, number: tirx.Var) -> s_tir.Schedule:
