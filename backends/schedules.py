@@ -22,7 +22,6 @@ RULES: tuple[Rule, ...] = (
     window.schedule,
     matmul.schedule,
     sparse.schedule,
-    sparse.schedule_turn,
     rows.schedule,
     columns.schedule,
     group_norm.schedule,

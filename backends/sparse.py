@@ -20,7 +20,7 @@ from .targets import Target
 from .tiling import accumulate, annotation_of, extent, find, inline_epilogue, merge_axes, named, register_tiles, unroll
 from .tiling import blocks_of, vectorize
 
-_TILE, _TURN = "graphprune.sparse", "graphprune.turn"
+_TILE = "graphprune.sparse"
 _WIDEST = 8
 # Cycles that a list takes beside its entries, in those that an entry for one vector of sums takes.
 _LIST = 12
@@ -108,18 +108,20 @@ class Sparse:
 
 
 def single_widths(columns: int, lanes: int) -> list[int]:
-    """Vectors of columns per tile, the most promising first. Tiles that fit exactly need no copy of the data."""
+    """Vectors of columns per tile, the most promising first; all of them span as many columns as the first."""
     vectors = -(-columns // lanes)
 
-    def cost(wide: int) -> float:
-        return -(-vectors // wide) * (wide + 1.5)
+    def spanned(wide: int) -> int:
+        return -(-vectors // wide) * wide
 
-    return sorted(range(1, min(vectors, _WIDEST) + 1), key=cost)[:4]
+    widths = sorted(range(1, min(vectors, _WIDEST) + 1), key=lambda wide: spanned(wide) * (1 + 1.5 / wide))
+    return [wide for wide in widths if spanned(wide) == spanned(widths[0])]
 
 
 def single_span(columns: int, lanes: int) -> int:
-    """Columns that tiles of any of these widths span at most."""
-    return max(-(-columns // (wide * lanes)) * wide * lanes for wide in single_widths(columns, lanes))
+    """Columns that tiles of these widths span."""
+    wide = single_widths(columns, lanes)[0] * lanes
+    return -(-columns // wide) * wide
 
 
 class Lists(NamedTuple):
@@ -252,32 +254,13 @@ def turn(matrix: te.Tensor, rows: int) -> te.Tensor:
         read = matrix(tirx.min(row, height - 1), column)
         return tirx.if_then_else(row < height, read, tirx.const(0, matrix.dtype))
 
-    return te.compute((width, rows), value, name="turn", attrs={_TURN: 1})
+    return te.compute((width, rows), value, name="turn")
 
 
 def turn_back(planes: te.Tensor, rows: int) -> te.Tensor:
     """The first `rows` columns of a matrix as rows."""
     size = (rows, int(planes.shape[0]))
-    return te.compute(size, lambda row, column: planes(column, row), name="turn", attrs={_TURN: 1})
-
-
-def schedule_turn(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
-    """Exchange axes square by square, so that what is read at once is used while it is near."""
-    sch = s_tir.Schedule(function)
-    block = find(sch, _TURN)
-    if block is None:
-        return None
-    result = inline_epilogue(sch, block)
-    if result != block:
-        sch.compute_inline(block)
-    column, row = sch.get_loops(result)
-    outer, inner = sch.split(row, [None, target.vector_width])
-    high, low = sch.split(column, [None, target.vector_width])
-    sch.reorder(high, outer, low, inner)
-    sch.parallel(high)
-    if int(sch.get(inner).extent) * int(sch.get(outer).extent) == int(sch.get(result).iter_vars[1].dom.extent):
-        vectorize(sch, inner)
-    return sch
+    return te.compute(size, lambda row, column: planes(column, row), name="turn")
 
 
 def _as_long_as_needed(sch: s_tir.Schedule, above: int, number: tirx.Var) -> s_tir.Schedule:
