@@ -16,6 +16,7 @@ if _TYPE_CHECKING:
     from .api import optimize as optimize
     from .api import plan_of as plan_of
     from .api import save as save
+    from .api import to_semi_structured as to_semi_structured
     from .api import verify as verify
     from .backends.artifact import load as load
     from .errors import GraphPruneError as GraphPruneError
@@ -36,6 +37,7 @@ _HOME = {
     "masks_of": "api",
     "hold_masks": "api",
     "finalize": "api",
+    "to_semi_structured": "api",
     "Analysis": "analysis",
     "Plan": "plan",
     "Masks": "masks",

@@ -172,8 +172,8 @@ def hold_masks(model: Any, masks: "Masks | None" = None) -> Any:
     hold them stay valid; in state dicts they are called `...parametrizations.weight.original`, and the mask travels
     with them. `masks` are those that the model remembers unless others are given.
 
-    **Raises:** `PlanError` where there are no masks or they are those of another model, `ApplyError` where masks are held
-    already; then nothing is changed.
+    **Raises:** `PlanError` where there are no masks or they are those of another model, `UnsupportedModelError` where
+    masks are held already, `ApplyError` for masks of recurrent layers; then nothing is changed.
 
     ```python
     import torch, graphprune
@@ -195,6 +195,18 @@ def finalize(model: Any) -> Any:
     Names are again those of the original, and exports hold exact zeros. Raises `PlanError` for a model without masks.
     """
     return _torch_only(model, "finalize")(model)
+
+
+def to_semi_structured(model: Any) -> Any:
+    """A copy whose linear layers hold torch's semi-structured tensors wherever their weights are 2:4, for NVIDIA GPUs.
+
+    The model must lie on a GPU of compute capability 8.0 or newer, in float16, bfloat16, int8 or float32, and the sizes of
+    a layer must be multiples of (32, 64) in half precision. Other layers stay as they are. The result computes the same;
+    it is made for inference, and can neither be trained nor saved by `graphprune.save`.
+
+    **Raises:** `TargetError` where torch sees no GPU, `NothingToPruneError` where no layer fits, with the reasons.
+    """
+    return _torch_only(model, "to_semi_structured")(model)
 
 
 def _torch_only(model: Any, verb: str) -> "Callable[..., Any]":

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ...errors import ApplyError, PlanError
+from ...errors import ApplyError, PlanError, UnsupportedModelError
 from ...masks import Masks
 from ...plan import UNTOUCHED, Plan
 from .slicing import canonical_names, shapes_of, slice_tensor, slim_copy
@@ -23,9 +23,10 @@ class Masked(nn.Module):
 
     keep: torch.Tensor
 
-    def __init__(self, keep: torch.Tensor) -> None:
+    def __init__(self, keep: torch.Tensor, order: tuple[str, ...]) -> None:
         super().__init__()
         self.register_buffer("keep", keep)
+        self.order = order  # of the parameters of the module, to be put back
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """The weights as the module sees them; of the shape and dtype of what is stored."""
@@ -91,19 +92,19 @@ def hold_masks(module: nn.Module, masks: Masks | None = None) -> nn.Module:
     masks.check(shapes_of(module))
     names = canonical_names(module)
     places = [
-        (part, leaf, parameter)
+        (part, leaf, parameter, tuple(part._parameters))
         for part in module.modules()
         for leaf, parameter in part._parameters.items()
         if parameter is not None and names[id(parameter)] in masks.kept
     ]
-    for part, leaf, _ in places:
+    for part, leaf, *_ in places:
         if isinstance(part, nn.RNNBase):
             raise ApplyError(f"{leaf} of a {type(part).__name__} cannot be masked: recurrent layers copy their weights")
-    for part, leaf, parameter in places:
+    for part, leaf, parameter, order in places:
         keep = torch.from_numpy(masks.kept[names[id(parameter)]]).to(parameter.device)
         with torch.no_grad():
             parameter.masked_fill_(~keep, 0)
-        parametrize.register_parametrization(part, leaf, Masked(keep), unsafe=True)
+        parametrize.register_parametrization(part, leaf, Masked(keep, order), unsafe=True)
     setattr(module, _MASKS, masks)
     return module
 
@@ -114,18 +115,19 @@ def finalize(module: nn.Module) -> nn.Module:
     if not held and masks_of(module) is None:
         raise PlanError("this model has no masks: there is nothing to finalize")
     masks = masks_of(module)
-    for _, part, leaf, _ in held:
+    for _, part, leaf, mask in held:
         parametrize.remove_parametrizations(part, leaf, leave_parametrized=True)
+        part._parameters = {name: part._parameters[name] for name in mask.order if name in part._parameters}
     if masks is not None:
         setattr(module, _MASKS, masks)
     return module
 
 
 def check_free(module: nn.Module) -> None:
-    """Raise `ApplyError` where masks are held by parametrizations."""
+    """Raise `UnsupportedModelError` where masks are held by parametrizations."""
     first = next(_held(module), None)
     if first is not None:
-        raise ApplyError(f"the mask of {first[0]} is held for training: call graphprune.finalize(model) first")
+        raise UnsupportedModelError(f"the mask of {first[0]} is held for training: call graphprune.finalize(model) first")
 
 
 def _held(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Masked]]:

@@ -25,6 +25,7 @@ from .read import analyze, trace
 from .record import record_partly
 from .rewriting import graph_modules, rewrite
 from .run import inputs_of, outputs
+from .semi_structured import to_semi_structured
 from .slicing import shapes_of, slim_copy
 from .weights import load_weights, save_weights
 
@@ -43,6 +44,7 @@ __all__ = [
     "outputs",
     "plan_of",
     "save_weights",
+    "to_semi_structured",
     "with_masks",
 ]
 

@@ -13,6 +13,7 @@ from ...errors import ExampleInputsError, TraceError, UnsupportedModelError, Wei
 from ...graph import Graph
 from ...policy import DEFAULT, Policy
 from .inputs import HOW, Inputs, candidates, describe, normalise
+from .masked import check_free
 from .norms import mark_norms
 from .record import record
 from .twins import stored_tensors
@@ -42,6 +43,7 @@ def _refuse(module: torch.nn.Module) -> None:
         raise UnsupportedModelError(f"{kind} wraps a model: prune model.module, then wrap the result")
     if any(torch.nn.parameter.is_lazy(parameter) for parameter in module.parameters()):
         raise UnsupportedModelError(f"{kind} has lazy parameters without sizes: run it on one batch first")
+    check_free(module)
 
 
 @collector_paused()

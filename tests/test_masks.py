@@ -1,0 +1,429 @@
+"""Single weights become zero: the right ones, as many as asked, and they stay zero."""
+
+import copy
+import json
+import warnings
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.utils import parametrize
+
+import graphprune
+from graphprune.contractions import contractions
+from graphprune.errors import (
+    BudgetError,
+    CriterionError,
+    FileFormatError,
+    NothingToPruneError,
+    OptionError,
+    PlanError,
+    UnsupportedModelError,
+    VerifyError,
+    WeightsError,
+)
+from graphprune.sparsity import best, choose, shared, spread, tiled, within
+from graphprune.structures import Structure, resolve_structure
+from helpers import randomise
+from networks import NETWORKS
+
+X = torch.randn(2, 3, 8, 8)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return randomise(
+        nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 16, 3, padding=1, groups=2), nn.ReLU(),
+            nn.ConvTranspose2d(16, 8, 2, 2), nn.Flatten(), nn.Linear(8 * 256, 10),
+        )
+    ).eval()  # fmt: skip
+
+
+def sparse_of(model, sparsity=None, inputs=X, **options):
+    """A sparse copy; the model that was given must not change."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    options = {"structure": "unstructured", "example_inputs": inputs, **options}
+    sparse = graphprune.optimize(model, sparsity, **options)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    return sparse
+
+
+def nonzeros(model) -> int:
+    return sum(int(torch.count_nonzero(parameter)) for parameter in model.parameters())
+
+
+def size(model) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+WEIGHTS = ("0.weight", "3.weight", "5.weight", "7.weight")
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.777, 0.95])
+def test_global_magnitude_is_what_sorting_gives(sparsity) -> None:
+    model = network()
+    sparse = sparse_of(model, sparsity)
+    allowed = int(size(model) * (1 - sparsity) + 1e-9)
+    assert nonzeros(sparse) == allowed
+    others = sum(int(torch.count_nonzero(p)) for name, p in model.named_parameters() if name not in WEIGHTS)
+    every = sorted((abs(float(w)) for name in WEIGHTS for w in model.get_parameter(name).flatten()), reverse=True)
+    least = every[allowed - others - 1]
+    for name, parameter in model.named_parameters():
+        expected = parameter * (parameter.abs() >= least) if name in WEIGHTS else parameter
+        assert torch.equal(sparse.get_parameter(name), expected), name
+
+
+def test_layers_lose_the_same_share() -> None:
+    model = network()
+    sparse = sparse_of(model, 0.6, budget="weights", scope="layer")
+    total = sum(model.get_parameter(name).numel() for name in WEIGHTS)
+    assert sum(int(torch.count_nonzero(sparse.get_parameter(name))) for name in WEIGHTS) == int(total * 0.4 + 1e-9)
+    for name in WEIGHTS:
+        before, after = model.get_parameter(name), sparse.get_parameter(name)
+        kept = after != 0
+        assert abs(int(kept.sum()) - 0.4 * before.numel()) <= 1
+        assert before[kept].abs().min() >= before[~kept].abs().max()
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "2:4", "1:4", "4:8", "block", "block:4x2", "block:3x5"])
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_what_is_reported_is_true(structure, scope) -> None:
+    model = network()
+    sparse = sparse_of(model, None, structure=structure, scope=scope)
+    masks = graphprune.masks_of(sparse)
+    before, after = masks.report["nonzero"]
+    assert (before, after) == (nonzeros(model), nonzeros(sparse)) and after < before
+    assert masks.report["params"] == size(model)
+    for name, mask in masks.kept.items():
+        expected = model.get_parameter(name) * torch.from_numpy(mask)
+        assert torch.equal(sparse.get_parameter(name), expected)
+    if ":" not in structure or structure.startswith("block"):
+        rows, columns = resolve_structure(structure).block
+        granule = rows * columns
+        assert size(model) * 0.5 - granule < after <= size(model) * 0.5
+
+
+@given(
+    st.integers(1, 3), st.integers(2, 8), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 1000)
+)
+@settings(max_examples=40, deadline=None)
+def test_patterns_hold_everywhere(n, more, outputs, kernel, groups, seed) -> None:
+    m = n + more
+    scores = np.random.default_rng(seed).integers(0, 3, (1, outputs, kernel, m * groups)).astype(float)
+    (kept,) = choose([scores], Structure(n=n, m=m), [0])
+    assert (kept.reshape(-1, m).sum(axis=1) == n).all()
+    for row, own in zip(scores.reshape(-1, m), kept.reshape(-1, m), strict=True):
+        assert row[own].min() >= row[~own].max()
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.floats(0, 1), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_tiles_stay_within_the_limit(outputs, inputs, high, wide, share, seed) -> None:
+    scores = np.random.default_rng(seed).random((1, outputs, 2, inputs))
+    limit = int(share * scores.size)
+    for limits in ([limit], [limit, limit]):
+        layers = [scores] * 1 if len(limits) == 1 else [scores, 2 * scores]
+        found = choose(layers, Structure(block=(high, wide)), limits)
+        total = sum(int(kept.sum()) for kept in found)
+        assert total <= sum(limits) and sum(limits) - total < high * wide + (limit == scores.size)
+        for kept in found:  # a tile is zero or not as a whole
+            whole = np.add.reduceat(np.add.reduceat(kept, range(0, outputs, high), 1), range(0, inputs, wide), 3)
+            _, sizes = tiled(scores, (high, wide))
+            assert ((whole == 0) | (whole == sizes)).all()
+
+
+def test_pieces_of_choosing() -> None:
+    assert best(np.array([2.0, 1.0, 2.0, 2.0]), 2).tolist() == [True, False, True, False]
+    assert shared([3, 3, 4], 5) == [1, 2, 2] and sum(shared([7, 1, 9], 11)) == 11
+    assert within(np.array([3.0, 2.0, 1.0]), np.array([4, 4, 1]), 5).tolist() == [True, False, True]
+    tiles = np.array([[[[True, False]], [[False, True]]]])
+    assert spread(tiles, (2, 2), (1, 3, 1, 3))[0, :, 0].astype(int).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("name", ["transposed_grouped", "grouped", "depthwise", "conv1d", "conv3d", "matmul_parameter", "mlp"])
+def test_weights_come_back_from_their_matrices(name) -> None:
+    model, shape = NETWORKS[name]()
+    analysis = graphprune.analyze(model.eval(), torch.randn(shape))
+    found = contractions(analysis.graph)
+    assert set(found) == {key for key, parameter in model.named_parameters() if parameter.dim() > 1}
+    for weight in found.values():
+        numbers = np.arange(weight.size).reshape(model.get_parameter(weight.name).shape)
+        matrix = weight.matrix(numbers)
+        assert matrix.shape == weight.shape and np.array_equal(weight.stored(matrix), numbers)
+
+
+def test_matrices_have_outputs_and_inputs_where_they_belong() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.ConvTranspose2d(6, 8, 3, groups=2))
+    found = contractions(graphprune.analyze(net, torch.randn(1, 4, 8, 8)).graph)
+    assert found["0.weight"].shape == (2, 3, 9, 2) and found["1.weight"].shape == (2, 4, 9, 3)
+    weight = net[1].weight.detach().numpy()  # (in, out / groups, kh, kw)
+    assert found["1.weight"].matrix(weight)[1, 2, 4, 0] == weight[3, 2, 1, 1]
+    weight = net[0].weight.detach().numpy()
+    assert found["0.weight"].matrix(weight)[1, 2, 5, 1] == weight[5, 1, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["embedding", "tied_head"])
+def test_lookups_stay_whole(name) -> None:
+    model, _ = NETWORKS[name]()
+    tokens = torch.randint(0, 20, (2, 7))
+    sparse = sparse_of(model, 0.5, tokens, budget="weights")
+    masks = graphprune.masks_of(sparse)
+    assert "e.weight" not in masks.kept and {"a.weight", "b.weight"} <= set(masks.kept)
+    assert torch.equal(sparse.e.weight, model.e.weight)
+    assert masks.report["weights"][1] == masks.report["weights"][0] // 2
+
+
+def test_attention_and_recurrent_layers() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.memory = nn.MultiheadAttention(16, 4, batch_first=True), nn.LSTM(16, 8, batch_first=True)
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.head(self.memory(self.attention(x, x, x)[0])[0])
+
+    model, x = Net().eval(), torch.randn(2, 5, 16)
+    sparse = sparse_of(model, None, x, structure="2:4", criterion="wanda", data=[x])
+    names = {"attention.in_proj_weight", "attention.out_proj.weight", "head.weight"}
+    assert set(graphprune.masks_of(sparse).kept) == names  # recurrent layers are left alone
+    graphprune.hold_masks(sparse)
+    sparse.train()(x)[0].sum().backward()
+    assert type(graphprune.finalize(sparse)) is Net
+
+
+@pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1), lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1)])
+def test_masks_hold_while_training(make) -> None:
+    model = sparse_of(network(), 0.8)
+    masks = graphprune.masks_of(model)
+    optimizer = make(model.parameters())  # made before masks are held: parameters stay the same objects
+    x, target = torch.randn(8, 3, 8, 8), torch.randint(0, 10, (8,))
+    assert graphprune.hold_masks(model) is model
+    before = model[7].weight.clone()
+    for _ in range(20):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), target).backward()
+        gradient = model[7].parametrizations.weight.original.grad
+        assert (gradient[~torch.from_numpy(masks.kept["7.weight"])] == 0).all()
+        optimizer.step()
+        for name, mask in masks.kept.items():
+            assert (model[int(name[0])].weight[~torch.from_numpy(mask)] == 0).all()
+    assert not torch.equal(before, model[7].weight), "nothing was trained"
+    expected = model(x)
+    assert graphprune.finalize(model) is model and not parametrize.is_parametrized(model[7])
+    assert torch.equal(model(x), expected)
+    assert [name for name, _ in model.named_parameters()] == [name for name, _ in network().named_parameters()]
+    assert all((model.get_parameter(n)[~torch.from_numpy(m)] == 0).all() for n, m in masks.kept.items())
+    assert any(group["params"][0] is model[0].weight for group in optimizer.param_groups)
+
+
+def test_masks_do_not_hold_by_themselves() -> None:
+    model = sparse_of(network(), 0.8)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model(torch.randn(8, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    with pytest.raises(VerifyError, match="should be zero"):
+        graphprune.masks_of(model).check_zeros(lambda name: model.get_parameter(name).detach().numpy())
+
+
+def test_held_models_are_copied_saved_and_loaded() -> None:
+    model = graphprune.hold_masks(sparse_of(network(), 0.7))
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(X), model(X)) and torch.equal(twin[0].weight, model[0].weight)
+    other = graphprune.hold_masks(sparse_of(network(), 0.2))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(X), model(X))
+    held = graphprune.masks_of(other)
+    assert all(np.array_equal(mask, held.kept[name]) for name, mask in graphprune.masks_of(model).kept.items())
+    for act in (graphprune.hold_masks, lambda m: sparse_of(m, 0.9), lambda m: graphprune.save(m, "never.safetensors")):
+        with pytest.raises(UnsupportedModelError, match="finalize"):
+            act(model)
+
+
+def test_saved_and_loaded(tmp_path) -> None:
+    model = sparse_of(network(), 0.7)
+    graphprune.save(model, tmp_path / "model.safetensors")
+    stored = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in stored.items())
+    loaded = graphprune.load_weights(network(), tmp_path / "model.safetensors")
+    assert torch.equal(loaded(X), model(X))
+    masks, again = graphprune.masks_of(model), graphprune.masks_of(loaded)
+    assert masks.report == again.report and masks.options == again.options
+    assert all(np.array_equal(mask, again.kept[name]) for name, mask in masks.kept.items())
+    masks.save(tmp_path / "masks.safetensors")
+    weights = sum(mask.size for mask in masks.kept.values())
+    assert (tmp_path / "masks.safetensors").stat().st_size < weights / 8 + 2000
+    loaded = graphprune.Masks.load(tmp_path / "masks.safetensors")
+    assert torch.equal(loaded.apply(network())(X), model(X))
+    state = loaded.apply(network().state_dict())
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in state.items())
+    assert "weights stay" in masks.explain()
+
+
+def test_damaged_masks(tmp_path) -> None:
+    path = tmp_path / "masks.safetensors"
+    graphprune.masks_of(sparse_of(network(), 0.7)).save(path)
+    whole = path.read_bytes()
+    for bad in (b"", whole[:-10], b"nonsense" + whole):
+        path.write_bytes(bad)
+        with pytest.raises(FileFormatError):
+            graphprune.Masks.load(path)
+    with pytest.raises(FileFormatError):
+        graphprune.Masks.load(tmp_path / "missing")
+    with pytest.raises(FileFormatError, match="no masks"):
+        graphprune.Masks.of_facts(json.dumps({"format": "another"}), {})
+
+
+def test_first_channels_then_weights(tmp_path) -> None:
+    model = network()
+    slim = graphprune.optimize(model, 0.4, example_inputs=X)
+    sparse = sparse_of(slim, 0.6)
+    assert nonzeros(sparse) == int(size(slim) * 0.4)
+    assert graphprune.plan_of(sparse).to_json() == graphprune.plan_of(slim).to_json()
+    graphprune.verify(model, sparse, example_inputs=X)
+    graphprune.save(sparse, tmp_path / "both.safetensors")
+    assert torch.equal(graphprune.load_weights(model, tmp_path / "both.safetensors")(X), sparse(X))
+    slimmer = graphprune.optimize(sparse, 0.2, example_inputs=X)
+    for name, mask in graphprune.masks_of(slimmer).kept.items():
+        weight = slimmer.get_parameter(name)
+        assert tuple(weight.shape) == mask.shape and (weight[~torch.from_numpy(mask)] == 0).all()
+
+
+def test_sparser_in_steps() -> None:
+    model = network()
+    steps = sparse_of(sparse_of(model, 0.3), 0.7)
+    assert torch.equal(steps[7].weight, sparse_of(model, 0.7)[7].weight)
+
+
+def test_verify_sees_a_wrong_weight() -> None:
+    model = network()
+    sparse = sparse_of(model, 0.5)
+    graphprune.verify(model, sparse, example_inputs=X)
+    with torch.no_grad():
+        sparse[7].weight[3, 5] += 0.1
+    with pytest.raises(VerifyError, match="differs"):
+        graphprune.verify(model, sparse, example_inputs=X)
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "2:4", "block:4x1"])
+def test_onnx(tmp_path, structure) -> None:
+    model, path = network(), tmp_path / "model.onnx"
+    torch.onnx.export(model, (X,), path, dynamo=False)
+    sparse = graphprune.optimize(path, structure=structure)
+    masks = graphprune.masks_of(sparse)
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in sparse.graph.initializer}
+    counted = sum(int(np.count_nonzero(array)) for array in tensors.values() if array.dtype == np.float32)
+    assert counted == masks.report["nonzero"][1] < masks.report["nonzero"][0]
+    graphprune.save(sparse, tmp_path / "sparse.onnx")
+    assert graphprune.masks_of(tmp_path / "sparse.onnx").report == masks.report
+    graphprune.verify(path, tmp_path / "sparse.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "sparse.onnx", providers=["CPUExecutionProvider"])
+    assert np.isfinite(session.run(None, {session.get_inputs()[0].name: X.numpy()})[0]).all()
+    with pytest.raises(UnsupportedModelError, match="torch modules"):
+        graphprune.optimize(path, structure=structure, criterion="wanda", data=[X.numpy()])
+    with pytest.raises(UnsupportedModelError, match="torch modules"):
+        graphprune.hold_masks(sparse)
+
+
+def test_zeros_survive_export(tmp_path) -> None:
+    model = sparse_of(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8)).eval(), 0.8, torch.randn(1, 16))
+    torch.onnx.export(model, (torch.randn(1, 16),), tmp_path / "sparse.onnx", dynamo=False)
+    arrays = [onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "sparse.onnx").graph.initializer]
+    assert sum(int(np.count_nonzero(array)) for array in arrays) == nonzeros(model)
+
+
+def test_exported_programs() -> None:
+    program = torch.export.export(network(), (X,))
+    sparse = graphprune.optimize(program, 0.6, structure="unstructured", criterion="sparsegpt", data=[X])
+    assert type(sparse) is type(program)
+    masks = graphprune.masks_of(sparse)
+    assert sum(int(torch.count_nonzero(p)) for p in sparse.parameters()) == masks.report["nonzero"][1]
+
+
+def test_half_precision() -> None:
+    model = network().to(torch.bfloat16)
+    sparse = sparse_of(model, 0.5, X.to(torch.bfloat16))
+    kept = torch.from_numpy(graphprune.masks_of(sparse).kept["7.weight"])
+    assert torch.equal(sparse[7].weight, model[7].weight * kept) and nonzeros(sparse) == size(model) // 2
+
+
+BAD = [
+    (dict(structure="3:2"), OptionError, "first number"),
+    (dict(structure="4:4"), OptionError, "first number"),
+    (dict(structure="0:4"), OptionError, "first number"),
+    (dict(structure="n:m"), OptionError, "such as '2:4'"),
+    (dict(structure="diagonal"), OptionError, "unstructured"),
+    (dict(structure="block", block=(0, 1)), OptionError, "positive"),
+    (dict(structure="block", block=(4,)), OptionError, "two positive"),
+    (dict(structure="2:4", block=(4, 1)), OptionError, "goes with"),
+    (dict(structure="2:4", sparsity=0.7), BudgetError, "leave sparsity out"),
+    (dict(sparsity=1.5), BudgetError, "between 0 and 1"),
+    (dict(sparsity=float("nan")), BudgetError, "between 0 and 1"),
+    (dict(sparsity=True), BudgetError, "between 0 and 1"),
+    (dict(budget="macs"), OptionError, "params, weights"),
+    (dict(criterion="taylor"), CriterionError, "magnitude"),
+    (dict(criterion=lambda tensor: None), CriterionError, "magnitude"),
+    (dict(scope="network"), OptionError, "global, layer"),
+    (dict(criterion="sparsegpt", scope="global", data=[X]), OptionError, "layer"),
+    (dict(criterion="wanda"), CriterionError, "data="),
+    (dict(criterion="wanda", data=[]), CriterionError, "no batch"),
+    (dict(criterion="wanda", data=[torch.randn(2, 5)]), graphprune.errors.ExampleInputsError, "batch 0"),
+    (dict(criterion="sparsegpt", data=[X * float("nan")]), CriterionError, "not finite"),
+    (dict(criterion="sparsegpt", data=[X * 0]), CriterionError, "zero"),
+    (dict(keep=["nothing.*"]), OptionError, "matches no parameter"),
+    (dict(keep=["*"]), NothingToPruneError, "keep less"),
+    (dict(structure="5:7"), NothingToPruneError, "multiple of 7"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "words"), BAD, ids=[str(options)[:40] for options, _, _ in BAD])
+def test_bad_options(options, error, words) -> None:
+    with pytest.raises(error, match=words):
+        sparse_of(network(), **options)
+
+
+def test_budget_out_of_reach() -> None:
+    with pytest.raises(BudgetError, match="lie in biases") as caught:
+        sparse_of(network(), 0.9, keep=["7"])
+    reachable = caught.value.reachable
+    model = sparse_of(network(), reachable - 0.01, keep=["7"])
+    assert nonzeros(model) <= size(model) * (1 - reachable + 0.01)
+
+
+def test_bad_weights_and_models() -> None:
+    model = network()
+    with torch.no_grad():
+        model[7].weight[2, 3] = float("nan")
+    with pytest.raises(WeightsError, match=r"7\.weight"):
+        sparse_of_nan = graphprune.optimize(model, structure="unstructured", example_inputs=X)
+        assert sparse_of_nan is None
+    with pytest.raises(PlanError, match="no masks"):
+        graphprune.hold_masks(network())
+    with pytest.raises(PlanError, match="no masks"):
+        graphprune.finalize(network())
+    masks = graphprune.masks_of(sparse_of(network(), 0.5))
+    with pytest.raises(PlanError, match=r"another model.*0\.weight"):
+        masks.apply(nn.Sequential(nn.Linear(3, 3)))
+    with pytest.raises(PlanError, match="another model"):
+        graphprune.hold_masks(nn.Sequential(nn.Linear(3, 3)), masks)
+    with pytest.raises(NothingToPruneError, match="no product"):
+        sparse_of(nn.Sequential(nn.BatchNorm2d(3)).eval(), 0.5)
+
+
+def test_an_empty_layer_is_told() -> None:
+    model = network()
+    with torch.no_grad():
+        model[3].weight.mul_(1e-6)
+    with pytest.warns(UserWarning, match=r"no weight is left in 3\.weight"):
+        sparse_of(model, 0.9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sparse_of(model, 0.9, scope="layer")
