@@ -97,9 +97,7 @@ def compile_model(
     else:
         half = half_of(precision)
         choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads, half, bool(sparse))
-        library, kernels, apart, code = _build(
-            imported, target, link, choose, half, separate, examine, bool(sparse)
-        )
+        library, kernels, apart, code = _build(imported, target, link, choose, half, separate, examine, bool(sparse))
     warn_of_slow(kernels)
     from .fingerprint import fingerprint
 

@@ -59,7 +59,9 @@ class Ways:
         self.found: list[tuple[sparse.Sparse, float]] = []
         self.lists: dict[str, sparse.Lists] = {}
 
-    def add(self, kind: str, weight: np.ndarray, places: np.ndarray, lanes: int, besides: float, **numbers: Any) -> None:
+    def add(
+        self, kind: str, weight: np.ndarray, places: np.ndarray, lanes: int, besides: float, **numbers: Any
+    ) -> None:
         """One more kind of kernel for a weight (outputs, inputs)."""
         lists = sparse.lists_of(weight, places, lanes if kind == "tiles" else 1)
         target = self.lowering.target
@@ -74,9 +76,7 @@ class Ways:
         """The chosen kernel on flat data."""
         lists = self.lists[shape.kind]
         weight, table = self.lowering.store(lists.weights, shape.weights), relax.const(lists.table)
-        return self.lowering.kernel(
-            "sparse", lambda d, w, t: sparse.compute(shape, d, w, t, out), data, weight, table
-        )
+        return self.lowering.kernel("sparse", lambda d, w, t: sparse.compute(shape, d, w, t, out), data, weight, table)
 
 
 def ways_of_product(lowering: Lowering, weight: np.ndarray, rows: int) -> Ways:
@@ -153,7 +153,12 @@ def _padded(numbers: Any) -> tuple[int, int]:
 
 
 def emit_convolution(
-    lowering: Lowering, ways: Ways, shape: sparse.Sparse, data: Any, numbers: Any, out_shape: tuple[int, ...],
+    lowering: Lowering,
+    ways: Ways,
+    shape: sparse.Sparse,
+    data: Any,
+    numbers: Any,
+    out_shape: tuple[int, ...],
     segments: tuple[int, ...],
 ) -> Any:
     """The chosen kernel for a convolution, blocked or plain as it comes."""

@@ -17,8 +17,19 @@ from .cores import SERVER, Core
 from .halving import widened
 from .prefetch import with_extent
 from .targets import Target
-from .tiling import accumulate, annotation_of, extent, find, inline_epilogue, merge_axes, named, register_tiles, unroll
-from .tiling import blocks_of, vectorize
+from .tiling import (
+    accumulate,
+    annotation_of,
+    blocks_of,
+    extent,
+    find,
+    inline_epilogue,
+    merge_axes,
+    named,
+    register_tiles,
+    unroll,
+    vectorize,
+)
 
 _TILE = "graphprune.sparse"
 _WIDEST = 8
@@ -48,25 +59,30 @@ class Sparse:
     lanes: int
     registers: int
     weights: str = "float32"
-    chosen: tuple[int, int] | None = None
+    chosen: tuple[int, int, int] | None = None
     core: Core = field(default=SERVER, repr=False)
 
     @property
-    def choice(self) -> tuple[int, int]:
-        """What may be chosen: vectors of sums per tile, and whether all lists are taken for one tile after the other."""
-        return self.chosen or (self._widths[0], int(self.batch * self.rows * self._tiles(self._widths[0]) > 1))
+    def choice(self) -> tuple[int, int, int]:
+        """What may be chosen: vectors over outputs or not, how many per tile, all lists for each tile or the reverse."""
+        wide = self._widths[0]
+        several = self.batch * self.rows * self._tiles(wide) > 1
+        return self.chosen or (int(self.kind == "tiles"), wide, int(several))
+
+    @property
+    def wide(self) -> int:
+        """Vectors of sums per tile."""
+        return self.choice[1]
 
     @property
     def macs(self) -> int:
         """Multiply-adds, those of empty lanes included."""
-        wide = self.choice[0]
-        return self.batch * self.rows * self._tiles(wide) * wide * self.entries * self.lanes
+        return self.batch * self.rows * self.tiles * self.wide * self.entries * self.lanes
 
     @property
     def cost(self) -> float:
         """Multiply-adds of a dense kernel that take as long."""
-        wide = self.choice[0]
-        tiles = self.batch * self.rows * self._tiles(wide)
+        wide, tiles = self.wide, self.batch * self.rows * self.tiles
         # An entry takes as long as three vectors of sums, one of which it hides.
         entries = self.entries * max(wide + 1, 4) if self.lanes > 1 else 8 * self.entries
         if self.kind == "single":
@@ -76,18 +92,18 @@ class Sparse:
     @property
     def tiles(self) -> int:
         """Tiles in one row of pixels."""
-        return self._tiles(self.choice[0])
+        return self._tiles(self.wide)
 
     @property
     def spanned(self) -> int:
         """Columns that the tiles of a row span."""
-        wide = self.choice[0]
-        return self.tiles * wide * (self.lanes if self.kind == "single" else 1)
+        return self.tiles * self.wide * (self.lanes if self.kind == "single" else 1)
 
     def candidates(self) -> "list[Sparse]":
         """This product with every choice, the most promising first."""
-        orders = (1, 0) if self.choice[1] else (0,)
-        return [replace(self, chosen=(wide, order)) for wide in self._widths for order in orders]
+        vectors, _, several = self.choice
+        orders = (1, 0) if several else (0,)
+        return [replace(self, chosen=(vectors, wide, order)) for wide in self._widths for order in orders]
 
     def some_table(self) -> np.ndarray:
         """Lists of these sizes with any places, to measure with."""
@@ -170,9 +186,9 @@ def compute(shape: Sparse, data: te.Tensor, weight: te.Tensor, table: te.Tensor,
     `(batch, outputs, height, width)`, whose pixels are the columns and, where there are more, those that tiles span
     beyond them.
     """
-    wide, order = shape.choice
+    vectors, wide, order = shape.choice
     entry = te.reduce_axis((0, max(shape.longest, 1)), "entry")
-    lanes, vectors = shape.lanes, shape.kind == "tiles"
+    lanes = shape.lanes
 
     def term(n, o, y, t, r, lane):
         place = table(o) + entry
@@ -184,7 +200,7 @@ def compute(shape: Sparse, data: te.Tensor, weight: te.Tensor, table: te.Tensor,
         return te.sum(read * factor, axis=[entry])
 
     size = (shape.batch, shape.lists, shape.rows, shape.tiles, wide, lanes)
-    sums = te.compute(size, term, name="sparse", attrs={_TILE: [int(vectors), wide, order]})
+    sums = te.compute(size, term, name="sparse", attrs={_TILE: [vectors, wide, order]})
 
     def result(*index):
         if len(out) == 2:

@@ -86,9 +86,7 @@ def tune(
     return record, coverage(works, record)
 
 
-def workloads(
-    module: tvm.IRModule, target: Target, half: Half | None = None, sparse: bool = True
-) -> list[Workload]:
+def workloads(module: tvm.IRModule, target: Target, half: Half | None = None, sparse: bool = True) -> list[Workload]:
     """The distinct kernels of a model that there is a choice for, in the order of the time they should take."""
     from .pipeline import llvm_target, optimize_passes
 

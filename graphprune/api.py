@@ -143,13 +143,17 @@ def verify(
 
     masks = None if plan is not None else masks_of(slim)
     plan = plan if plan is not None else plan_of(slim)
-    if plan is None and masks is None:
-        raise PlanError("slim was not made by graphprune: pass the plan that made it")
     if masks is not None and masks.updated:
-        raise PlanError("the weights of slim were updated, so it does not equal a masked original; compare their outputs")
-    if masks is not None and plan is not None:
-        original = plan.apply(original, example_inputs)
-    return compare(frontend_of(original), original, slim, masks or plan, example_inputs, thorough, strict=True)
+        raise PlanError("weights of slim were updated, so it does not equal a masked original; compare their outputs")
+    if masks is not None:  # first channels went, then weights: one step after the other
+        dense = original if plan is None else plan.apply(original, example_inputs)
+        seen = compare(frontend_of(dense), dense, slim, masks, example_inputs, thorough, strict=True)
+        if plan is None:
+            return seen
+        slim = dense
+    if plan is None:
+        raise PlanError("slim was not made by graphprune: pass the plan that made it")
+    return compare(frontend_of(original), original, slim, plan, example_inputs, thorough, strict=True)
 
 
 def plan_of(slim: Any) -> "Plan | None":
@@ -167,10 +171,10 @@ def masks_of(model: Any) -> "Masks | None":
 def hold_masks(model: Any, masks: "Masks | None" = None) -> Any:
     """Keep masked weights at zero while a module is trained; in place, and returns the module.
 
-    Every masked parameter gets a `torch.nn.utils.parametrize` parametrization: gradients of masked weights are zero, and
-    whatever an optimizer does, the module sees zeros there. Parameters stay the same objects, so that optimizers that
-    hold them stay valid; in state dicts they are called `...parametrizations.weight.original`, and the mask travels
-    with them. `masks` are those that the model remembers unless others are given.
+    Every masked parameter gets a `torch.nn.utils.parametrize` parametrization: gradients of masked weights are zero,
+    and whatever an optimizer does, the module sees zeros there. Parameters stay the same objects, so that optimizers
+    that hold them stay valid; in state dicts they are called `...parametrizations.weight.original`, and the mask
+    travels with them. `masks` are those that the model remembers unless others are given.
 
     **Raises:** `PlanError` where there are no masks or they are those of another model, `UnsupportedModelError` where
     masks are held already, `ApplyError` for masks of recurrent layers; then nothing is changed.
@@ -190,7 +194,7 @@ def hold_masks(model: Any, masks: "Masks | None" = None) -> Any:
 
 
 def finalize(model: Any) -> Any:
-    """After training with `hold_masks`: write the zeros into the parameters and take the parametrizations off, in place.
+    """After training with `hold_masks`: write zeros into the parameters and take the parametrizations off, in place.
 
     Names are again those of the original, and exports hold exact zeros. Raises `PlanError` for a model without masks.
     """
@@ -200,9 +204,9 @@ def finalize(model: Any) -> Any:
 def to_semi_structured(model: Any) -> Any:
     """A copy whose linear layers hold torch's semi-structured tensors wherever their weights are 2:4, for NVIDIA GPUs.
 
-    The model must lie on a GPU of compute capability 8.0 or newer, in float16, bfloat16, int8 or float32, and the sizes of
-    a layer must be multiples of (32, 64) in half precision. Other layers stay as they are. The result computes the same;
-    it is made for inference, and can neither be trained nor saved by `graphprune.save`.
+    The model must lie on a GPU of compute capability 8.0 or newer, in float16, bfloat16, int8 or float32, and the sizes
+    of a layer must be multiples of (32, 64) in half precision. Other layers stay as they are. The result computes the
+    same; it is made for inference, and can neither be trained nor saved by `graphprune.save`.
 
     **Raises:** `TargetError` where torch sees no GPU, `NothingToPruneError` where no layer fits, with the reasons.
     """

@@ -32,7 +32,8 @@ class Contraction:
 
     def matrix(self, weight: NDArray[Any]) -> NDArray[Any]:
         """(groups, outputs, kernel, inputs) from the stored form."""
-        return weight.reshape(self.split).transpose(self.order).reshape(self.shape)
+        matrix: NDArray[Any] = weight.reshape(self.split).transpose(self.order).reshape(self.shape)
+        return matrix
 
     def stored(self, matrix: NDArray[Any]) -> NDArray[Any]:
         """The stored form from (groups, outputs, kernel, inputs)."""

@@ -53,7 +53,13 @@ class Verification:
 
 
 def compare(
-    frontend: ModuleType, original: Any, slim: Any, plan: "Plan | Masks", example_inputs: Any, thorough: bool, strict: bool
+    frontend: ModuleType,
+    original: Any,
+    slim: Any,
+    plan: "Plan | Masks",
+    example_inputs: Any,
+    thorough: bool,
+    strict: bool,
 ) -> Verification:
     """Run both programs; see `graphprune.verify`. With `strict`, outputs that no input moves are an error."""
     if not plan.kept:

@@ -18,7 +18,7 @@ from .masks import Masks
 from .patterns import named
 from .scores import check_finite
 from .sparsity import Kept, Scores, choose, shared, zeros_first
-from .structures import Structure, resolve_structure
+from .structures import Structure
 
 if TYPE_CHECKING:
     from .analysis import Analysis
@@ -36,7 +36,7 @@ class MaskOptions:
     structure: Structure = Structure()
     sparsity: float | None = None
     budget: str = "params"
-    criterion: str = "magnitude"
+    criterion: Any = "magnitude"
     scope: str | None = None
     keep: tuple[str, ...] = ()
 
@@ -56,7 +56,9 @@ class MaskOptions:
         if self.budget not in BUDGETS:
             raise OptionError(f"budget={self.budget!r}: for single weights choose one of {', '.join(BUDGETS)}")
         if self.criterion not in CRITERIA:
-            raise CriterionError(f"criterion={self.criterion!r}: for single weights choose one of {', '.join(CRITERIA)}")
+            raise CriterionError(
+                f"criterion={self.criterion!r}: for single weights choose one of {', '.join(CRITERIA)}"
+            )
         if self.scope not in (None, *SCOPES):
             raise OptionError(f"scope={self.scope!r}: choose one of {', '.join(SCOPES)}")
         if self.criterion == "sparsegpt" and self.scope == "global":
@@ -101,9 +103,9 @@ class Task:
         if limit < 0:
             reachable = 1 - outside / total
             raise BudgetError(
-                f"sparsity={share} allows {limit + outside:,} of {total:,} parameters that are not zero, but {outside:,} "
-                f"lie in biases, norms, lookups and what keep= names, where no weight becomes zero (sparsity "
-                f"{reachable:.3f} is the most that can be reached). Keep less, or count weights only: budget='weights'.",
+                f"sparsity={share} allows {limit + outside:,} of {total:,} parameters that are not zero, but "
+                f"{outside:,} lie in biases, norms, lookups and what keep= names, where no weight becomes zero (sparsity "
+                f"{reachable:.3f} is the most that can be reached). Keep less, or count weights: budget='weights'.",
                 reachable,
             )
         return cls(weights, min(limit, size), outside, total)
@@ -120,7 +122,9 @@ def _chosen(analysis: "Analysis", options: MaskOptions) -> dict[str, Contraction
     weights = {name: weight for name, weight in every.items() if not m or weight.shape[3] % m == 0}
     if not weights:
         found = ", ".join(f"{weight.name} has {weight.shape[3]} inputs" for weight in list(every.values())[:3])
-        reason = f"no weight has a multiple of {m} inputs ({found})" if every else "no product with a stored weight is left"
+        reason = (
+            f"no weight has a multiple of {m} inputs ({found})" if every else "no product with a stored weight is left"
+        )
         raise NothingToPruneError(
             f"no weight can become zero: {reason}. Linear layers, convolutions and products with a stored matrix can; "
             "keep less, or choose another structure."

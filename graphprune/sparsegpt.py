@@ -78,6 +78,4 @@ def _segments(kernel: int, inputs: int, structure: Structure) -> Iterator[tuple[
     grain = structure.m or structure.block[1]
     width = max(grain, COLUMNS // grain * grain)
     for begin in range(0, kernel * inputs, inputs):
-        yield from (
-            (begin + start, begin + min(start + width, inputs)) for start in range(0, inputs, width)
-        )
+        yield from ((begin + start, begin + min(start + width, inputs)) for start in range(0, inputs, width))

@@ -33,7 +33,7 @@ def best(scores: Scores, count: int) -> Kept:
     kept = flat > least
     equal = np.flatnonzero(flat == least)
     kept[equal[: count - int(kept.sum())]] = True
-    return kept.reshape(scores.shape)
+    return np.asarray(kept.reshape(scores.shape))
 
 
 def zeros_first(scores: Scores, weights: NDArray[Any], structure: Structure) -> Scores:
@@ -122,7 +122,8 @@ def choose(scores: Sequence[Scores], structure: Structure, limits: Sequence[int]
 
 def _layer(scores: Scores, structure: Structure, limit: int, alike: bool) -> Kept:
     tile, size = tiled(scores, structure.block)
-    rows, sizes = (item.reshape(tile.shape[0] * tile.shape[1] if alike else 1, -1) for item in (tile, size))
+    number = tile.shape[0] * tile.shape[1] if alike else 1
+    rows, sizes = tile.reshape(number, -1), size.reshape(number, -1)
     counts = shared([int(row.sum()) for row in sizes], limit)
     if structure.block == (1, 1) and alike:
         kept = best_in_rows(rows, np.array(counts))

@@ -1,4 +1,4 @@
-"""Structures: in which pieces a network gets smaller. Channels go as a whole; weights become zero, one by one or in tiles.
+"""Structures: in which pieces a network gets smaller. Channels go whole; weights become zero, one by one or in tiles.
 
 A structure of weights is a tile shape, `outputs x inputs`, that is zero or not as a whole, or a pattern `n:m`: of every
 `m` consecutive inputs of an output at most `n` weights are left.

@@ -49,8 +49,8 @@ class MaskWeights:
         else:
             if not hasattr(frontend, "calibration"):
                 raise UnsupportedModelError(
-                    f"criterion={self.options.criterion!r} needs the inputs of every layer, which are collected from torch "
-                    "modules only: prune the module and export it, or take criterion='magnitude'"
+                    f"criterion={self.options.criterion!r} needs the inputs of every layer, which are collected from "
+                    "torch modules only: prune the module and export it, or take criterion='magnitude'"
                 )
             calibration = frontend.calibration(program.model, self.data, self.options.criterion)
             decide = _wanda if self.options.criterion == "wanda" else _sparsegpt
@@ -63,7 +63,7 @@ Decision = tuple[Masks, dict[str, NDArray[Any]]]
 
 
 def _wanda(analysis: Analysis, options: MaskOptions, task: Task, calibration: Any) -> Decision:
-    """Weights times the lengths of their inputs: Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", 2023."""
+    """Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", 2023: weights times inputs."""
     norms = calibration.norms(list(task.weights.values()))
     return make_masks(analysis, options, task, norms.__getitem__), {}
 

@@ -148,7 +148,9 @@ def test_pieces_of_choosing() -> None:
     assert spread(tiles, (2, 2), (1, 3, 1, 3))[0, :, 0].astype(int).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
 
 
-@pytest.mark.parametrize("name", ["transposed_grouped", "grouped", "depthwise", "conv1d", "conv3d", "matmul_parameter", "mlp"])
+@pytest.mark.parametrize(
+    "name", ["transposed_grouped", "grouped", "depthwise", "conv1d", "conv3d", "matmul_parameter", "mlp"]
+)
 def test_weights_come_back_from_their_matrices(name) -> None:
     model, shape = NETWORKS[name]()
     analysis = graphprune.analyze(model.eval(), torch.randn(shape))
@@ -185,7 +187,10 @@ def test_attention_and_recurrent_layers() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.attention, self.memory = nn.MultiheadAttention(16, 4, batch_first=True), nn.LSTM(16, 8, batch_first=True)
+            self.attention, self.memory = (
+                nn.MultiheadAttention(16, 4, batch_first=True),
+                nn.LSTM(16, 8, batch_first=True),
+            )
             self.head = nn.Linear(8, 4)
 
         def forward(self, x):
@@ -200,7 +205,13 @@ def test_attention_and_recurrent_layers() -> None:
     assert type(graphprune.finalize(sparse)) is Net
 
 
-@pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1), lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1),
+    ],
+)
 def test_masks_hold_while_training(make) -> None:
     model = sparse_of(network(), 0.8)
     masks = graphprune.masks_of(model)

@@ -70,7 +70,10 @@ def test_wanda_is_weight_times_norm_in_every_row() -> None:
         model, 0.5, structure="unstructured", criterion="wanda", budget="weights", data=data, example_inputs=data[0]
     )
     x = torch.cat(data).numpy()
-    for layer, inputs in ((0, x), (2, np.maximum(x @ model[0].weight.detach().numpy().T + model[0].bias.detach().numpy(), 0))):
+    for layer, inputs in (
+        (0, x),
+        (2, np.maximum(x @ model[0].weight.detach().numpy().T + model[0].bias.detach().numpy(), 0)),
+    ):
         weight = model[layer].weight.detach().numpy()
         scores = np.abs(weight) * np.sqrt((inputs**2).sum(0))
         for row, kept in zip(scores, sparse[layer].weight.detach().numpy() != 0, strict=True):
@@ -82,7 +85,10 @@ def test_wanda_is_weight_times_norm_in_every_row() -> None:
 def test_rows_keep_their_counts(rows, columns, seed) -> None:
     random = np.random.default_rng(seed)
     counts = random.integers(0, columns + 1, rows)
-    assert best_in_rows(random.integers(0, 3, (rows, columns)).astype(float), counts).sum(axis=1).tolist() == counts.tolist()
+    assert (
+        best_in_rows(random.integers(0, 3, (rows, columns)).astype(float), counts).sum(axis=1).tolist()
+        == counts.tolist()
+    )
 
 
 def by_hand(weight, hessian, kept):
@@ -101,7 +107,9 @@ def by_hand(weight, hessian, kept):
     return result
 
 
-@pytest.mark.parametrize("structure", [Structure(), Structure(n=2, m=4), Structure(block=(2, 1)), Structure(block=(2, 4))])
+@pytest.mark.parametrize(
+    "structure", [Structure(), Structure(n=2, m=4), Structure(block=(2, 1)), Structure(block=(2, 4))]
+)
 def test_updates_are_those_of_least_squares(structure) -> None:
     random = np.random.default_rng(0)
     weight = random.standard_normal((6, 1, 16))
@@ -139,7 +147,14 @@ def test_columns_are_chosen_by_what_they_cost() -> None:
 def test_outputs_move_less_than_with_magnitude(structure) -> None:
     torch.manual_seed(0)
     model = randomise(
-        nn.Sequential(nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 8))
+        nn.Sequential(
+            nn.Conv2d(4, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, groups=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(16 * 36, 8),
+        )
     ).eval()
     mixed = torch.randn(4, 4)
     data = [torch.einsum("nchw,cd->ndhw", torch.randn(8, 4, 8, 8), mixed) for _ in range(4)]

@@ -19,7 +19,7 @@ from ...errors import CriterionError, ExampleInputsError
 from ...plan import UNTOUCHED
 from .attention import open_attention
 from .calls import base_name
-from .inputs import Inputs, normalise
+from .inputs import normalise
 from .slicing import slim_copy
 from .twins import device_of, stored_tensors
 
@@ -35,8 +35,8 @@ class Calibration:
     def __init__(self, module: torch.nn.Module, data: Iterable[Any] | None, criterion: str) -> None:
         if data is None:
             raise CriterionError(
-                f"criterion={criterion!r} looks at the inputs of every layer: pass data=, an iterable of batches such as "
-                "a DataLoader's"
+                f"criterion={criterion!r} looks at the inputs of every layer: pass data=, an iterable of batches such "
+                "as a DataLoader's"
             )
         self.batches = [normalise(batch) for batch in data]
         if not self.batches:
@@ -73,15 +73,15 @@ class Calibration:
                     raise
                 except Exception as error:
                     raise ExampleInputsError(
-                        f"the model does not run with batch {number} of data=: {error}. A batch is what example_inputs= "
+                        f"the model does not run with batch {number} of data=: {error}. A batch is what example_inputs "
                         "takes: a tensor, a tuple of positional inputs, or a dict of keyword inputs."
                     ) from error
         for weight in weights:
             total = watcher.sums.get(weight.name)
             if total is None:
                 raise CriterionError(
-                    f"no batch of data= reaches {weight.name} in a way that shows its inputs: name it in keep=, or take "
-                    "criterion='magnitude'"
+                    f"no batch of data= reaches {weight.name} in a way that shows its inputs: name it in keep=, or "
+                    "take criterion='magnitude'"
                 )
             if not bool(torch.isfinite(total).all()):
                 raise CriterionError(f"the inputs of {weight.name} are not finite with data=: give other batches")
@@ -195,7 +195,8 @@ def _stuffed(
     """The input of the plain convolution that a transposed one is: zeros between positions and around them."""
     sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], stride, strict=True)]
     wide = x.new_zeros(*x.shape[:2], *sizes)
-    wide[(..., *(slice(None, None, step) for step in stride))] = x
+    places: Any = (..., *(slice(None, None, step) for step in stride))
+    wide[places] = x
     pads = [
         side
         for k, p, d, e in reversed(list(zip(kernel, padding, dilation, extra, strict=True)))

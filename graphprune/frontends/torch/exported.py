@@ -73,9 +73,8 @@ def with_masks(program: ExportedProgram, masks: Masks, weights: Mapping[str, NDA
     earlier = plan_of(program)
     if earlier is not None:
         setattr(result, modules.PLAN, earlier)
-    if masks_of(program) is not None:
-        masked.remember(result, masks_of(program))
-    masked.remember(result, masks)
+    for one in filter(None, (masks_of(program), masks)):
+        masked.remember(result, one)
     return result
 
 

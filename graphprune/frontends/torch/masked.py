@@ -127,7 +127,9 @@ def check_free(module: nn.Module) -> None:
     """Raise `UnsupportedModelError` where masks are held by parametrizations."""
     first = next(_held(module), None)
     if first is not None:
-        raise UnsupportedModelError(f"the mask of {first[0]} is held for training: call graphprune.finalize(model) first")
+        raise UnsupportedModelError(
+            f"the mask of {first[0]} is held for training: call graphprune.finalize(model) first"
+        )
 
 
 def _held(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Masked]]:
@@ -135,7 +137,7 @@ def _held(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Masked]]:
     for prefix, part in module.named_modules():
         if not parametrize.is_parametrized(part):
             continue
-        for leaf, chain in part.parametrizations.items():  # type: ignore[union-attr,operator]
+        for leaf, chain in part.parametrizations.items():
             for item in chain:
                 if isinstance(item, Masked):
                     yield f"{prefix}.{leaf}" if prefix else leaf, part, leaf, item

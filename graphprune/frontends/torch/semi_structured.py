@@ -1,5 +1,7 @@
 """Linear layers with 2:4 weights as torch's semi-structured tensors, which NVIDIA GPUs multiply faster."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.sparse import semi_structured as torch_sparse
@@ -16,7 +18,9 @@ def to_semi_structured(module: nn.Module) -> nn.Module:
     """A copy whose fitting linear layers hold semi-structured weights; see `graphprune.to_semi_structured`."""
     check_free(module)
     if not torch.cuda.is_available():
-        raise TargetError("semi-structured tensors are for NVIDIA GPUs, and torch sees none here: run this beside a GPU")
+        raise TargetError(
+            "semi-structured tensors are for NVIDIA GPUs, and torch sees none here: run this beside a GPU"
+        )
     fitting = {name: _misfit(part) for name, part in module.named_modules() if isinstance(part, nn.Linear)}
     wanted = [name for name, problem in fitting.items() if problem is None]
     if not wanted:
@@ -24,12 +28,12 @@ def to_semi_structured(module: nn.Module) -> nn.Module:
         raise NothingToPruneError(f"no linear layer can hold a semi-structured weight ({found}): {HOW}")
     result = slim_copy(module, UNTOUCHED)
     for name in wanted:
-        layer = result.get_submodule(name)
+        layer: Any = result.get_submodule(name)
         try:
             packed = torch_sparse.to_sparse_semi_structured(layer.weight.detach().contiguous())
         except RuntimeError as error:
             raise ApplyError(f"torch does not take the weight of {name} as semi-structured: {error}") from error
-        layer.weight = nn.Parameter(packed, requires_grad=False)  # type: ignore[assignment]
+        layer.weight = nn.Parameter(packed, requires_grad=False)
     return result
 
 
