@@ -64,7 +64,7 @@ class Sparse:
 
     @property
     def choice(self) -> tuple[int, int, int]:
-        """What may be chosen: vectors over outputs or not, how many per tile, all lists for each tile or the reverse."""
+        """What may be chosen: vectors over outputs or not, how many per tile, whether tiles are the outer loop."""
         wide = self._widths[0]
         several = self.batch * self.rows * self._tiles(wide) > 1
         return self.chosen or (int(self.kind == "tiles"), wide, int(several))

@@ -104,8 +104,8 @@ class Task:
             reachable = 1 - outside / total
             raise BudgetError(
                 f"sparsity={share} allows {limit + outside:,} of {total:,} parameters that are not zero, but "
-                f"{outside:,} lie in biases, norms, lookups and what keep= names, where no weight becomes zero (sparsity "
-                f"{reachable:.3f} is the most that can be reached). Keep less, or count weights: budget='weights'.",
+                f"{outside:,} lie in biases, norms, lookups and what keep= names, where no weight becomes zero "
+                f"(sparsity {reachable:.3f} is the most that can be reached). Keep less, or count weights: budget='weights'.",
                 reachable,
             )
         return cls(weights, min(limit, size), outside, total)
