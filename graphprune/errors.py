@@ -36,6 +36,10 @@ class CriterionError(GraphPruneError, ValueError):
     """A criterion is unknown, lacks what it needs, or gave scores that are not finite."""
 
 
+class DataError(GraphPruneError, ValueError):
+    """Calibration data is missing, empty, of the wrong form, or does not fit the model."""
+
+
 class WeightsError(GraphPruneError, ValueError):
     """Weights are NaN, infinite, or on the meta device where numbers are needed."""
 

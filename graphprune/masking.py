@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contractions import Contraction, contractions
 from .errors import BudgetError, CriterionError, NothingToPruneError, OptionError
 from .masks import Masks
+from .matrices import WeightMatrix, weight_matrices
 from .patterns import named
 from .scores import check_finite
 from .sparsity import Kept, Scores, choose, shared, zeros_first
@@ -78,7 +78,7 @@ class MaskOptions:
 class Task:
     """What is to be decided: the weights that may be zero, how many of them may stay, and what is counted besides."""
 
-    weights: dict[str, Contraction]
+    weights: dict[str, WeightMatrix]
     limit: int
     outside: int
     total: int
@@ -105,7 +105,7 @@ class Task:
             raise BudgetError(
                 f"sparsity={share} allows {limit + outside:,} of {total:,} parameters that are not zero, but "
                 f"{outside:,} lie in biases, norms, lookups and what keep= names, where no weight becomes zero "
-                f"(sparsity {reachable:.3f} is the most that can be reached). Keep less, or count weights: budget='weights'.",
+                f"(sparsity {reachable:.3f} is the most that can be reached). Keep less, or take budget='weights'.",
                 reachable,
             )
         return cls(weights, min(limit, size), outside, total)
@@ -115,10 +115,10 @@ class Task:
         return shared([weight.size for weight in self.weights.values()], self.limit)
 
 
-def _chosen(analysis: "Analysis", options: MaskOptions) -> dict[str, Contraction]:
+def _chosen(analysis: "Analysis", options: MaskOptions) -> dict[str, WeightMatrix]:
     """The weights that may become zero with these options."""
     kept, m = named(analysis.graph, options.keep), options.structure.m
-    every = {name: weight for name, weight in contractions(analysis.graph).items() if name not in kept}
+    every = {name: weight for name, weight in weight_matrices(analysis.graph).items() if name not in kept}
     weights = {name: weight for name, weight in every.items() if not m or weight.shape[3] % m == 0}
     if not weights:
         found = ", ".join(f"{weight.name} has {weight.shape[3]} inputs" for weight in list(every.values())[:3])
@@ -144,7 +144,7 @@ def make_masks(
 
 def _scores(
     analysis: "Analysis",
-    weight: Contraction,
+    weight: WeightMatrix,
     structure: Structure,
     norms: Callable[[str], NDArray[np.float64]] | None,
 ) -> Scores:

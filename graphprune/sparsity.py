@@ -1,7 +1,7 @@
 """Which weights stay: the best tiles within a budget, or the best n of every m inputs. Pure functions on arrays.
 
 Scores are squares (how much the output changes, to second order), so that those of a tile can be averaged. Arrays are
-(groups, outputs, kernel, inputs), see `graphprune.contractions`.
+(groups, outputs, kernel, inputs), see `graphprune.matrices`.
 """
 
 from collections.abc import Sequence

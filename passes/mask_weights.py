@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..analysis import Analysis
-from ..contractions import by_source
 from ..errors import CriterionError, UnsupportedModelError
 from ..frontends import frontend_of
 from ..masking import DATA_CRITERIA, MaskOptions, Task, make_masks, record
 from ..masks import Masks
+from ..matrices import by_source
 from ..sparsegpt import prune
 from .pipeline import Program
 
@@ -52,7 +52,7 @@ class MaskWeights:
                     f"criterion={self.options.criterion!r} needs the inputs of every layer, which are collected from "
                     "torch modules only: prune the module and export it, or take criterion='magnitude'"
                 )
-            calibration = frontend.calibration(program.model, self.data, self.options.criterion)
+            calibration = frontend.calibration(program.model, program.example_inputs, self.data, self.options.criterion)
             decide = _wanda if self.options.criterion == "wanda" else _sparsegpt
             masks, weights = decide(analysis, self.options, task, calibration)
         sparse = frontend.with_masks(program.model, masks, weights)

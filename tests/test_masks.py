@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import graphprune
-from graphprune.contractions import contractions
 from graphprune.errors import (
     BudgetError,
     CriterionError,
+    DataError,
     FileFormatError,
     NothingToPruneError,
     OptionError,
@@ -28,6 +28,7 @@ from graphprune.errors import (
     VerifyError,
     WeightsError,
 )
+from graphprune.matrices import weight_matrices
 from graphprune.sparsity import best, choose, shared, spread, tiled, within
 from graphprune.structures import Structure, resolve_structure
 from helpers import randomise
@@ -154,7 +155,7 @@ def test_pieces_of_choosing() -> None:
 def test_weights_come_back_from_their_matrices(name) -> None:
     model, shape = NETWORKS[name]()
     analysis = graphprune.analyze(model.eval(), torch.randn(shape))
-    found = contractions(analysis.graph)
+    found = weight_matrices(analysis.graph)
     assert set(found) == {key for key, parameter in model.named_parameters() if parameter.dim() > 1}
     for weight in found.values():
         numbers = np.arange(weight.size).reshape(model.get_parameter(weight.name).shape)
@@ -164,7 +165,7 @@ def test_weights_come_back_from_their_matrices(name) -> None:
 
 def test_matrices_have_outputs_and_inputs_where_they_belong() -> None:
     net = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.ConvTranspose2d(6, 8, 3, groups=2))
-    found = contractions(graphprune.analyze(net, torch.randn(1, 4, 8, 8)).graph)
+    found = weight_matrices(graphprune.analyze(net, torch.randn(1, 4, 8, 8)).graph)
     assert found["0.weight"].shape == (2, 3, 9, 2) and found["1.weight"].shape == (2, 4, 9, 3)
     weight = net[1].weight.detach().numpy()  # (in, out / groups, kh, kw)
     assert found["1.weight"].matrix(weight)[1, 2, 4, 0] == weight[3, 2, 1, 1]
@@ -384,10 +385,11 @@ BAD = [
     (dict(criterion=lambda tensor: None), CriterionError, "magnitude"),
     (dict(scope="network"), OptionError, "global, layer"),
     (dict(criterion="sparsegpt", scope="global", data=[X]), OptionError, "layer"),
-    (dict(criterion="wanda"), CriterionError, "data="),
-    (dict(criterion="wanda", data=[]), CriterionError, "no batch"),
-    (dict(criterion="wanda", data=[torch.randn(2, 5)]), graphprune.errors.ExampleInputsError, "batch 0"),
-    (dict(criterion="sparsegpt", data=[X * float("nan")]), CriterionError, "not finite"),
+    (dict(criterion="wanda"), DataError, "data="),
+    (dict(criterion="wanda", data=[]), DataError, "no batch"),
+    (dict(criterion="wanda", data=[torch.randn(2, 5)]), DataError, "batch 0"),
+    (dict(criterion="sparsegpt", data=[X * float("nan")]), DataError, "NaN"),
+    (dict(criterion="wanda", data=X), DataError, "iterable of batches"),
     (dict(criterion="sparsegpt", data=[X * 0]), CriterionError, "zero"),
     (dict(keep=["nothing.*"]), OptionError, "matches no parameter"),
     (dict(keep=["*"]), NothingToPruneError, "keep less"),

@@ -8,26 +8,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import graphprune
-from graphprune.contractions import by_source, contractions
 from graphprune.errors import CriterionError
 from graphprune.frontends.torch.calibrate import Calibration
+from graphprune.frontends.torch.inputs import normalise
+from graphprune.matrices import by_source, weight_matrices
 from graphprune.sparsegpt import prune, surgeon
 from graphprune.sparsity import best_in_rows
 from graphprune.structures import Structure
 from helpers import randomise
-
-
-class Catch(nn.Module):
-    """A layer that remembers its inputs."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer, self.seen = layer, []
-
-    def forward(self, x):
-        self.seen.append(x.detach().clone())
-        return self.layer(x)
-
 
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 5, bias=False), (3, 4, 6)),
@@ -49,9 +37,9 @@ def test_gram_matrices_give_the_energy_of_outputs(name) -> None:
     make, shape = LAYERS[name]
     torch.manual_seed(0)
     layer, batches = make(), [torch.randn(shape), torch.randn(shape)]
-    (weight,) = contractions(graphprune.analyze(layer, batches[0]).graph).values()
-    (gram,) = Calibration(layer, batches, "sparsegpt").grams([weight]).values()
-    (norms,) = Calibration(layer, batches, "wanda").norms([weight]).values()
+    (weight,) = weight_matrices(graphprune.analyze(layer, batches[0]).graph).values()
+    (gram,) = Calibration(layer, normalise(batches[0]), batches, "sparsegpt").grams([weight]).values()
+    (norms,) = Calibration(layer, normalise(batches[0]), batches, "wanda").norms([weight]).values()
     assert np.allclose(norms.reshape(len(gram), -1), np.einsum("gii->gi", gram))
     layer = layer.double()
     for _ in range(3):
@@ -177,8 +165,8 @@ def test_layers_see_what_pruned_layers_before_them_give() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)).eval()
     data = [torch.randn(32, 8)]
     analysis = graphprune.analyze(model, data[0])
-    first, second = by_source(contractions(analysis.graph))
-    calibration = Calibration(model, data, "sparsegpt")
+    first, second = by_source(weight_matrices(analysis.graph))
+    calibration = Calibration(model, normalise(data[0]), data, "sparsegpt")
     calibration.set("0.weight", np.zeros((8, 8), np.float32))
     (gram,) = calibration.grams(second).values()
     bias = model[0].bias.detach().double().numpy()
@@ -195,7 +183,7 @@ def test_weights_of_one_source_are_taken_together() -> None:
         def forward(self, x):
             return self.out(self.q(x) * self.k(x))
 
-    stages = list(by_source(contractions(graphprune.analyze(Net(), torch.randn(1, 8)).graph)))
+    stages = list(by_source(weight_matrices(graphprune.analyze(Net(), torch.randn(1, 8)).graph)))
     assert [[weight.name for weight in stage] for stage in stages] == [["q.weight", "k.weight"], ["out.weight"]]
 
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from ...contractions import Contraction
-from ...errors import CriterionError, ExampleInputsError
+from ...errors import CriterionError, DataError
+from ...matrices import WeightMatrix
 from ...plan import UNTOUCHED
 from .attention import open_attention
+from .batches import batches_of
 from .calls import base_name
-from .inputs import normalise
+from .inputs import Inputs
 from .slicing import slim_copy
 from .twins import device_of, stored_tensors
 
@@ -27,20 +28,24 @@ PIECE = 1 << 23
 """Numbers of patches that are held at once."""
 
 Gram = NDArray[np.float64]
+Measure = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Calibration:
     """A copy of a module, in evaluation mode, that runs calibration batches; its weights may be changed."""
 
-    def __init__(self, module: torch.nn.Module, data: Iterable[Any] | None, criterion: str) -> None:
+    def __init__(self, module: torch.nn.Module, example: Inputs, data: Iterable[Any] | None, criterion: str) -> None:
         if data is None:
-            raise CriterionError(
+            raise DataError(
                 f"criterion={criterion!r} looks at the inputs of every layer: pass data=, an iterable of batches such "
                 "as a DataLoader's"
             )
-        self.batches = [normalise(batch) for batch in data]
+        self.batches = [batch.inputs for batch in batches_of(data, example)]
         if not self.batches:
-            raise CriterionError(f"data= holds no batch, and criterion={criterion!r} needs some")
+            raise DataError(
+                f"data= gave no batch, and criterion={criterion!r} needs some; a generator can be read once only: give "
+                "a list or a DataLoader"
+            )
         self.module = slim_copy(module, UNTOUCHED).eval()
         open_attention(self.module)
         self.tensors = {name: tensor for name, tensor, _ in stored_tensors(self.module)}
@@ -51,17 +56,17 @@ class Calibration:
         with torch.no_grad():
             self.tensors[name].copy_(torch.from_numpy(weight))
 
-    def grams(self, weights: Sequence[Contraction]) -> dict[str, Gram]:
+    def grams(self, weights: Sequence[WeightMatrix]) -> dict[str, Gram]:
         """The sum of x x^T by name: (groups, kernel x inputs, kernel x inputs)."""
         return self._sums(weights, lambda x: x.transpose(1, 2) @ x)
 
-    def norms(self, weights: Sequence[Contraction]) -> dict[str, Gram]:
+    def norms(self, weights: Sequence[WeightMatrix]) -> dict[str, Gram]:
         """The squared length of every input over all batches, by name: (groups, kernel, inputs)."""
         sums = self._sums(weights, lambda x: x.square().sum(1))
         shapes = {weight.name: (weight.shape[0], *weight.shape[2:]) for weight in weights}
         return {name: total.reshape(shapes[name]) for name, total in sums.items()}
 
-    def _sums(self, weights: Sequence[Contraction], measure: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Gram]:
+    def _sums(self, weights: Sequence[WeightMatrix], measure: Measure) -> dict[str, Gram]:
         watcher = _Watcher({id(self.tensors[weight.name]): weight for weight in weights}, measure)
         with torch.no_grad():
             for number, batch in enumerate(self.batches):
@@ -69,13 +74,8 @@ class Calibration:
                 try:
                     with watcher:
                         self.module(*inputs.args, **inputs.kwargs)
-                except CriterionError:
-                    raise
                 except Exception as error:
-                    raise ExampleInputsError(
-                        f"the model does not run with batch {number} of data=: {error}. A batch is what example_inputs "
-                        "takes: a tensor, a tuple of positional inputs, or a dict of keyword inputs."
-                    ) from error
+                    raise DataError(f"the model does not run on batch {number} of data=: {error}") from error
         for weight in weights:
             total = watcher.sums.get(weight.name)
             if total is None:
@@ -84,7 +84,7 @@ class Calibration:
                     "take criterion='magnitude'"
                 )
             if not bool(torch.isfinite(total).all()):
-                raise CriterionError(f"the inputs of {weight.name} are not finite with data=: give other batches")
+                raise DataError(f"the inputs of {weight.name} are not finite with data=: give other batches")
         return {name: total.cpu().numpy() for name, total in watcher.sums.items()}
 
     def _moved(self, item: Any) -> Any:
@@ -94,7 +94,7 @@ class Calibration:
 class _Watcher(TorchFunctionMode):
     """Adds up what is measured of the inputs of wanted weights."""
 
-    def __init__(self, wanted: dict[int, Contraction], measure: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, wanted: dict[int, WeightMatrix], measure: Measure) -> None:
         super().__init__()
         self.wanted, self.measure = wanted, measure
         self.sums: dict[str, torch.Tensor] = {}
@@ -117,11 +117,11 @@ class _Watcher(TorchFunctionMode):
         self.sums[name] = self.sums[name] + measured if name in self.sums else measured
 
 
-Rows = Callable[[torch.Tensor, Contraction], Iterator[torch.Tensor]]
+Rows = Callable[[torch.Tensor, WeightMatrix], Iterator[torch.Tensor]]
 """The rows that a weight is multiplied with, in pieces (groups, rows, kernel x inputs)."""
 
 
-def _flat(x: torch.Tensor, weight: Contraction) -> Iterator[torch.Tensor]:
+def _flat(x: torch.Tensor, weight: WeightMatrix) -> Iterator[torch.Tensor]:
     if weight.shape[0] == 1:
         yield x.reshape(1, -1, x.shape[-1])
     else:  # a batch of matrices
@@ -156,7 +156,7 @@ def _convolution(transposed: bool) -> Callable[[Any, Any], tuple[torch.Tensor, A
         dilation = _sizes(_argument(args, kwargs, 7 if transposed else 5, "dilation", 1), dims)
         kernel = tuple(weight.shape[2:])
 
-        def rows(x: torch.Tensor, wanted: Contraction) -> Iterator[torch.Tensor]:
+        def rows(x: torch.Tensor, wanted: WeightMatrix) -> Iterator[torch.Tensor]:
             x = x if x.dim() == dims + 2 else x.unsqueeze(0)
             step = max(1, PIECE // max(1, x[:1].numel() * int(np.prod(kernel))))
             for start in range(0, len(x), step):
@@ -206,7 +206,7 @@ def _stuffed(
 
 
 def _patches(
-    x: torch.Tensor, stride: Any, dilation: Any, kernel: Any, weight: Contraction, flipped: bool
+    x: torch.Tensor, stride: Any, dilation: Any, kernel: Any, weight: WeightMatrix, flipped: bool
 ) -> torch.Tensor:
     """(groups, rows, kernel x inputs) of a padded input (samples, channels, ...)."""
     dims = len(kernel)

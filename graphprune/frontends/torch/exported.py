@@ -78,9 +78,9 @@ def with_masks(program: ExportedProgram, masks: Masks, weights: Mapping[str, NDA
     return result
 
 
-def calibration(program: ExportedProgram, data: Any, criterion: str) -> Calibration:
+def calibration(program: ExportedProgram, example_inputs: Any, data: Any, criterion: str) -> Calibration:
     """A copy that runs calibration batches; see the frontend for modules."""
-    return Calibration(_unlifted(program), data, criterion)
+    return Calibration(_unlifted(program), _inputs(program, example_inputs), data, criterion)
 
 
 def _dynamic(program: ExportedProgram) -> Any:

@@ -13,7 +13,7 @@ from ...labels import Labels
 from ...plan import Plan
 from ...shapes import Mismatch, changing_scopes, living, mismatches, shrinking
 from ...transfer import fitted
-from .calibrate import Calibration as calibration
+from .calibrate import Calibration
 from .configs import NOTE, express, has_config
 from .difference import first_difference
 from .inputs import Inputs, normalise, own_form, rebuild
@@ -208,6 +208,14 @@ def _counterparts(blame: Labels, told: Analysis, analysis: Analysis) -> Labels:
     pairs = [(classes.ravel(), own[key].ravel()) for key, classes in told.leaf_classes.items() if key in own]
     found = [mine[np.isin(theirs, blame)] for theirs, mine in pairs if mine.size == theirs.size]
     return np.unique(np.concatenate(found)) if found else blame[:0]
+
+
+def calibration(module: torch.nn.Module, example_inputs: Any, data: Any, criterion: str) -> Calibration:
+    """A copy of a module that runs calibration batches."""
+    plan = plan_of(module)
+    known = example_inputs is None and plan is not None and plan.inputs
+    example = rebuild(plan.inputs) if known and plan else trace(module, example_inputs)[1]
+    return Calibration(module, example, data, criterion)
 
 
 def example_inputs_of(module: torch.nn.Module, example_inputs: Any) -> Any:

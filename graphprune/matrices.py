@@ -17,7 +17,7 @@ from .graph import Graph, Node, Shape, Value
 
 
 @dataclass(frozen=True)
-class Contraction:
+class WeightMatrix:
     """A weight as an array (groups, outputs, kernel, inputs), whose last two axes are summed over.
 
     `split` is the shape with groups apart, `order` the permutation that follows, `shape` the four sizes. `source` is
@@ -52,20 +52,20 @@ class Contraction:
         return prod(self.shape)
 
 
-def contractions(graph: Graph) -> dict[str, Contraction]:
+def weight_matrices(graph: Graph) -> dict[str, WeightMatrix]:
     """The weights of a graph by name, in the order in which they are used.
 
     ```python
     import torch, graphprune
-    from graphprune.contractions import contractions
+    from graphprune.matrices import weight_matrices
 
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3, groups=2))
     analysis = graphprune.analyze(net, torch.randn(1, 3, 8, 8))
-    print([(weight.name, weight.shape) for weight in contractions(analysis.graph).values()])
+    print([(weight.name, weight.shape) for weight in weight_matrices(analysis.graph).values()])
     ```
     """
     views: dict[str, _View] = {}
-    found: dict[str, Contraction] = {}
+    found: dict[str, WeightMatrix] = {}
     refused: set[str] = set()
     for node in graph.nodes:
         used = [(value, views[value.name]) for value in node.inputs if value is not None and value.name in views]
@@ -107,7 +107,7 @@ def _moved(node: Node, view: _View) -> _View | None:
     return view if node.op == "identity" and len(node.outputs) == 1 else None
 
 
-def _contracted(graph: Graph, node: Node, value: Value, view: _View) -> Contraction | None:
+def _contracted(graph: Graph, node: Node, value: Value, view: _View) -> WeightMatrix | None:
     """How a node multiplies with a weight; None where it does something else with it."""
     place = next(index for index, item in enumerate(node.inputs) if item is value)
     axes = _AXES[node.op](node, place, len(value.shape)) if node.op in _AXES else None
@@ -124,7 +124,7 @@ def _contracted(graph: Graph, node: Node, value: Value, view: _View) -> Contract
     others = tuple(axis for axis in range(len(leaf.shape)) if axis not in (outer, inner, *batch))
     order = (0, *(axis + 1 for axis in (*batch, outer, *others, inner)))
     sizes = [prod(split[axis + 1] for axis in axes) for axes in (batch, (outer,), others, (inner,))]
-    return Contraction(view.leaf, split, order, (groups * sizes[0], *sizes[1:]), source.name)  # type: ignore[arg-type]
+    return WeightMatrix(view.leaf, split, order, (groups * sizes[0], *sizes[1:]), source.name)  # type: ignore[arg-type]
 
 
 _Axes = tuple[int, int, int, tuple[int, ...]]
@@ -155,9 +155,9 @@ _AXES = {"conv": _conv, "linear": _linear, "matmul": _matmul, "addmm": _addmm}
 _SOURCE = {"addmm": 1}
 
 
-def by_source(weights: dict[str, Contraction]) -> Iterator[list[Contraction]]:
+def by_source(weights: dict[str, WeightMatrix]) -> Iterator[list[WeightMatrix]]:
     """The weights in order, those together that follow each other and see the same inputs."""
-    stage: list[Contraction] = []
+    stage: list[WeightMatrix] = []
     for weight in weights.values():
         if stage and weight.source != stage[0].source:
             yield stage

@@ -1,0 +1,74 @@
+"""Calibration data: any iterable of batches as inputs and targets, checked, so that errors name the batch."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from ...errors import DataError
+from .inputs import Inputs, normalise
+
+HOW = "Give an iterable of batches: inputs alone, or (inputs, targets); inputs as in example_inputs."
+
+
+class Batch(NamedTuple):
+    """The inputs of one call, and what they should give, where that is known."""
+
+    inputs: Inputs
+    targets: Any = None
+
+
+def batches_of(data: Any, example: Inputs) -> Iterator[Batch]:
+    """The batches of an iterable. Raises `DataError` for what is no batch like the example inputs.
+
+    A pair is (inputs, targets), unless the model takes two positional inputs and these are both tensors.
+    """
+    if isinstance(data, torch.Tensor) or not isinstance(data, Iterable) or isinstance(data, (dict, str)):
+        raise DataError(f"data= is {type(data).__name__}, not an iterable of batches. {HOW}")
+    for number, item in enumerate(data):
+        batch = _batch(item, example, number)
+        _check(batch, example, number)
+        yield batch
+
+
+def _batch(item: Any, example: Inputs, number: int) -> Batch:
+    wanted = len(example.args)
+    paired = isinstance(item, (tuple, list)) and len(item) == 2 and not isinstance(item, Inputs)
+    if paired and not (wanted == 2 and all(isinstance(part, torch.Tensor) for part in item)):
+        inputs, targets = item
+    else:
+        inputs, targets = item, None
+    try:
+        return Batch(normalise(inputs), targets)
+    except ValueError as error:
+        raise DataError(f"batch {number} of data= is {type(item).__name__}. {HOW}") from error
+
+
+def _check(batch: Batch, example: Inputs, number: int) -> None:
+    given, wanted = batch.inputs, example
+    if len(given.args) != len(wanted.args) and not given.kwargs and not wanted.kwargs:
+        raise DataError(
+            f"batch {number} of data= has {len(given.args)} positional inputs where the model was analysed with "
+            f"{len(wanted.args)}. {HOW}"
+        )
+    for found, like in zip(given.args, wanted.args, strict=False):
+        _compare(found, like, f"batch {number} of data=")
+    for key in given.kwargs.keys() & wanted.kwargs.keys():
+        _compare(given.kwargs[key], wanted.kwargs[key], f"{key} in batch {number} of data=")
+    for leaf in tree_leaves(given):
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+            raise DataError(f"batch {number} of data= holds values that are NaN or infinite")
+        if isinstance(leaf, torch.Tensor) and leaf.numel() == 0:
+            raise DataError(f"batch {number} of data= is empty: an input of shape {tuple(leaf.shape)}")
+
+
+def _compare(found: Any, like: Any, where: str) -> None:
+    if not isinstance(like, torch.Tensor) or not isinstance(found, torch.Tensor):
+        return
+    if found.dim() != like.dim() or found.shape[1:2] != like.shape[1:2] and like.dim() > 2:
+        raise DataError(
+            f"{where} has shape {tuple(found.shape)} where the model was analysed with {tuple(like.shape)}. {HOW}"
+        )
+    if found.is_floating_point() != like.is_floating_point():
+        raise DataError(f"{where} holds {found.dtype} where the model was analysed with {like.dtype}")
