@@ -23,18 +23,23 @@ _MARGIN = 0.85
 
 _TURN = {"primfunc_name_hint": "turn"}
 
-# Multiply-adds that converting one number into vectors of pixels and back costs.
-_CONVERSION = 20
+# Multiply-adds that moving one number into vectors of pixels, or back, costs.
+_CONVERSION = 80
+
+Found = tuple[sparse.Sparse, float]
+"""A sparse kernel, and the cost of what has to be converted for it."""
 
 
-def with_sparse(lowering: Lowering, dense: Sequence[Any], found: Sequence[tuple[sparse.Sparse, float]]) -> list[Any]:
-    """All candidates, the most promising first: each sparse one comes with what has to be done besides."""
-    if not found:
-        return list(dense)
+def with_sparse(lowering: Lowering, dense: Sequence[Any], found: Sequence[Found]) -> list[Any]:
+    """All candidates, the most promising first.
+
+    A kernel for which something has to be converted is there only where it promises to be the fastest by all that: who
+    measures candidates sees the kernels alone.
+    """
     ranked = sorted(found, key=lambda item: item[0].cost + item[1])
-    turns = [one for numbers, _ in ranked for one in numbers.candidates()]
-    first, besides = ranked[0]
-    wins = first.cost + besides < _MARGIN * _dense_cost(dense[0])
+    wins = bool(ranked) and ranked[0][0].cost + ranked[0][1] < _MARGIN * _dense_cost(dense[0])
+    taken = [numbers for place, (numbers, besides) in enumerate(ranked) if not besides or wins and not place]
+    turns = [one for numbers in taken for one in numbers.candidates()]
     return [*turns[:1], dense[0], *turns[1:], *dense[1:]] if wins else [dense[0], *turns[:2], *dense[1:], *turns[2:]]
 
 
@@ -56,7 +61,7 @@ class Ways:
 
     def __init__(self, lowering: Lowering) -> None:
         self.lowering = lowering
-        self.found: list[tuple[sparse.Sparse, float]] = []
+        self.found: list[Found] = []
         self.lists: dict[str, sparse.Lists] = {}
 
     def add(
@@ -138,7 +143,8 @@ def ways_of_convolution(
     if (sy, sx) == (1, 1) and span >= lanes:
         tall = high + -(-(sparse.single_span(span, lanes) - span) // wide)
         plane = (np.arange(inputs) * tall + ky) * wide + kx
-        besides = _CONVERSION * numbers.batch * high * wide * (inputs + out)
+        moved = out + (inputs if isinstance(data, Blocked) else 0)
+        besides = float(_CONVERSION * numbers.batch * high * wide * moved)
         ways.add(
             "single", matrix, plane.ravel(), lanes, besides, batch=numbers.batch, size=inputs * tall * wide,
             step=(0, 1), rows=1, columns=span,

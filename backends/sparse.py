@@ -86,7 +86,7 @@ class Sparse:
         # An entry takes as long as three vectors of sums, one of which it hides.
         entries = self.entries * max(wide + 1, 4) if self.lanes > 1 else 8 * self.entries
         if self.kind == "single":
-            entries *= 1.65
+            entries *= 2.1
         return float(tiles * self.lanes * (entries + self.lists * (_LIST + wide)))
 
     @property

@@ -128,7 +128,14 @@ def layers(repeats: int) -> tuple[list[tuple[str, ...]], dict[str, list[float]]]
                 times, default = microseconds(sparse_layer(make, shape, share, structure), shape, repeats)
                 gains[share] = times["dense"] / times["sparse"]
                 figures = [f"{times[key]:.0f}" if key in times else "-" for key in ("dense", "sparse", "torch", "csr")]
-                cells = (name, structure, f"{share:.0%}", *figures[:2], f"{gains[share]:.2f}", "yes" if default else "no")
+                cells = (
+                    name,
+                    structure,
+                    f"{share:.0%}",
+                    *figures[:2],
+                    f"{gains[share]:.2f}",
+                    "yes" if default else "no",
+                )
                 rows.append((*cells, *figures[2:]))
                 console.print(*rows[-1], sep=" | ")
             begins[structure].append(min((share for share in SHARES if gains[share] > 1.05), default=1.0))
