@@ -150,7 +150,7 @@ def test_sparse_kernels_are_taken_where_they_promise_something() -> None:
     x = torch.randn(1, 128, 14, 14)
     model = nn.Sequential(nn.Conv2d(128, 128, 1), nn.ReLU()).eval()
     assert "sparse" not in kernels(model, x)
-    assert "sparse" in kernels(thinned(model, 0.9), x)
+    assert "sparse" in kernels(thinned(model, 0.9, 16), x)
     assert "sparse" not in kernels(model, x, sparse=False)
     assert "sparse" not in kernels(thinned(nn.Sequential(nn.Conv2d(128, 128, 1)), 0.35), x)
     with pytest.raises(OptionError, match="auto"):
