@@ -41,8 +41,8 @@ pixels. Printed by `python benchmarks/sparse.py` on
 """
 READING = """## What this says
 
-- Tiles of 16 outputs by one input beat the dense kernel from {tiles} zeros on, depending on the layer; single zeros
-  from {single} on. Below that a sparse model is not faster, whatever it is called.
+- Of the shares measured, tiles of 16 outputs by one input beat the dense kernel from {tiles} zeros on, depending on the
+  layer; single zeros from {single} on. Where fewer are zero, a sparse model may well not be faster.
 - A 3x3 convolution has the Winograd algorithm as its dense rival, so that it takes more zeros to win.
 - Single zeros need vectors of pixels or rows: between layers that keep their channels in vectors numbers have to be
   moved. These layers stand alone, and some are spared that; the default counts it as inside of a network.
