@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import PlanError, UnsupportedModelError
+from .errors import OptionError, PlanError, UnsupportedModelError
 from .frontends import frontend_of
 from .policy import DEFAULT, resolve_policy
 
@@ -102,6 +102,8 @@ def optimize(
     step: Pass
     pattern = resolve_structure(structure, block)
     if pattern is not None:
+        if multiple_of is not None or target is not None:
+            raise OptionError(f"multiple_of= and target= align channels; structure={structure!r} keeps all shapes")
         step = MaskWeights(MaskOptions(pattern, sparsity, budget, criterion, scope, kept), data)
     else:
         share, scope, words = 0.5 if sparsity is None else sparsity, scope or "global", resolve_policy(policy)

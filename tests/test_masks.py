@@ -237,6 +237,20 @@ def test_masks_hold_while_training(make) -> None:
     assert any(group["params"][0] is model[0].weight for group in optimizer.param_groups)
 
 
+def test_shared_weights_are_masked_everywhere() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)).eval()
+    model[1].weight = model[0].weight
+    sparse = sparse_of(model, 0.5, torch.randn(2, 8))
+    assert list(graphprune.masks_of(sparse).kept) == ["0.weight", "2.weight"]
+    graphprune.hold_masks(sparse)
+    optimizer = torch.optim.SGD(sparse.parameters(), 0.1)
+    sparse(torch.randn(4, 8)).square().sum().backward()
+    optimizer.step()
+    graphprune.finalize(sparse)
+    gone = ~torch.from_numpy(graphprune.masks_of(sparse).kept["0.weight"])
+    assert sparse[1].weight is sparse[0].weight and (sparse[1].weight[gone] == 0).all() and gone.any()
+
+
 def test_masks_do_not_hold_by_themselves() -> None:
     model = sparse_of(network(), 0.8)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -391,6 +405,8 @@ BAD = [
     (dict(criterion="sparsegpt", data=[X * float("nan")]), DataError, "NaN"),
     (dict(criterion="wanda", data=X), DataError, "iterable of batches"),
     (dict(criterion="sparsegpt", data=[X * 0]), CriterionError, "zero"),
+    (dict(multiple_of=8), OptionError, "align channels"),
+    (dict(target="x86"), OptionError, "align channels"),
     (dict(keep=["nothing.*"]), OptionError, "matches no parameter"),
     (dict(keep=["*"]), NothingToPruneError, "keep less"),
     (dict(structure="5:7"), NothingToPruneError, "multiple of 7"),
