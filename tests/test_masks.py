@@ -2,7 +2,6 @@
 
 import copy
 import json
-import warnings
 
 import numpy as np
 import onnx
@@ -17,53 +16,15 @@ from torch.nn.utils import parametrize
 
 import graphprune
 from graphprune.errors import (
-    BudgetError,
-    CriterionError,
-    DataError,
     FileFormatError,
-    NothingToPruneError,
-    OptionError,
-    PlanError,
     UnsupportedModelError,
     VerifyError,
-    WeightsError,
 )
 from graphprune.matrices import weight_matrices
 from graphprune.sparsity import best, choose, shared, spread, tiled, within
 from graphprune.structures import Structure, resolve_structure
-from helpers import randomise
+from masked_networks import X, network, nonzeros, size, sparse_of
 from networks import NETWORKS
-
-X = torch.randn(2, 3, 8, 8)
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return randomise(
-        nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-            nn.Conv2d(16, 16, 3, padding=1, groups=2), nn.ReLU(),
-            nn.ConvTranspose2d(16, 8, 2, 2), nn.Flatten(), nn.Linear(8 * 256, 10),
-        )
-    ).eval()  # fmt: skip
-
-
-def sparse_of(model, sparsity=None, inputs=X, **options):
-    """A sparse copy; the model that was given must not change."""
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    options = {"structure": "unstructured", "example_inputs": inputs, **options}
-    sparse = graphprune.optimize(model, sparsity, **options)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    return sparse
-
-
-def nonzeros(model) -> int:
-    return sum(int(torch.count_nonzero(parameter)) for parameter in model.parameters())
-
-
-def size(model) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
 
 WEIGHTS = ("0.weight", "3.weight", "5.weight", "7.weight")
 
@@ -379,80 +340,3 @@ def test_half_precision() -> None:
     sparse = sparse_of(model, 0.5, X.to(torch.bfloat16))
     kept = torch.from_numpy(graphprune.masks_of(sparse).kept["7.weight"])
     assert torch.equal(sparse[7].weight, model[7].weight * kept) and nonzeros(sparse) == size(model) // 2
-
-
-BAD = [
-    (dict(structure="3:2"), OptionError, "first number"),
-    (dict(structure="4:4"), OptionError, "first number"),
-    (dict(structure="0:4"), OptionError, "first number"),
-    (dict(structure="n:m"), OptionError, "such as '2:4'"),
-    (dict(structure="diagonal"), OptionError, "unstructured"),
-    (dict(structure="block", block=(0, 1)), OptionError, "positive"),
-    (dict(structure="block", block=(4,)), OptionError, "two positive"),
-    (dict(structure="2:4", block=(4, 1)), OptionError, "goes with"),
-    (dict(structure="2:4", sparsity=0.7), BudgetError, "leave sparsity out"),
-    (dict(sparsity=1.5), BudgetError, "between 0 and 1"),
-    (dict(sparsity=float("nan")), BudgetError, "between 0 and 1"),
-    (dict(sparsity=True), BudgetError, "between 0 and 1"),
-    (dict(budget="macs"), OptionError, "params, weights"),
-    (dict(criterion="taylor"), CriterionError, "magnitude"),
-    (dict(criterion=lambda tensor: None), CriterionError, "magnitude"),
-    (dict(scope="network"), OptionError, "global, layer"),
-    (dict(criterion="sparsegpt", scope="global", data=[X]), OptionError, "layer"),
-    (dict(criterion="wanda"), DataError, "data="),
-    (dict(criterion="wanda", data=[]), DataError, "no batch"),
-    (dict(criterion="wanda", data=[torch.randn(2, 5)]), DataError, "batch 0"),
-    (dict(criterion="sparsegpt", data=[X * float("nan")]), DataError, "NaN"),
-    (dict(criterion="wanda", data=X), DataError, "iterable of batches"),
-    (dict(criterion="sparsegpt", data=[X * 0]), CriterionError, "zero"),
-    (dict(multiple_of=8), OptionError, "align channels"),
-    (dict(target="x86"), OptionError, "align channels"),
-    (dict(keep=["nothing.*"]), OptionError, "matches no parameter"),
-    (dict(keep=["*"]), NothingToPruneError, "keep less"),
-    (dict(structure="5:7"), NothingToPruneError, "multiple of 7"),
-]
-
-
-@pytest.mark.parametrize(("options", "error", "words"), BAD, ids=[str(options)[:40] for options, _, _ in BAD])
-def test_bad_options(options, error, words) -> None:
-    with pytest.raises(error, match=words):
-        sparse_of(network(), **options)
-
-
-def test_budget_out_of_reach() -> None:
-    with pytest.raises(BudgetError, match="lie in biases") as caught:
-        sparse_of(network(), 0.9, keep=["7"])
-    reachable = caught.value.reachable
-    model = sparse_of(network(), reachable - 0.01, keep=["7"])
-    assert nonzeros(model) <= size(model) * (1 - reachable + 0.01)
-
-
-def test_bad_weights_and_models() -> None:
-    model = network()
-    with torch.no_grad():
-        model[7].weight[2, 3] = float("nan")
-    with pytest.raises(WeightsError, match=r"7\.weight"):
-        sparse_of_nan = graphprune.optimize(model, structure="unstructured", example_inputs=X)
-        assert sparse_of_nan is None
-    with pytest.raises(PlanError, match="no masks"):
-        graphprune.hold_masks(network())
-    with pytest.raises(PlanError, match="no masks"):
-        graphprune.finalize(network())
-    masks = graphprune.masks_of(sparse_of(network(), 0.5))
-    with pytest.raises(PlanError, match=r"another model.*0\.weight"):
-        masks.apply(nn.Sequential(nn.Linear(3, 3)))
-    with pytest.raises(PlanError, match="another model"):
-        graphprune.hold_masks(nn.Sequential(nn.Linear(3, 3)), masks)
-    with pytest.raises(NothingToPruneError, match="no product"):
-        sparse_of(nn.Sequential(nn.BatchNorm2d(3)).eval(), 0.5)
-
-
-def test_an_empty_layer_is_told() -> None:
-    model = network()
-    with torch.no_grad():
-        model[3].weight.mul_(1e-6)
-    with pytest.warns(UserWarning, match=r"no weight is left in 3\.weight"):
-        sparse_of(model, 0.9)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        sparse_of(model, 0.9, scope="layer")
