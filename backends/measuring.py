@@ -142,6 +142,10 @@ class Meter:
         seconds, reference = self._worker.submit(self._alternate, call, self._built[1]).result()
         return Measured(seconds, reference)
 
+    def seconds(self, candidate: Candidate) -> float:
+        """The time of a candidate alone."""
+        return float(self._worker.submit(self._alternate, self._build(candidate)).result()[0])
+
     def _build(self, candidate: Candidate) -> Callable[[], None]:
         """A function that calls the kernel, each time with other weights."""
         from .pipeline import llvm_target

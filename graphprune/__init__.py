@@ -20,8 +20,12 @@ if _TYPE_CHECKING:
     from .api import verify as verify
     from .backends.artifact import load as load
     from .errors import GraphPruneError as GraphPruneError
+    from .frontends.torch.distilling import distillation as distillation
+    from .frontends.torch.distilling import teacher as teacher
+    from .frontends.torch.regularizers import regularizer as regularizer
     from .masks import Masks as Masks
     from .plan import Plan as Plan
+    from .schedule import Schedule as Schedule
 
 __version__ = "0.1.0"
 
@@ -41,6 +45,10 @@ _HOME = {
     "Analysis": "analysis",
     "Plan": "plan",
     "Masks": "masks",
+    "Schedule": "schedule",
+    "regularizer": "frontends.torch.regularizers",
+    "distillation": "frontends.torch.distilling",
+    "teacher": "frontends.torch.distilling",
     "GraphPruneError": "errors",
 }
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .collector import collector_paused
-from .errors import TraceError
+from .criteria import resolve
+from .errors import DataError, TraceError
 from .graph import Graph, Node, Value
 from .labels import Equations, Labels, Layout, Reason, Solution
 from .ops import OPS
@@ -20,8 +21,11 @@ from .policy import DEFAULT, Policy
 if TYPE_CHECKING:
     import networkx
 
+    from .budget import Budget
     from .cost import Cost
     from .plan import Plan
+    from .statistics import Statistics
+    from .widths import Limit, Widths
 
 UNUSED = "is not used when the model runs"
 
@@ -32,7 +36,7 @@ class Analysis:
 
     `graph` is the program, `layouts` the labels of every value, `solution` the class of every label.
     `weights(name)` gives a stored tensor as numpy; `inputs` describes the example inputs (JSON-able);
-    `seconds` tells what the stages cost.
+    `seconds` tells what the stages cost; `collector` runs the model over calibration data.
 
     ```python
     import torch, graphprune
@@ -52,6 +56,7 @@ class Analysis:
     weights: Callable[[str], NDArray[Any]]
     inputs: Any = None
     seconds: dict[str, float] = field(default_factory=dict)
+    collector: Callable[..., "Statistics"] | None = field(default=None, repr=False)
 
     @classmethod
     @collector_paused()
@@ -92,7 +97,7 @@ class Analysis:
         return self.stored & (self.solution.locked < 0)
 
     def cost(self) -> "Cost":
-        """Parameters and multiply-accumulates of the model as it is."""
+        """Parameters, multiply-accumulates, bytes and peak activation memory of the model as it is."""
         from .cost import CostModel
 
         return CostModel.of(self).cost(np.ones(self.solution.count, dtype=bool))
@@ -101,24 +106,68 @@ class Analysis:
         self,
         sparsity: float = 0.5,
         *,
-        budget: str = "params",
+        budget: "Budget" = "params",
         criterion: Any = "l2",
         scope: str = "global",
         keep: Iterable[str] = (),
         multiple_of: int | None = None,
         exact: bool | str = "prefer",
         seed: int = 0,
+        allocate: str | None = None,
+        widths: "Widths | None" = None,
+        min_width: "Limit" = None,
+        reduction: str | None = None,
+        normalizer: str | None = None,
+        data: Any = None,
+        loss: Callable[..., Any] | None = None,
     ) -> "Plan":
         """Decide what to drop so that at most `1 - sparsity` of the budgeted quantity is left.
 
         Arguments are those of `graphprune.optimize`. Raises `BudgetError` where the budget cannot be met,
-        `CriterionError` or `WeightsError` where the scores cannot be computed, `OptionError` for other values.
+        `CriterionError`, `DataError` or `WeightsError` where the scores cannot be computed, `OptionError` for other
+        values.
         """
         from .budget import Options, make_plan
 
         policy = self.equations.policy
-        options = Options(sparsity, budget, criterion, scope, tuple(keep), multiple_of, exact, seed, policy)
-        return make_plan(self, options)
+        options = Options(
+            sparsity,
+            budget,
+            criterion,
+            scope,
+            tuple(keep),
+            multiple_of,
+            exact,
+            seed,
+            policy,
+            allocate=allocate,
+            widths=widths or {},
+            min_width=min_width,
+            reduction=reduction,
+            normalizer=normalizer,
+        )
+        options.check()
+        return make_plan(self, options, statistics=self.collect(resolve(criterion).needs, data, loss))
+
+    def collect(
+        self,
+        needs: Iterable[str],
+        data: Any,
+        loss: Callable[..., Any] | None = None,
+        progress: Callable[[str, int, int | None], None] | None = None,
+    ) -> "Statistics | None":
+        """Run the model over calibration data for what a criterion needs; None where it needs nothing.
+
+        Raises `DataError` for data that is missing, empty, of the wrong form, or on which the model does not run.
+        """
+        wanted = frozenset(needs)
+        if not wanted:
+            return None
+        if data is None:
+            raise DataError("this criterion looks at data: pass data=, an iterable of batches")
+        if self.collector is None:
+            raise DataError("this kind of model cannot be run over calibration data: choose another criterion")
+        return self.collector(data, wanted, loss, progress)
 
     def locked(self, classes: Labels, text: str, unlock: str = "") -> "Analysis":
         """The same analysis where these classes stay as well, for the given reason."""

@@ -4,16 +4,18 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import OptionError, PlanError, UnsupportedModelError
+from .errors import PlanError, UnsupportedModelError
 from .frontends import frontend_of
 from .policy import DEFAULT, resolve_policy
 
 if TYPE_CHECKING:
     from .analysis import Analysis
     from .backends.artifact import Artifact
+    from .budget import Budget
     from .equivalence import Verification
     from .masks import Masks
     from .plan import Plan
+    from .widths import Limit, Widths
 
 
 def optimize(
@@ -21,12 +23,11 @@ def optimize(
     sparsity: float | None = None,
     *,
     example_inputs: Any = None,
-    budget: str = "params",
+    budget: "Budget" = "params",
     structure: str = "channel",
     block: Sequence[int] | None = None,
     criterion: "str | Callable[..., Any]" = "l2",
     scope: str | None = None,
-    data: Iterable[Any] | None = None,
     keep: Iterable[str] = (),
     multiple_of: int | None = None,
     target: str | None = None,
@@ -35,6 +36,17 @@ def optimize(
     seed: int = 0,
     verify: bool = True,
     progress: Callable[[str], None] | None = None,
+    allocate: str | None = None,
+    widths: "Widths | None" = None,
+    min_width: "Limit" = None,
+    reduction: str | None = None,
+    normalizer: str | None = None,
+    data: Any = None,
+    loss: Callable[..., Any] | None = None,
+    recover: bool | str = False,
+    latency: str | None = None,
+    threads: int | None = None,
+    insist: bool = False,
 ) -> Any:
     """A smaller model that computes what the original computes with the dropped channels set to zero.
 
@@ -49,17 +61,42 @@ def optimize(
     - `example_inputs`: a tensor, a tuple of positional inputs, or a dict of keyword inputs (ONNX: arrays by input
       name). Inferred from `dummy_inputs`, `pretrained_cfg` / `default_cfg`, the first layer or ONNX inputs where it is
       left out.
-    - `budget`: "params" (elements of parameters) or "macs" (multiply-accumulates for the example inputs). For single
-      weights "params" (elements that are not zero, of all parameters) or "weights" (of those that may become zero).
+    - `budget`: what is limited: "params" (elements of parameters), "macs" (multiply-accumulates for the example
+      inputs), "bytes" (of parameters and saved buffers) or "memory" (the peak of activations for the example inputs);
+      several of them, `("params", "macs")`; or a dict with a sparsity for each, `{"params": 0.5, "macs": 0.4}`.
+      All of them hold. "latency" is the time of the compiled model on `target`, which must be this machine. For single
+      weights: "params" (elements that are not zero, of all parameters) or "weights" (of those that may become zero).
     - `structure`: "channel"; "unstructured": single weights; "2:4" or any "n:m": of every m consecutive inputs of an
       output at most n weights stay, which fixes the sparsity; "block" with `block=(outputs, inputs)`, or "block:16x1":
       weights in tiles. `graphprune.masks_of(result)` tells which weights are zero, and `graphprune.hold_masks` keeps
-      them zero while the model is trained.
-    - `criterion`: "l2", "l1", "bn_scale", "random", or a callable (see `graphprune.criteria`). For single weights
-      "magnitude" (also called "l2"), "wanda" and "sparsegpt", which look at `data`.
+      them zero while the model is trained. Options that speak of channels or of their cost are refused then.
+    - `criterion`: a name of `graphprune.criteria.CRITERIA`, such as "l2", "taylor" or "reconstruction", or a callable.
+      Which criterion for what: `docs/criteria.md`. For single weights "magnitude" (also called "l2"), "wanda" or
+      "sparsegpt"; the last two look at `data`.
     - `scope`: "global" compares all channels (scores are divided by their layer's mean) or weights; "layer" takes the
-      same share from every layer. None is "layer" for "wanda" and "sparsegpt", and "global" otherwise.
-    - `data`: calibration batches, each as `example_inputs`; a list, a DataLoader or any other iterable.
+      same share from every layer, "isomorphic" from every set of layers of one structure, within which channels
+      compete. None is "layer" for weights by "wanda" and "sparsegpt", and "global" otherwise.
+    - `data`: calibration batches for criteria that look at data, and for `recover`: any iterable of batches, each the
+      inputs of one call (a tensor, a tuple of positional inputs or a dict of keyword inputs), or `(inputs, targets)`.
+    - `loss`: a function of outputs and targets for criteria that look at gradients. Without it: the model's own loss
+      (`outputs.loss`), cross-entropy for targets of whole numbers, squared error for others; without targets, the
+      Fisher information of the outputs.
+    - `recover`: accuracy back without training, from `data` or, without it, from batch-norm statistics. True or
+      "least_squares" refits what reads a pruned layer to what the original computes; "bias" moves biases only;
+      "batch_norm" estimates batch-norm statistics anew. The result is never worse on the calibration data.
+    - `reduction`: how the scores of a group's members become one: "mean", "sum", "max", "product".
+    - `normalizer`: by what scores are divided to compare layers: "mean", "max", "sum", "l2", "none". None, for this and
+      `reduction`, for what suits the criterion.
+    - `allocate`: "score" drops the least important channels first, "per_cost" those of which the least importance
+      is lost for what they take off the budget, which suits criteria that estimate losses. None for what suits the
+      criterion.
+    - `widths`: bounds by pattern, `{"layer1.*": (8, None), "fc": (None, 0.5)}`: the fewest and the most outputs of
+      these layers that stay, as a number or as a share of what there is; down to the most they are pruned in any case.
+    - `min_width`: the same lower bound for all layers; those that have fewer keep what they have.
+    - `latency`: the time that the compiled model may take on `target` (default "x86"), `"2.5 ms"`, or a share of what
+      it takes now, `"60 %"`. This is the budget then; a dict in `budget` holds besides. Kernels are measured (once: the
+      times are kept), the result is compiled and measured; where it is not faster than the model before, a
+      `LatencyWarning` says so and the model itself comes back, unless `insist`. `threads`: to measure with.
     - `keep`: patterns of parameter or module names that keep their sizes, such as `"layer1.*"` or `"fc"`.
     - `multiple_of`: channel counts that change become multiples of this. None for what suits the runtime of the model:
       1 for torch, for ONNX 8, or the first of 4, 2, 1 that meets the budget within 2 % of all.
@@ -81,7 +118,7 @@ def optimize(
 
     **Raises:** `FileFormatError`, `UnsupportedModelError`, `BudgetError`, `NothingToPruneError`, `TargetError`,
     `ExampleInputsError`, `TraceError`, `WeightsError`,
-    `CriterionError`, `OptionError`, `ApplyError`, `VerifyError`; all are `GraphPruneError`.
+    `CriterionError`, `DataError`, `OptionError`, `ApplyError`, `VerifyError`; all are `GraphPruneError`.
 
     ```python
     import torch, graphprune
@@ -91,28 +128,50 @@ def optimize(
     ```
     """
     from .budget import Options
-    from .masking import MaskOptions
+    from .masking import MaskOptions, refuse_channel_options
     from .passes.mask_weights import MaskWeights
     from .passes.pipeline import Pass, Program, run_passes
-    from .passes.prune_channels import PruneChannels
+    from .passes.prune_to_latency import pruning
+    from .passes.recover import Recover, method_of
     from .passes.verify_equivalence import VerifyEquivalence
+    from .progress import shown
     from .structures import resolve_structure
 
     kept = (keep,) if isinstance(keep, str) else tuple(keep)
-    step: Pass
-    pattern = resolve_structure(structure, block)
+    method, pattern = method_of(recover), resolve_structure(structure, block)
     if pattern is not None:
-        if multiple_of is not None or target is not None:
-            raise OptionError(f"multiple_of= and target= align channels; structure={structure!r} keeps all shapes")
-        step = MaskWeights(MaskOptions(pattern, sparsity, budget, criterion, scope, kept), data)
+        given: dict[str, Any] = {"multiple_of": multiple_of, "target": target, "allocate": allocate, "widths": widths}
+        given |= {"min_width": min_width, "reduction": reduction, "normalizer": normalizer, "loss": loss}
+        given |= {"recover": method, "latency": latency, "threads": threads, "insist": insist or None}
+        refuse_channel_options(pattern, given)
+        masks = MaskOptions(pattern, sparsity, budget, criterion, scope, kept)
     else:
-        share, scope, words = 0.5 if sparsity is None else sparsity, scope or "global", resolve_policy(policy)
-        options = Options(share, budget, criterion, scope, kept, multiple_of, exact, seed, policy=words)
+        options = Options(
+            0.5 if sparsity is None else sparsity,
+            budget,
+            criterion,
+            scope or "global",
+            kept,
+            multiple_of,
+            exact,
+            seed,
+            policy=resolve_policy(policy),
+            allocate=allocate,
+            widths=widths or {},
+            min_width=min_width,
+            reduction=reduction,
+            normalizer=normalizer,
+        )
         options.check()
-        step = PruneChannels(options, target)
-    passes: tuple[Pass, ...] = (step, *([VerifyEquivalence()] if verify else []))
     hook = None if progress is None else lambda stage, program: progress(stage.name)
-    return run_passes(Program(model, example_inputs), passes, before=hook).model
+    with shown(progress, quiet=data is None and method is None) as report:
+        if pattern is not None:
+            passes: list[Pass] = [MaskWeights(masks, data, report)]
+        else:
+            passes = [pruning(options, target, latency, threads, insist, data=data, loss=loss, progress=report)]
+        passes += [VerifyEquivalence()] if verify else []
+        passes += [Recover(method, data, report)] if method else []
+        return run_passes(Program(model, example_inputs), passes, before=hook).model
 
 
 def analyze(model: Any, example_inputs: Any = None, policy: "str | Iterable[str]" = DEFAULT) -> "Analysis":

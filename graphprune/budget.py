@@ -1,29 +1,60 @@
-"""Allocation: which units to drop so that the budget is met, never exceeded, and missed by less than one granule."""
+"""Choosing what goes: options, and the way from scores over granules to a plan within its budgets."""
 
 import warnings
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .allocation import Account, Granules, alive_after, by_cost, cut, granules
 from .collector import collector_paused
 from .cost import CostModel
-from .criteria import resolve
+from .criteria import NORMALIZERS, REDUCTIONS, Criterion, Normalizer, resolve
 from .errors import BudgetError, CriterionError, NothingToPruneError, OptionError
 from .explain import lock_summary
 from .labels import Labels
-from .patterns import named
 from .policy import DEFAULT, Policy, resolve_policy
 from .scores import check_finite, class_scores
-from .units import Units, build_units
+from .statistics import Statistics
+from .units import Units, build_units, isomorphic
+from .widths import Limit, Widths, bounds, check_reach, check_widths, kept_classes
 
 if TYPE_CHECKING:
     from .analysis import Analysis
+    from .latency import Clock
     from .plan import Plan
 
-BUDGETS = ("params", "macs")
-SCOPES = ("global", "layer")
+BUDGETS = ("params", "macs", "bytes", "memory", "latency")
+SCOPES = ("global", "layer", "isomorphic")
+ALLOCATIONS = ("score", "per_cost")
+
+WASTE = 0.02
+"""Share of all by which channel counts that suit the runtime may miss the budget; else finer ones are tried."""
+
+Budget = str | tuple[str, ...] | Mapping[str, float]
+
+
+def budgets_of(budget: Any, sparsity: Any) -> dict[str, float]:
+    """The share that goes of every budgeted quantity: `budgets_of(("params", "macs"), 0.5)`.
+
+    Raises `BudgetError` for a share that is none, `OptionError` for an unknown quantity.
+    """
+    names = (budget,) if isinstance(budget, str) else budget
+    if not isinstance(names, (tuple, list, Mapping)):
+        raise OptionError(f"budget={budget!r} must be a quantity, a tuple of them, or a dict with a sparsity for each")
+    named = budget if isinstance(budget, Mapping) else dict.fromkeys(names, sparsity)
+    if not named:
+        raise OptionError(f"budget={budget!r} names no quantity: choose of {', '.join(BUDGETS)}")
+    for quantity, share in named.items():
+        if quantity not in BUDGETS:
+            raise OptionError(f"budget={budget!r}: choose one of {', '.join(BUDGETS)}, several, or a dict of them")
+        number = isinstance(share, (int, float, np.number)) and not isinstance(share, bool)
+        if not number or not 0 < share < 1:
+            where = f"budget={{{quantity!r}: {share!r}}}" if isinstance(budget, Mapping) else f"sparsity={share!r}"
+            raise BudgetError(f"{where} must lie between 0 and 1, exclusive: 0.5 drops half of the {quantity}")
+    return {quantity: float(share) for quantity, share in named.items()}
 
 
 @dataclass(frozen=True)
@@ -31,7 +62,7 @@ class Options:
     """What the user asked for; see `graphprune.optimize`."""
 
     sparsity: float = 0.5
-    budget: str = "params"
+    budget: Budget = "params"
     criterion: Any = "l2"
     scope: str = "global"
     keep: tuple[str, ...] = ()
@@ -39,16 +70,20 @@ class Options:
     exact: bool | str = "prefer"
     seed: int = 0
     policy: Policy = DEFAULT
+    allocate: str | None = None
+    widths: Widths = field(default_factory=dict)
+    min_width: Limit = None
+    reduction: str | None = None
+    normalizer: str | None = None
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """The share that goes of every budgeted quantity."""
+        return budgets_of(self.budget, self.sparsity)
 
     def check(self) -> None:
         """Raise `BudgetError` or `OptionError` for values that cannot be meant."""
-        number = isinstance(self.sparsity, (int, float, np.number)) and not isinstance(self.sparsity, bool)
-        if not number or not 0 < self.sparsity < 1:
-            raise BudgetError(
-                f"sparsity={self.sparsity!r} must lie between 0 and 1, exclusive: 0.5 drops half of the {self.budget}"
-            )
-        if self.budget not in BUDGETS:
-            raise OptionError(f"budget={self.budget!r}: choose one of {', '.join(BUDGETS)}")
+        budgets_of(self.budget, self.sparsity)
         if self.scope not in SCOPES:
             raise OptionError(f"scope={self.scope!r}: choose one of {', '.join(SCOPES)}")
         multiple = 1 if self.multiple_of is None else self.multiple_of
@@ -56,120 +91,99 @@ class Options:
             raise OptionError(f"multiple_of={self.multiple_of!r} must be a positive whole number")
         if self.exact not in ("prefer", True, False):
             raise OptionError(f"exact={self.exact!r}: choose 'prefer', True or False")
+        if self.allocate is not None and self.allocate not in ALLOCATIONS:
+            raise OptionError(f"allocate={self.allocate!r}: choose one of {', '.join(ALLOCATIONS)}")
+        if self.allocate == "per_cost" and self.scope != "global":
+            raise OptionError(f"allocate='per_cost' compares all layers, and scope={self.scope!r} does not")
+        check_widths(self.widths, self.min_width)
+        for name, value, table in (
+            ("reduction", self.reduction, REDUCTIONS),
+            ("normalizer", self.normalizer, NORMALIZERS),
+        ):
+            if value is not None and value not in table:
+                raise OptionError(f"{name}={value!r}: choose one of {', '.join(table)}")
         resolve(self.criterion)
         resolve_policy(self.policy)
 
     def as_json(self) -> dict[str, Any]:
         """The options as plain data for the plan; a criterion that is a function by its name."""
-        name = getattr(self.criterion, "__name__", type(self.criterion).__name__)
-        criterion = name if callable(self.criterion) else self.criterion
-        return vars(self) | {"criterion": criterion, "keep": list(self.keep), "policy": list(self.policy)}
+        criterion = self.criterion if isinstance(self.criterion, str) else _name_of(self.criterion)
+        budget = self.budget if isinstance(self.budget, str) else self.budgets
+        plain = {"criterion": criterion, "keep": list(self.keep), "policy": list(self.policy), "budget": budget}
+        return vars(self) | plain | {"widths": {name: list(pair) for name, pair in self.widths.items()}}
+
+
+def _usual(options: Options) -> str:
+    """How the budget is spread where the user leaves it open: as suits the criterion, within the scope."""
+    return resolve(options.criterion).allocate if options.scope == "global" else "score"
+
+
+def _name_of(criterion: Any) -> str:
+    score = criterion.score if isinstance(criterion, Criterion) else criterion
+    return str(getattr(score, "__name__", type(score).__name__))
 
 
 @collector_paused()
-def make_plan(analysis: "Analysis", options: Options) -> "Plan":
-    """Score, order, cut. Exact groups first; inexact ones only as `options.exact` allows."""
+def make_plan(
+    analysis: "Analysis", options: Options, clock: "Clock | None" = None, statistics: Statistics | None = None
+) -> "Plan":
+    """Score, order, cut. Exact groups first; inexact ones only as `options.exact` allows.
+
+    `clock` tells the time of living channels, for the budget "latency"; `statistics` are those of calibration data, for
+    criteria that look at it.
+    """
     from .plan import Plan
 
     options.check()
-    kept_whole = _kept_classes(analysis, options.keep)
-    free = analysis.free & ~kept_whole
+    budgets = options.budgets
+    if "latency" in budgets and clock is None:
+        raise OptionError("the budget 'latency' needs the times of a target: graphprune.optimize(..., target=...)")
+    free = analysis.free & ~kept_classes(analysis, options.keep)
     exact = analysis.solution.inexact < 0
-    model = CostModel.of(analysis)
-    before = model.cost(np.ones(free.size, dtype=bool))
-    limit = int(np.floor(getattr(before, options.budget) * (1 - options.sparsity) + 1e-9))
+    model = CostModel.of(analysis, clock)
+    before = model.totals(np.ones(free.size, dtype=bool))
+    limits = {name: int(np.floor(before[name] * (1 - share) + 1e-9)) for name, share in budgets.items()}
     if not free.any() or not (free & exact).any() and options.exact is True:
         raise NothingToPruneError(f"nothing can be dropped from this model.\n{lock_summary(analysis)}")
+    if nothing := [name for name in budgets if not before[name]]:
+        raise BudgetError(f"budget: this model has no {nothing[0]} that could become fewer; budget another quantity")
     ways = [free] if options.exact is False else [free & exact]
     if options.exact == "prefer" and (free & ~exact).any():
         ways.append(free)
     multiples = analysis.graph.alignments if options.multiple_of is None else (options.multiple_of,)
     tries = [(candidates, replace(options, multiple_of=multiple)) for candidates in ways for multiple in multiples]
-    waste = WASTE * getattr(before, options.budget)
     if options.criterion != "random":
         check_finite(analysis)
-    least = None
+    least = before
     for candidates, options in tries:
-        units, order = _ordered(analysis, options, candidates)
-        alive = cut(model, options.budget, limit, units, order)
-        least = min(least or before, alive[1], key=lambda cost: getattr(cost, options.budget))
-        closely = alive[0] is not None and limit - model.evaluate(options.budget, alive[0]) <= waste
-        if alive[0] is not None and (closely or options.multiple_of == multiples[-1]):
-            touched = ~alive[0] & ~exact
+        units, order = _ordered(analysis, options, candidates, statistics)
+        account = Account(model, units, limits)
+        if (options.allocate or _usual(options)) == "per_cost":
+            order = by_cost(account, order)
+        staying = cut(account, order)
+        if staying is None:
+            floor = model.totals(alive_after(account, order, order.total)[units.of_class])
+            least = {name: min(least[name], value) for name, value in floor.items()}
+            continue
+        alive = staying[units.of_class]
+        after = model.totals(alive)
+        closely = any(limit - after[name] <= WASTE * before[name] for name, limit in limits.items())
+        if closely or options.multiple_of == multiples[-1]:
+            touched = ~alive & ~exact
             if touched.any() and options.exact == "prefer":
                 _warn_inexact(analysis, touched)
-            return Plan.of(analysis, alive[0], options.as_json(), before, model.cost(alive[0]))
-    raise _unreachable(analysis, options, before, least, limit)
+            return Plan.of(analysis, alive, options.as_json(), before, after)
+    raise _unreachable(analysis, options, before, least, limits)
 
 
-class Granules(NamedTuple):
-    """Units in the order in which they are dropped; granule i is `units[ends[i]:ends[i + 1]]`."""
-
-    units: Labels
-    ends: Labels
-
-
-def cut(
-    model: CostModel, budget: str, limit: int, units: Units, order: Granules
-) -> tuple[NDArray[np.bool_] | None, Any]:
-    """Drop granules from the front of `order` until the cost is at most `limit`.
-
-    Returns the living classes (None where the limit is out of reach) and the cost when everything is dropped.
-    """
-    total = order.ends.size - 1
-
-    def alive_after(granules: int) -> NDArray[np.bool_]:
-        dropped = np.zeros(units.count, dtype=bool)
-        dropped[order.units[: order.ends[granules]]] = True
-        return ~dropped[units.of_class]
-
-    least = model.cost(alive_after(total))
-    if getattr(least, budget) > limit:
-        return None, least
-    low, high = 0, total
-    while low < high:
-        middle = (low + high) // 2
-        if model.evaluate(budget, alive_after(middle)) <= limit:
-            high = middle
-        else:
-            low = middle + 1
-    return _refilled(model, budget, limit, units, order, low)[units.of_class], least
-
-
-SLACK = 0.005
-"""Share of the limit that may stay unused without a search for what still fits."""
-
-WASTE = 0.02
-"""Share of all by which channel counts that suit the runtime may miss the budget; else finer ones are tried."""
-
-
-def _refilled(
-    model: CostModel, budget: str, limit: int, units: Units, order: Granules, dropped: int
-) -> NDArray[np.bool_]:
-    """Which units stay once `dropped` granules went and those that still fit are taken back, the most important first.
-
-    Where granules are large, the last one may have missed the limit by far. A family gets its granules back in turn.
-    """
-    alive = np.ones(units.count, dtype=bool)
-    alive[order.units[: order.ends[dropped]]] = False
-    full: set[int] = set()
-    for number in range(dropped - 1, -1, -1):
-        if limit - model.evaluate(budget, alive[units.of_class]) <= SLACK * limit:
-            break
-        members = order.units[order.ends[number] : order.ends[number + 1]]
-        family = int(units.family[members[0]])
-        if family in full:
-            continue
-        alive[members] = True
-        if model.evaluate(budget, alive[units.of_class]) > limit:
-            alive[members] = False
-            full.add(family)
-    return alive
-
-
-def _ordered(analysis: "Analysis", options: Options, free: NDArray[np.bool_]) -> tuple[Units, Granules]:
+def _ordered(
+    analysis: "Analysis", options: Options, free: NDArray[np.bool_], statistics: Statistics | None = None
+) -> tuple[Units, Granules]:
     """Units and the granules in the order in which they are dropped."""
-    scores = class_scores(analysis, resolve(options.criterion), free, options.seed)
+    criterion = resolve(options.criterion)
+    if criterion.needs and statistics is None:
+        raise CriterionError(f"criterion={options.criterion!r} looks at data: pass data=, an iterable of batches")
+    scores = class_scores(analysis, criterion, free, options.seed, statistics, options.reduction)
     scored = ~np.isnan(scores)
     if free.any() and not (free & scored).any():
         name = options.criterion if isinstance(options.criterion, str) else "the criterion"
@@ -178,9 +192,15 @@ def _ordered(analysis: "Analysis", options: Options, free: NDArray[np.bool_]) ->
             "does not score): keep less, or choose another criterion"
         )
     units = build_units(analysis, np.where(scored, scores, 0.0), free & scored)
-    units = _normalised(units)
+    units = _normalised(units, NORMALIZERS[options.normalizer or criterion.normalizer])
     multiples = _multiples(analysis, units, options.multiple_of or 1)
-    return units, granules(units, _protected(analysis, units), multiples, options.scope)
+    limits = bounds(analysis, units, options.widths, options.min_width)
+    pools = {"global": None, "layer": np.arange(multiples.size), "isomorphic": None}[options.scope]
+    if options.scope == "isomorphic":
+        pools = isomorphic(analysis, units)
+    order = granules(units, _protected(analysis, units), multiples, pools, limits)
+    check_reach(analysis, units, order, limits, multiples)
+    return units, order
 
 
 def _multiples(analysis: "Analysis", units: Units, multiple_of: int) -> Labels:
@@ -192,14 +212,11 @@ def _multiples(analysis: "Analysis", units: Units, multiple_of: int) -> Labels:
     return result
 
 
-def _normalised(units: Units) -> Units:
-    """Divide scores by the mean of their family, so that layers of different scale can be compared."""
-    number = int(units.family.max()) + 1
-    weight = units.free.astype(np.float64)
-    total = np.bincount(units.family, weights=units.score * weight, minlength=number)
-    mean = total / np.maximum(np.bincount(units.family, weights=weight, minlength=number), 1)
-    scale = np.where(mean > 0, mean, 1.0)
-    return Units(units.of_class, units.score / scale[units.family], units.free, units.family)
+def _normalised(units: Units, normalizer: Normalizer) -> Units:
+    """Scores that can be compared between layers; those of units that stay anyway do not count."""
+    score = units.score.copy()
+    score[units.free] = normalizer(score[units.free], units.family[units.free], int(units.family.max()) + 1)
+    return replace(units, score=score)
 
 
 def _protected(analysis: "Analysis", units: Units) -> NDArray[np.bool_]:
@@ -215,50 +232,6 @@ def _protected(analysis: "Analysis", units: Units) -> NDArray[np.bool_]:
     return protected
 
 
-def granules(units: Units, protected: NDArray[np.bool_], multiples: Labels, scope: str) -> Granules:
-    """Bundles of units, least important first; within a family the order of the scores is kept.
-
-    Where channel counts are to be multiples, the first bundle of a family brings it to a multiple and every
-    further one takes a whole multiple.
-    """
-    droppable = units.free & ~protected
-    size = np.bincount(units.family, minlength=int(units.family.max()) + 1)
-    index = np.flatnonzero(droppable)
-    index = index[np.lexsort((units.score[index], units.family[index]))]
-    bounds = np.flatnonzero(np.diff(units.family[index], prepend=-1, append=-1))
-    starts, lengths, keys = [], [], []
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
-        family = units.family[index[start]]
-        width, multiple_of = int(size[family]), int(multiples[family])
-        first = width % multiple_of or multiple_of
-        usable = min(int(stop - start), width - 1)
-        count = (usable - first) // multiple_of + 1 if usable >= first else 0
-        if count:
-            own = np.full(count, multiple_of)
-            own[0] = first
-            begin = start + np.cumsum(own) - own
-            starts.append(begin)
-            lengths.append(own)
-            means = np.add.reduceat(units.score[index[: begin[-1] + own[-1]]], begin) / own
-            keys.append((begin - start) / width if scope == "layer" else np.maximum.accumulate(means))
-    if not starts:
-        return Granules(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64))
-    order = np.argsort(np.concatenate(keys), kind="stable")
-    start_of, length_of = np.concatenate(starts)[order], np.concatenate(lengths)[order]
-    ends = np.cumsum(np.append(0, length_of))
-    flat = index[np.repeat(start_of - ends[:-1], length_of) + np.arange(ends[-1])]
-    return Granules(flat, ends)
-
-
-def _kept_classes(analysis: "Analysis", patterns: tuple[str, ...]) -> NDArray[np.bool_]:
-    kept = np.zeros(analysis.solution.count, dtype=bool)
-    names = named(analysis.graph, patterns)
-    for (name, _), classes in analysis.leaf_classes.items():
-        if name in names:
-            kept[classes.ravel()] = True
-    return kept
-
-
 def _warn_inexact(analysis: "Analysis", touched: NDArray[np.bool_]) -> None:
     first = analysis.solution.inexact[np.flatnonzero(touched)[0]]
     reason = analysis.equations.inexact[first][1]
@@ -269,12 +242,26 @@ def _warn_inexact(analysis: "Analysis", touched: NDArray[np.bool_]) -> None:
     )
 
 
-def _unreachable(analysis: "Analysis", options: Options, before: Any, least: Any, limit: int) -> BudgetError:
-    locks = lock_summary(analysis)
-    total, floor = getattr(before, options.budget), getattr(least, options.budget)
-    reachable = 1 - floor / total
-    return BudgetError(
-        f"sparsity={options.sparsity} allows {limit:,} of {total:,} {options.budget}, but at least {floor:,} must stay "
-        f"(sparsity {reachable:.3f} is the most that can be reached with these options).\n{locks}",
-        reachable,
-    )
+def _unreachable(
+    analysis: "Analysis",
+    options: Options,
+    before: Mapping[str, int],
+    least: Mapping[str, int],
+    limits: Mapping[str, int],
+) -> BudgetError:
+    """What is out of reach, how far one gets, and what stands in the way."""
+    lines, reachable = [], None
+    for name, limit in limits.items():
+        if least[name] > limit:
+            most = 1 - least[name] / before[name]
+            reachable = most if reachable is None else reachable
+            lines.append(
+                f"sparsity={options.budgets[name]} allows {limit:,} of {before[name]:,} {UNITS.get(name, name)}, but "
+                f"at least {least[name]:,} must stay (sparsity {most:.3f} is the most that can be reached with these "
+                "options)."
+            )
+    return BudgetError("\n".join([*lines, lock_summary(analysis)]), reachable)
+
+
+UNITS = {"memory": "bytes of peak activation memory", "latency": "ns of predicted latency"}
+"""What quantities are called whose names do not say it."""

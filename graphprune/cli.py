@@ -3,20 +3,31 @@
 Frameworks are imported inside the commands, so that `--help` answers at once.
 """
 
-import json
 import sys
 import warnings
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from . import __version__, report
-from .errors import GraphPruneError, OptionError
-from .files import atomic_path
+from . import cli_options as told
+from .cli_options import (
+    AsJson,
+    Bounds,
+    Budget,
+    Inputs,
+    Model,
+    Weights,
+    load,
+    print_json,
+    spinner,
+    write,
+)
+from .errors import BudgetError, GraphPruneError, OptionError
 
 app = typer.Typer(
     help="Make trained neural networks smaller and faster, and verify that they still compute the same.",
@@ -26,36 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_MODEL = (
-    "A model: [b]package.module:callable[/b] that returns an nn.Module, a saved program [b]model.pt2[/b], or "
-    "[b]model.onnx[/b]."
-)
-_INPUT = (
-    "Shape of one input, [b]1,3,224,224[/b] or [b]1,128:int64[/b]; repeat for several; ONNX inputs also by name, "
-    "[b]x=1,3,224,224[/b]. Inferred where possible."
-)
-_WEIGHTS = "Weights to load into the model first: .safetensors (also pruned ones) or a state dict (.pt)."
-
-_POLICY = (
-    "What goes where channels are split: heads or dims (head widths), positions (of groups) or groups; repeatable."
-)
-_EXACT = "Drop groups for which dropping is not masking: prefer (only when nothing else is left), yes (never), no."
-
-_TUNE = "Measure candidates for the kernels for so many seconds; what was measured is remembered. 0: only use that."
-
-_LIBRARIES = "Where libtvm_runtime.so and libtvm_ffi.so for another kind of machine lie; without it, those of this one."
-
-_SEPARATE = (
-    "Put the weights beside the code; they are mapped into memory, and shared by all processes that load the file."
-)
-
-_RPC = "Of an artifact: measure on the machine where [b]python -m tvm.exec.rpc_server[/b] runs, such as pi.local:9090."
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
-Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", metavar="SHAPE", help=_INPUT, show_default=False)]
-Weights = Annotated[Path | None, typer.Option(metavar="FILE", help=_WEIGHTS)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 def main() -> None:
@@ -89,12 +70,12 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train, prune, verify, fine-tune, compile and measure a small network on handwritten digits; a minute."""
-    with _status("starting"):
+    with spinner("starting"):
         from .demo import run
 
     figures = run(out, seed, threads, Console(stderr=as_json))
     if as_json:
-        _print_json(figures)
+        print_json(figures)
 
 
 @app.command(epilog="Example: [b]graphprune explain torchvision.models:resnet18 --dot groups.dot[/b]")
@@ -112,15 +93,15 @@ def explain(
     from .frontends import source_of
 
     example_inputs = source_of(model).example_inputs(inputs or [])
-    loaded = _load(model, None)
-    with _status("analysing"):
+    loaded = load(model, None)
+    with spinner("analysing"):
         analysis = graphprune.analyze(loaded, example_inputs=example_inputs)
     for path, text in ((dot, analysis.to_dot), (graphml, analysis.to_graphml)):
         if path:
-            _write(path, text())
+            write(path, text())
     if as_json:
         cost, groups = analysis.cost(), [asdict(row) for row in group_rows(analysis)]
-        _print_json({"params": cost.params, "macs": cost.macs, "groups": groups})
+        print_json({**cost._asdict(), "groups": groups})
     else:
         print(analysis.explain())
 
@@ -130,14 +111,20 @@ def optimize(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="slim.onnx, slim.safetensors or slim.pt2")],
     sparsity: Annotated[float, typer.Option(help="The share of the budget to remove.")] = 0.5,
-    budget: Annotated[Literal["params", "macs"], typer.Option(help="What is counted.")] = "params",
+    budget: Budget = None,
     criterion: Annotated[str, typer.Option(help="How groups are scored: l2, l1, bn_scale, random.")] = "l2",
-    scope: Annotated[Literal["global", "layer"], typer.Option(help="Where groups compete.")] = "global",
+    scope: Annotated[Literal["global", "layer", "isomorphic"], typer.Option(help="Where groups compete.")] = "global",
+    allocate: Annotated[Literal["score", "per_cost"], typer.Option(help=told.ALLOCATE_HELP)] = "score",
+    width: Bounds = None,
+    min_width: Annotated[str | None, typer.Option(metavar="BOUND", help=told.MIN_WIDTH_HELP)] = None,
+    latency: Annotated[str | None, typer.Option(metavar="TIME", help=told.LATENCY_HELP)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads to measure latency with.")] = None,
+    insist: Annotated[bool, typer.Option("--insist", help=told.INSIST_HELP)] = False,
     keep: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave; repeat.")] = None,
     multiple_of: Annotated[int | None, typer.Option(min=1, help="Keep channel counts multiples of this.")] = None,
     target: Annotated[str | None, typer.Option(help="Keep multiples that suit this target, such as x86.")] = None,
-    exact: Annotated[Literal["prefer", "yes", "no"], typer.Option(help=_EXACT)] = "prefer",
-    policy: Annotated[list[str] | None, typer.Option(metavar="WORD", help=_POLICY)] = None,
+    exact: Annotated[Literal["prefer", "yes", "no"], typer.Option(help=told.EXACT_HELP)] = "prefer",
+    policy: Annotated[list[str] | None, typer.Option(metavar="WORD", help=told.POLICY_HELP)] = None,
     seed: Annotated[int, typer.Option(help="For the criterion random.")] = 0,
     inputs: Inputs = None,
     weights: Weights = None,
@@ -152,7 +139,7 @@ def optimize(
     from .budget import Options
     from .frontends import source_of
     from .passes.pipeline import Program, run_passes
-    from .passes.prune_channels import PruneChannels
+    from .passes.prune_to_latency import pruning
     from .passes.verify_equivalence import VerifyEquivalence
     from .policy import resolve_policy
 
@@ -160,22 +147,39 @@ def optimize(
         raise typer.BadParameter("must end in .onnx, .safetensors or .pt2", param_hint="--out")
     exactness = exact if exact == "prefer" else exact == "yes"
     choice = resolve_policy(policy or ())
-    options = Options(sparsity, budget, criterion, scope, tuple(keep or ()), multiple_of, exactness, seed, choice)
+    bounds, least = told.widths_of(width), told.bound_of(min_width, "--min-width")
+    options = Options(
+        sparsity,
+        told.budget_of(budget, sparsity),
+        criterion,
+        scope,
+        tuple(keep or ()),
+        multiple_of,
+        exactness,
+        seed,
+        choice,
+        allocate=allocate,
+        widths=bounds,
+        min_width=least,
+    )
     options.check()
     source = source_of(model)
-    program = Program(_load(model, weights), source.example_inputs(inputs or []))
+    program = Program(load(model, weights), source.example_inputs(inputs or []))
     source.check_ending(program.model, out)
-    with _status("starting") as status:
-        passes = (PruneChannels(options, target), VerifyEquivalence(thorough))
+    with spinner("starting") as status:
+        prune = pruning(options, target, latency, threads, insist)
+        passes = (prune, VerifyEquivalence(thorough))
         program = run_passes(program, passes, before=lambda step, _: status.update(f"{step.name} ..."))
+        if "unchanged" in program.report:
+            raise BudgetError("what pruning leaves is not faster, so nothing is written; --insist writes it")
         source.save(program.model, out, program.example_inputs)
     found = program.report
     if as_json:
         verified = asdict(found["verification"])
-        facts = {key: found[key] for key in ("params", "macs", "note")}
-        _print_json({**facts, "verification": verified, "out": str(out)})
+        facts = {**report.costs(found), "note": found["note"]}
+        print_json({**facts, "verification": verified, "out": str(out)})
     else:
-        Console().print(report.optimized(found["params"], found["macs"]))
+        Console().print(report.optimized(found))
         note = f"note: {found['note']}\n" if found["note"] else ""
         print(f"{found['verification']}\n{note}written to {out}")
 
@@ -195,12 +199,12 @@ def verify(
     from .frontends import source_of
 
     example_inputs = source_of(model).example_inputs(inputs or [])
-    pruned = _load(str(slim), None) if slim.suffix == ".onnx" else _load(model, slim)
-    original = _load(model, weights)
-    with _status("verifying"):
+    pruned = load(str(slim), None) if slim.suffix == ".onnx" else load(model, slim)
+    original = load(model, weights)
+    with spinner("verifying"):
         verified = graphprune.verify(original, pruned, example_inputs=example_inputs, thorough=thorough)
     if as_json:
-        _print_json(asdict(verified))
+        print_json(asdict(verified))
     else:
         print(verified)
 
@@ -216,8 +220,8 @@ def compile_(
     inputs: Inputs = None,
     weights: Weights = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads to run with.")] = None,
-    tune: Annotated[float | None, typer.Option(metavar="SECONDS", help=_TUNE, show_default=False)] = None,
-    separate: Annotated[bool, typer.Option("--separate-weights", help=_SEPARATE)] = False,
+    tune: Annotated[float | None, typer.Option(metavar="SECONDS", help=told.TUNE_HELP, show_default=False)] = None,
+    separate: Annotated[bool, typer.Option("--separate-weights", help=told.SEPARATE_HELP)] = False,
     folder: Annotated[bool, typer.Option("--folder", help="Write a folder of parts instead of one file.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Time it here and store the latency in it.")] = False,
     examine: Annotated[bool, typer.Option("--examine", help="Count instructions, for graphprune inspect.")] = False,
@@ -234,9 +238,9 @@ def compile_(
     from .frontends import source_of
 
     example_inputs = source_of(model).example_inputs(inputs or [])
-    loaded = _load(model, weights)
+    loaded = load(model, weights)
     # While candidates are measured, there is a progress bar of its own.
-    with nullcontext() if tune else _status(f"compiling for {target}"):
+    with nullcontext() if tune else spinner(f"compiling for {target}"):
         artifact = graphprune.compile(
             loaded,
             target=target,
@@ -256,7 +260,7 @@ def compile_(
     tuning, latency = artifact.manifest.get("tuning"), artifact.manifest.get("latency")
     if as_json:
         more = {"tuning": tuning, "latency": latency}
-        _print_json({"target": target, "bytes": size, "out": str(out)} | {k: v for k, v in more.items() if v})
+        print_json({"target": target, "bytes": size, "out": str(out)} | {k: v for k, v in more.items() if v})
     else:
         if latency:
             print(f"takes {latency['milliseconds']:.3f} ms on {latency['threads']} thread(s)")
@@ -276,7 +280,7 @@ def inspect(
 
     found = contents(artifact)
     if as_json:
-        _print_json(found.figures())
+        print_json(found.figures())
     else:
         print(found)
         if "code" in found.manifest:
@@ -292,7 +296,7 @@ def targets(as_json: AsJson = False) -> None:
 
     rows = survey()
     if as_json:
-        _print_json({"targets": [asdict(row) | {"runs": row.runs, "builds": row.builds} for row in rows]})
+        print_json({"targets": [asdict(row) | {"runs": row.runs, "builds": row.builds} for row in rows]})
     else:
         Console().print(report.targets(rows))
 
@@ -300,7 +304,7 @@ def targets(as_json: AsJson = False) -> None:
 @app.command(epilog="Example: [b]graphprune runtime deploy[/b]")
 def runtime(
     out: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to make.")],
-    libraries: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_LIBRARIES)] = None,
+    libraries: Annotated[Path | None, typer.Option(metavar="FOLDER", help=told.LIBRARIES_HELP)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Collect what runs artifacts elsewhere: libraries, the loader for Python, the C interface and its sources."""
@@ -308,7 +312,7 @@ def runtime(
 
     sizes = collect(out, libraries)
     if as_json:
-        _print_json({"out": str(out), "sizes": sizes})
+        print_json({"out": str(out), "sizes": sizes})
     else:
         Console().print(report.table("", ["", "size"], [[name, report.size(size)] for name, size in sizes.items()]))
         print(f"written to {out}; {out / 'README.md'} says how to use it")
@@ -317,16 +321,16 @@ def runtime(
 @app.command(epilog="Example: [b]graphprune bench torchvision.models:resnet18 --profile[/b]")
 def bench(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{_MODEL} Or an artifact, [b]slim.gp[/b].")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{told.MODEL_HELP} Or an artifact, [b]slim.gp[/b].")],
     sparsity: Annotated[float, typer.Option(help="The share of the budget to remove.")] = 0.5,
-    budget: Annotated[Literal["params", "macs"], typer.Option(help="What is counted.")] = "macs",
+    budget: Annotated[Literal["params", "macs", "bytes", "memory"], typer.Option(help="What is counted.")] = "macs",
     target: Annotated[str, typer.Option(help="The machine to compile for.")] = "x86",
     multiple_of: Annotated[int | None, typer.Option(min=1, help="Keep channel counts multiples of this.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every program.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Turns of every program.")] = 20,
     inductor: Annotated[bool, typer.Option("--inductor", help="Measure torch.compile, too (slow to start).")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time of the artifacts goes.")] = False,
-    rpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_RPC, show_default=False)] = None,
+    rpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=told.RPC_HELP, show_default=False)] = None,
     inputs: Inputs = None,
     weights: Weights = None,
     as_json: AsJson = False,
@@ -346,8 +350,8 @@ def bench(
             "--rpc measures an artifact: compile the model first, then graphprune bench model.gp --rpc ..."
         )
     example_inputs = source_of(model).example_inputs(inputs or [])
-    loaded = _load(model, weights)
-    with _status("starting") as status:
+    loaded = load(model, weights)
+    with spinner("starting") as status:
         found = measure(
             loaded,
             example_inputs,
@@ -362,7 +366,7 @@ def bench(
             progress=lambda step: status.update(f"{step} ..."),
         )
     if as_json:
-        _print_json(found.figures())
+        print_json(found.figures())
     else:
         for table in found.tables():
             Console().print(table)
@@ -378,41 +382,11 @@ def _bench_artifact(
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise OptionError(f"--{name.replace('_', '-')} is for models; an artifact is measured as it is")
-    with _status(f"measuring {path} on {rpc or 'this machine'}"):
+    with spinner(f"measuring {path} on {rpc or 'this machine'}"):
         given = context.get_parameter_source("threads")
         alone = rpc is None or (given is not None and given.name == "COMMANDLINE")
         found = bench_artifact(path, rpc, repeats, threads if alone else None)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         Console().print(report.timed(found))
-
-
-def _load(model: str, weights: Path | None) -> Any:
-    """The model named on the command line, with the weights named beside it."""
-    import graphprune
-
-    from .frontends import source_of
-
-    source = source_of(model)
-    with _status(f"loading {model}"):
-        loaded = source.load_model(model)
-        if weights is None:
-            return loaded
-        if weights.suffix == ".safetensors":
-            return graphprune.load_weights(loaded, weights)
-        source.load_state(loaded, weights)
-        return loaded
-
-
-def _status(text: str) -> Any:
-    return Console(stderr=True).status(text + " ...")
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _print_json(figures: dict[str, Any]) -> None:
-    print(json.dumps(figures, indent=2))

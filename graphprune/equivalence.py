@@ -78,7 +78,7 @@ def compare(
             first = "" if isinstance(plan, Masks) else frontend.first_difference(original, slim, plan, inputs)
             raise VerifyError(
                 f"the pruned program differs from the masked original by {apart:.2e} of the largest output "
-                f"({allowed:.0e} allowed in {precision.name}){first and f'; first at {first}'}"
+                f"({allowed:.0e} allowed in {precision.name}){first and f'; first at {first}'}{_refitted(plan)}"
             )
         return apart
 
@@ -101,6 +101,13 @@ def compare(
             "that matter, or initialise layers that are zero."
         )
     return result
+
+
+def _refitted(plan: "Plan | Masks") -> str:
+    """Why a recovered model is not what this compares with."""
+    if "recovery" not in plan.report:
+        return ""
+    return ". Its weights were refitted after pruning (recover=): what can be proved is plan.apply(original)"
 
 
 def _try_run(frontend: ModuleType, original: Any, resized: Any, plan: "Plan | Masks") -> list[NDArray[Any]] | None:

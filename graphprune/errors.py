@@ -84,5 +84,13 @@ class OptionError(GraphPruneError, ValueError):
     """An option has a value that is not among those it can take."""
 
 
+class TrainingError(GraphPruneError, RuntimeError):
+    """The model, its optimizer or what belongs to them cannot be pruned between two steps of a training."""
+
+
+class LatencyWarning(UserWarning):
+    """A pruned model does not take the time that was asked for, or is not faster than the one before."""
+
+
 class SlowKernelWarning(UserWarning):
     """A compiled model will spend a notable part of its time in kernels that no schedule was written for."""

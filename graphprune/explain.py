@@ -9,6 +9,7 @@ import networkx
 import numpy as np
 
 from .cost import CostModel
+from .report import size
 from .units import build_units
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def explain(analysis: "Analysis", limit: int | None = None) -> str:
     cost = analysis.cost()
     free = sum(row.count for row in rows if row.status == "free")
     lines = [
-        f"{cost.params:,} parameters, {cost.macs:,} multiply-accumulates; "
+        f"{cost.params:,} parameters, {cost.macs:,} multiply-accumulates, "
+        f"{size(cost.bytes)}, {size(cost.memory)} of activations at the peak; "
         f"{len(rows)} widths, {free:,} groups may be dropped",
         f"{'groups':>7} {'params each':>12} {'MACs each':>14}  {'status':<8} members",
     ]

@@ -19,7 +19,6 @@ from .sketches import Sketch, is_matrix, sketch
 
 if TYPE_CHECKING:
     from .analysis import Analysis
-    from .cost import Cost
 
 FORMAT = "graphprune-plan-1"
 
@@ -66,9 +65,17 @@ class Plan:
 
     @classmethod
     def of(
-        cls, analysis: "Analysis", alive: NDArray[np.bool_], options: dict[str, Any], before: "Cost", after: "Cost"
+        cls,
+        analysis: "Analysis",
+        alive: NDArray[np.bool_],
+        options: dict[str, Any],
+        before: Mapping[str, int],
+        after: Mapping[str, int],
     ) -> "Plan":
-        """Read the plan off an analysis and the classes that stay alive; `options` are what was asked for, as JSON."""
+        """Read the plan off an analysis and the classes that stay alive.
+
+        `options` are what was asked for, as JSON; `before` and `after` are all quantities of the cost model by name.
+        """
         kept: Kept = {}
         for (name, axis), classes in analysis.leaf_classes.items():
             living = alive[classes]
@@ -84,7 +91,7 @@ class Plan:
             fingerprint=analysis.fingerprint,
             inputs=analysis.inputs,
             options=options,
-            report={"params": [before.params, after.params], "macs": [before.macs, after.macs]},
+            report={name: [before[name], after[name]] for name in before},
             exact=bool((alive | (analysis.solution.inexact < 0)).all()),
             lookups=_lookups(analysis, alive),
             repairs=_repairs(analysis, kept),

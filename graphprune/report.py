@@ -1,7 +1,7 @@
 """What a person reads: numbers with units, tables before and after, the picture of channels. Knows no framework."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,12 +70,32 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def optimized(params: Sequence[int], macs: Sequence[int]) -> Table:
-    """The table that follows an optimisation: [before, after] of each cost."""
-    rows = [
-        [name, count(before), count(after), change(before, after)]
-        for name, (before, after) in (("parameters", params), ("MACs", macs))
-    ]
+def _nanoseconds(number: int) -> str:
+    return duration(number / 1e9)
+
+
+QUANTITIES: dict[str, tuple[str, Callable[[int], str]]] = {
+    "params": ("parameters", count),
+    "macs": ("MACs", count),
+    "bytes": ("size", size),
+    "memory": ("peak memory of activations", size),
+    "latency": ("latency, predicted", _nanoseconds),
+    "measured": ("latency, measured", _nanoseconds),
+}
+"""Quantity -> what people call it, and how they read it."""
+
+
+def costs(facts: Mapping[str, Any]) -> dict[str, list[int]]:
+    """[before, after] of every quantity that a report holds."""
+    return {name: list(facts[name]) for name in QUANTITIES if name in facts}
+
+
+def optimized(facts: Mapping[str, Any]) -> Table:
+    """The table that follows an optimisation, from a report that holds [before, after] of every quantity."""
+    rows = []
+    for quantity, (before, after) in costs(facts).items():
+        name, written = QUANTITIES[quantity]
+        rows.append([name, written(before), written(after), change(before, after)])
     return table("", ["", "before", "after", "left"], rows)
 
 

@@ -1,4 +1,4 @@
-"""Scores of all classes of an analysis: run a criterion over the stored tensors and average per class."""
+"""Scores of all classes of an analysis: run a criterion over the stored tensors and reduce them per class."""
 
 import functools
 from typing import TYPE_CHECKING, Any
@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .criteria import Criterion, TensorAxis
+from .criteria import REDUCTIONS, Criterion, TensorAxis
+from .elimination import elimination_scores
 from .errors import CriterionError, WeightsError
 from .ops import ROLES
+from .statistics import PRODUCTS, Statistics
 
 if TYPE_CHECKING:
     from .analysis import Analysis
@@ -42,9 +44,16 @@ def check_finite(analysis: "Analysis") -> None:
 
 
 def class_scores(
-    analysis: "Analysis", criterion: Criterion, wanted: NDArray[np.bool_], seed: int
+    analysis: "Analysis",
+    criterion: Criterion,
+    wanted: NDArray[np.bool_],
+    seed: int,
+    statistics: Statistics | None = None,
+    reduction: str | None = None,
 ) -> NDArray[np.float64]:
-    """The mean score of the members of every wanted class; NaN where the criterion scored none of them."""
+    """One score for every wanted class from those of its members; NaN where the criterion scored none of them."""
+    if PRODUCTS in criterion.needs and statistics is not None:
+        return elimination_scores(analysis, statistics, wanted)
     where, values = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
     role, random = roles(analysis), np.random.default_rng(seed)
     for (name, axis), classes in analysis.leaf_classes.items():
@@ -53,14 +62,13 @@ def class_scores(
             continue
         rows = classes.shape[0] if classes.ndim == 2 else 1
         load = functools.partial(analysis.weights, name)
-        tensor = TensorAxis(name, role.get(name, ""), axis, leaf.shape, rows, load, random)
-        scores = _checked(criterion(tensor), tensor)
+        tensor = TensorAxis(name, role.get(name, ""), axis, leaf.shape, rows, load, random, statistics)
+        scores = _checked(criterion.score(tensor), tensor)
         if scores is not None:
             where.append(classes.ravel())
             values.append(scores.ravel())
-    members, total = np.concatenate(where), analysis.solution.count
-    with np.errstate(invalid="ignore"):
-        return np.bincount(members, np.concatenate(values), total) / np.bincount(members, minlength=total)
+    reduce = REDUCTIONS[reduction or criterion.reduction]
+    return reduce(np.concatenate(where), np.concatenate(values), analysis.solution.count)
 
 
 def _checked(scores: Any, tensor: TensorAxis) -> NDArray[np.float64] | None:

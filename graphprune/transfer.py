@@ -76,7 +76,7 @@ def transfer(plan: Plan, analysis: "Analysis") -> Plan:
     model = CostModel.of(analysis)
     before, after = model.cost(np.ones(dead.size, dtype=bool)), model.cost(~dead)
     _check_costs(plan, analysis, matches, before, after)
-    return Plan.of(analysis, ~dead, plan.options, before, after)
+    return Plan.of(analysis, ~dead, plan.options, before._asdict(), after._asdict())
 
 
 def _matches(plan: Plan, analysis: "Analysis") -> Iterator[Match]:

@@ -1,7 +1,8 @@
 """Units: what is dropped at once. Classes, joined further where rows of a block must keep equal counts."""
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,25 @@ def families(analysis: "Analysis", of_class: Labels, count: int) -> Labels:
     weights = np.repeat(random.random(len(arrays)), [array.size for array in arrays])
     signature = np.bincount(of_class[np.concatenate(arrays)], weights, minlength=count)
     return np.unique(signature, return_inverse=True)[1].astype(np.int64)
+
+
+def isomorphic(analysis: "Analysis", units: Units) -> Labels:
+    """Number the kinds of families: alike are those whose units touch the same axes of the same kinds of operations.
+
+    Fang et al., "Isomorphic Pruning for Vision Models", 2024.
+    """
+    readers: dict[str, tuple[str, int]] = {}
+    for node in analysis.graph.nodes:
+        for position, value in enumerate(node.inputs):
+            if value is not None and value.is_leaf:
+                readers.setdefault(value.name, (node.op, position))
+    touched: list[Counter[Any]] = [Counter() for _ in range(int(units.family.max()) + 1)]
+    for (name, axis), classes in analysis.leaf_classes.items():
+        rank = len(analysis.graph.leaves[name].shape)
+        for family in np.unique(units.family[units.of_class[classes.ravel()]]):
+            touched[family].update([(*readers.get(name, ("", 0)), axis, rank)])
+    kinds: dict[frozenset[Any], int] = {}
+    return np.array([kinds.setdefault(frozenset(own.items()), len(kinds)) for own in touched], dtype=np.int64)
 
 
 def balance(classes: Labels, blocks: list[Block], scores: NDArray[np.float64], free: NDArray[np.bool_]) -> Labels:

@@ -13,6 +13,7 @@ from ..frontends import frontend_of
 from ..masking import DATA_CRITERIA, MaskOptions, Task, make_masks, record
 from ..masks import Masks
 from ..matrices import by_source
+from ..progress import Progress
 from ..sparsegpt import prune
 from .pipeline import Program
 
@@ -34,6 +35,7 @@ class MaskWeights:
 
     options: MaskOptions = field(default_factory=MaskOptions)
     data: Iterable[Any] | None = None
+    progress: Progress | None = None
     name: ClassVar[str] = "mask weights"
 
     def apply(self, program: Program) -> Program:

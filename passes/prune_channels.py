@@ -1,15 +1,22 @@
 """Drop channels and neurons, consistently everywhere, until a budget is met."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..backends.targets import get_target
 from ..budget import Options, make_plan
+from ..criteria import resolve
 from ..errors import ApplyError
 from ..frontends import frontend_of
 from ..policy import resolve_policy
+from ..progress import Progress
 from .pipeline import Program
+
+if TYPE_CHECKING:
+    from ..latency import Clock
+    from ..statistics import Statistics
 
 ATTEMPTS = 12
 """How often a plan is made anew without the channels that the model's code does not let go."""
@@ -19,7 +26,9 @@ ATTEMPTS = 12
 class PruneChannels:
     """Analyse, plan, apply; where the model's code does not let channels go, they are kept and it starts anew.
 
-    Options are those of `graphprune.optimize`; a target asks for its channel alignment.
+    Options are those of `graphprune.optimize`; a target asks for its channel alignment. `data`, and a `loss` for it,
+    are what a criterion looks at, unless its `statistics` are there already; a `clock` tells predicted times where they
+    are budgeted.
 
     ```python
     from graphprune.budget import Options
@@ -32,6 +41,11 @@ class PruneChannels:
 
     options: Options = field(default_factory=Options)
     target: str | None = None
+    data: Any = None
+    loss: Callable[..., Any] | None = None
+    progress: Progress | None = None
+    statistics: "Statistics | None" = None
+    clock: "Clock | None" = None
     name: ClassVar[str] = "prune channels"
 
     def apply(self, program: Program) -> Program:
@@ -43,8 +57,11 @@ class PruneChannels:
         program = program.analysed(resolve_policy(options.policy))
         frontend, analysis, notes = frontend_of(program.model), program.analysis, []
         assert analysis is not None
+        statistics = self.statistics
+        if statistics is None:
+            statistics = analysis.collect(resolve(options.criterion).needs, self.data, self.loss, self.progress)
         for attempt in range(ATTEMPTS):
-            plan = make_plan(analysis, options)
+            plan = make_plan(analysis, options, self.clock, statistics)
             try:
                 slim = frontend.apply(program.model, plan, program.example_inputs, analysis)
                 break

@@ -288,10 +288,45 @@ def test_wrong_options_are_one_clear_line(graphprune_, folder: Path, options: tu
     assert not (folder / "slim.safetensors").exists()
 
 
+def test_budgets_and_bounds_reach_the_plan(graphprune_, folder: Path) -> None:
+    options = "--budget params=0.4 --budget macs --sparsity 0.3 --width 0=:6 --width 2.*=10: --min-width 3".split()
+    code, out, err = graphprune_("optimize", SMALL, "-o", "slim.safetensors", "-i", SHAPE, "--json", *options)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["params"][1] <= 0.6 * found["params"][0] and found["macs"][1] <= 0.7 * found["macs"][0]
+    assert {"bytes", "memory"} < set(found) and "latency" not in found
+    slim = graphprune.load_weights(_small(), folder / "slim.safetensors")
+    assert slim[0].out_channels <= 6 and slim[2].out_channels >= 10
+    code, out, err = graphprune_("optimize", SMALL, "-o", "slim.safetensors", "-i", SHAPE, "--budget", "memory")
+    assert code == 0 and "peak memory of activations" in out, err
+
+
+def test_latency_on_the_command_line(graphprune_, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a machine on which no pruned model is faster, and one on which all are."""
+    from graphprune.latency import Clock
+    from graphprune.passes import prune_to_latency
+
+    monkeypatch.setattr(prune_to_latency, "compile_model", lambda model, **_: None)
+    monkeypatch.setattr(prune_to_latency, "clock_of", lambda analysis, *_: Clock.of(analysis, {}, 8, 1.0))
+    monkeypatch.setattr("graphprune.latency.layers_of", lambda _: [])
+    asked = ("optimize", SMALL, "-o", "slim.safetensors", "-i", SHAPE, "--target", "x86-avx2", "--latency", "85 %")
+    monkeypatch.setattr(prune_to_latency, "seconds_of", lambda programs, _: dict.fromkeys(programs, 1.0))
+    _fails(graphprune_(*asked), "not faster, so nothing is written")
+    assert not (folder / "slim.safetensors").exists()
+    monkeypatch.setattr(prune_to_latency, "seconds_of", lambda programs, _: {"dense": 1.0, "slim": 0.85})
+    code, out, err = graphprune_(*asked)
+    assert code == 0 and "latency, measured" in out, err
+    assert (folder / "slim.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("no-such-command",),
+        ("optimize", SMALL, "-o", "slim.pt2", "--budget", "macs=half"),
+        ("optimize", SMALL, "-o", "slim.pt2", "--width", "8"),
+        ("optimize", SMALL, "-o", "slim.pt2", "--width", "0=a:b"),
+        ("optimize", SMALL, "-o", "slim.pt2", "--min-width", "few"),
         ("optimize", SMALL),
         ("optimize", SMALL, "-o", "slim.txt"),
         ("optimize", SMALL, "-o", "slim.pt2", "--budget", "euros"),

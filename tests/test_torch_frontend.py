@@ -179,7 +179,7 @@ def test_integer_attributes_follow():
         nn.ConvTranspose2d(16, 6, 2), nn.InstanceNorm2d(6, affine=True),
         nn.Flatten(), nn.Linear(6 * 49, 12), nn.Linear(12, 3),
     )  # fmt: skip
-    slim = oracle.check(module, X, sparsity=0.5)
+    slim = oracle.check(module, X, sparsity=0.5, widths={"0": (None, 6)})
     first, depthwise, norm, slope, up, instance, _, linear, last = slim
     assert first.out_channels == depthwise.in_channels == depthwise.groups == first.weight.shape[0] < 8
     assert depthwise.out_channels == norm.num_features == slope.num_parameters == up.in_channels

@@ -1,12 +1,13 @@
 """Calibration data: any iterable of batches as inputs and targets, checked, so that errors name the batch."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils._pytree import tree_leaves
 
-from ...errors import DataError
+from ...errors import DataError, GraphPruneError
 from .inputs import Inputs, normalise
 
 HOW = "Give an iterable of batches: inputs alone, or (inputs, targets); inputs as in example_inputs."
@@ -32,7 +33,30 @@ def batches_of(data: Any, example: Inputs) -> Iterator[Batch]:
         yield batch
 
 
+NO_BATCHES = "data= gave no batches; a generator can be read once only: give a list or a DataLoader"
+
+
+@contextmanager
+def running(number: int) -> Iterator[None]:
+    """Whatever a model raises on a batch becomes a `DataError` that names the batch."""
+    try:
+        yield
+    except GraphPruneError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise DataError(f"the model does not run on batch {number} of data=: {kind}: {error}. {HOW}") from error
+
+
+def samples_of(given: Inputs) -> int:
+    """How many samples a batch has: the size of the first axis of its first tensor."""
+    sizes = [leaf.shape[0] for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+    return int(sizes[0]) if sizes else 1
+
+
 def _batch(item: Any, example: Inputs, number: int) -> Batch:
+    if isinstance(item, Batch):
+        return item
     wanted = len(example.args)
     paired = isinstance(item, (tuple, list)) and len(item) == 2 and not isinstance(item, Inputs)
     if paired and not (wanted == 2 and all(isinstance(part, torch.Tensor) for part in item)):
@@ -47,6 +71,13 @@ def _batch(item: Any, example: Inputs, number: int) -> Batch:
 
 def _check(batch: Batch, example: Inputs, number: int) -> None:
     given, wanted = batch.inputs, example
+    unknown = [key for key in given.kwargs if wanted.kwargs and key not in wanted.kwargs]
+    missing = [key for key in wanted.kwargs if not given.args and key not in given.kwargs]
+    if unknown or missing:
+        raise DataError(
+            f"batch {number} of data= has the keyword inputs {', '.join(given.kwargs) or 'none'} where the model was "
+            f"analysed with {', '.join(wanted.kwargs)}. {HOW}"
+        )
     if len(given.args) != len(wanted.args) and not given.kwargs and not wanted.kwargs:
         raise DataError(
             f"batch {number} of data= has {len(given.args)} positional inputs where the model was analysed with "
@@ -57,10 +88,14 @@ def _check(batch: Batch, example: Inputs, number: int) -> None:
     for key in given.kwargs.keys() & wanted.kwargs.keys():
         _compare(given.kwargs[key], wanted.kwargs[key], f"{key} in batch {number} of data=")
     for leaf in tree_leaves(given):
-        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
-            raise DataError(f"batch {number} of data= holds values that are NaN or infinite")
-        if isinstance(leaf, torch.Tensor) and leaf.numel() == 0:
+        if not isinstance(leaf, torch.Tensor):
+            continue
+        if leaf.is_meta:
+            raise DataError(f"batch {number} of data= is on the meta device and has no numbers")
+        if leaf.numel() == 0:
             raise DataError(f"batch {number} of data= is empty: an input of shape {tuple(leaf.shape)}")
+        if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+            raise DataError(f"batch {number} of data= holds values that are NaN or infinite")
 
 
 def _compare(found: Any, like: Any, where: str) -> None:

@@ -1,6 +1,7 @@
 """Copies of modules: a deep copy whose tensors are replaced, fast where attributes are plain."""
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -21,11 +22,19 @@ def copy_with(module: torch.nn.Module, tensors: dict[int, Any]) -> torch.nn.Modu
         if clone is not None:
             memo[id(part)] = clone
     try:
-        return copy.deepcopy(module, memo)
+        result: torch.nn.Module = copied(module, memo)
+        return result
     except Exception as error:
         raise TraceError(
             f"the model could not be copied: {error}. Take away what copy.deepcopy cannot copy."
         ) from error
+
+
+def copied(item: Any, memo: dict[int, Any] | None = None) -> Any:
+    """A deep copy, without what torch has to say of the classes of its own that it copies."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return copy.deepcopy(item, memo)
 
 
 def without_caches(module: torch.nn.Module) -> torch.nn.Module:

@@ -12,8 +12,10 @@ from ...analysis import Analysis
 from ...masks import Masks
 from ...plan import Plan
 from ...policy import DEFAULT, Policy
+from ...reconstruction import Recovery
 from . import masked, modules, run
 from .calibrate import Calibration
+from .copying import copied
 from .difference import first_difference as module_difference
 from .inputs import Inputs, normalise
 from .masked import masks_of
@@ -123,6 +125,21 @@ def first_difference(original: ExportedProgram, slim: ExportedProgram, plan: Pla
     return module_difference(_unlifted(original), _unlifted(slim), plan, inputs)
 
 
+def recover(
+    program: ExportedProgram, slim: ExportedProgram, plan: Plan, analysis: Analysis, *rest: Any
+) -> tuple[ExportedProgram, Recovery]:
+    """A program whose weights make up for what is gone; see the frontend for modules."""
+    better, recovery = modules.recover(_unlifted(program), _unlifted(slim), plan, analysis, *rest)
+    if recovery.after >= recovery.before:
+        return slim, recovery
+    state = better.state_dict()
+    fresh: ExportedProgram = copied(slim)
+    with torch.no_grad():
+        for name, tensor in fresh.state_dict.items():
+            tensor.copy_(state[name])
+    return fresh, recovery
+
+
 __all__ = [
     "analyze",
     "apply",
@@ -133,5 +150,6 @@ __all__ = [
     "note_of",
     "outputs",
     "plan_of",
+    "recover",
     "with_masks",
 ]

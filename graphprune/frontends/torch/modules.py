@@ -1,5 +1,6 @@
 """The frontend for nn.Module and fx.GraphModule."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from ...analysis import Analysis
 from ...errors import ApplyError, GraphPruneError, PlanError
 from ...labels import Labels
 from ...plan import Plan
+from ...reconstruction import Recovery
 from ...shapes import Mismatch, changing_scopes, living, mismatches, shrinking
 from ...transfer import fitted
 from .calibrate import Calibration
@@ -23,32 +25,38 @@ from .parts import rewrite_parts, same_kind
 from .provenance import origins_of, set_attributes
 from .read import analyze, trace
 from .record import record_partly
+from .recovery import recovered
 from .rewriting import graph_modules, rewrite
 from .run import inputs_of, outputs
 from .semi_structured import to_semi_structured
 from .slicing import shapes_of, slim_copy
+from .training import attach
 from .weights import load_weights, save_weights
 
 __all__ = [
     "analyze",
     "apply",
     "calibration",
+    "attach",
     "example_inputs_of",
     "finalize",
     "first_difference",
     "hold_masks",
     "inputs_of",
+    "last_plan_of",
     "load_weights",
     "masks_of",
     "note_of",
     "outputs",
     "plan_of",
+    "recover",
     "save_weights",
     "to_semi_structured",
     "with_masks",
 ]
 
 PLAN = "_graphprune_plan"
+_LAST = "_graphprune_last_plan"
 _NOTE = "_graphprune_note"
 
 
@@ -87,11 +95,31 @@ def attach_plan(slim: Any, origin: Any, plan: Plan) -> None:
     """Let a pruned program remember its plan, composed with the one that made its origin."""
     earlier = plan_of(origin)
     setattr(slim, PLAN, plan if earlier is None else earlier.then(plan))
+    setattr(slim, _LAST, plan)
 
 
 def plan_of(model: Any) -> Plan | None:
     """The plan that made a pruned model, from the model before its first pruning to now; None if it was not."""
     return getattr(model, PLAN, None)
+
+
+def last_plan_of(model: Any) -> Plan | None:
+    """The plan of the last pruning of a model alone; None where it was not pruned."""
+    return getattr(model, _LAST, None)
+
+
+def recover(
+    original: torch.nn.Module, slim: torch.nn.Module, plan: Plan, analysis: Analysis, *rest: Any
+) -> tuple[torch.nn.Module, Recovery]:
+    """A copy of `slim` whose weights make up for what is gone, which remembers its plan; `slim` where nothing was won.
+
+    Further arguments are data, method and progress; see `recovery`.
+    """
+    better, recovery = recovered(original, slim, plan, analysis, *rest)
+    if better is not slim:
+        setattr(better, PLAN, copy.deepcopy(plan_of(slim)))  # copies of graphs forget it
+        setattr(better, _NOTE, note_of(slim))
+    return better, recovery
 
 
 def note_of(model: Any) -> str | None:

@@ -175,6 +175,6 @@ QUIET = frozenset(
     is_complex is_signed get_device __len__ __bool__ __int__ __float__ __index__ item tolist __hash__ __repr__
     __format__ is_same_size _assert _assert_scalar _assert_async sym_size sym_stride sym_numel __contains__
     is_inference untyped_storage has_names __deepcopy__ __reduce_ex__ register_hook is_tensor equal allclose
-    set .requires_grad _is_view is_pinned is_shared dense_dim sparse_dim""".split()
+    set .requires_grad _set_grad_enabled _is_view is_pinned is_shared dense_dim sparse_dim""".split()
 )
 """Calls that only ask for facts; they are run and not recorded."""

@@ -1,6 +1,7 @@
 """Read a torch model into an Analysis: on meta tensors, or on real ones where sizes depend on data."""
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ...collector import collector_paused
 from ...errors import ExampleInputsError, TraceError, UnsupportedModelError, WeightsError
 from ...graph import Graph
 from ...policy import DEFAULT, Policy
+from .collect import collect
 from .inputs import HOW, Inputs, candidates, describe, normalise
 from .masked import check_free
 from .norms import mark_norms
@@ -21,7 +23,7 @@ from .twins import stored_tensors
 
 def analyze(module: torch.nn.Module, example_inputs: Any = None, policy: Policy = DEFAULT) -> Analysis:
     """Trace and analyse a module. Raises `UnsupportedModelError`, `ExampleInputsError` or `TraceError`."""
-    _refuse(module)
+    refuse(module)
     start = time.process_time()
     graph, inputs = trace(module, example_inputs)
     mark_norms(module, graph)
@@ -29,10 +31,11 @@ def analyze(module: torch.nn.Module, example_inputs: Any = None, policy: Policy 
     tensors = {name: tensor for name, tensor, _ in stored_tensors(module)}
     analysis = Analysis.of(graph, lambda name: _numpy(name, tensors[name]), describe(inputs), policy)
     analysis.seconds["trace"] = seconds
+    analysis.collector = partial(collect, module, analysis, inputs)
     return analysis
 
 
-def _refuse(module: torch.nn.Module) -> None:
+def refuse(module: torch.nn.Module) -> None:
     """Raise for modules whose operations cannot be seen or whose sizes are not known yet."""
     kind = type(module).__name__
     if isinstance(module, torch.jit.ScriptModule):

@@ -379,6 +379,7 @@ def _run(recorder: Recorder, twin: torch.nn.Module, arguments: Inputs) -> None:
 def _run_training(recorder: Recorder, twin: torch.nn.Module, arguments: Inputs) -> None:
     """Auxiliary heads run in training only; they couple channels but cost nothing at inference."""
     nodes, outputs = len(recorder.graph.nodes), len(recorder.graph.outputs)
+    uses = {leaf: leaf.uses for leaf in recorder.graph.leaves.values() if leaf.uses}
     recorder.measured = False
     recorder.scopes.clear()
     for part in twin.modules():
@@ -389,6 +390,8 @@ def _run_training(recorder: Recorder, twin: torch.nn.Module, arguments: Inputs) 
         del recorder.graph.nodes[nodes:], recorder.graph.outputs[outputs:]
     finally:
         twin.eval()
+        for leaf, number in uses.items():  # what inference reads once is still read once
+            leaf.uses = number
 
 
 def _plain(result: Any) -> Any:

@@ -5,16 +5,15 @@ original, the original computes exactly these operations on its living positions
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
 
 from ...analysis import Analysis
-from ...errors import VerifyError
 from ...graph import Node
-from ...labels import Layout
 from ...shapes import Alive
+from .places import places_of
 from .record import Recorder
 
 
@@ -48,7 +47,7 @@ class Survivors(Recorder):
     def _living(self, item: Any) -> Any:
         if not isinstance(item, torch.Tensor):
             return item
-        for places in self._places(self.layouts[self._value(item).name]):
+        for places in places_of(self.layouts[self._value(item).name], self.alive):
             item = places.taken(item)
         return item
 
@@ -56,52 +55,7 @@ class Survivors(Recorder):
         tensors = [result] if isinstance(result, torch.Tensor) else list(result)
         wide = []
         for tensor, value in zip(tensors, node.outputs, strict=True):
-            for places in self._places(self.layouts[value.name]):
+            for places in places_of(self.layouts[value.name], self.alive):
                 tensor = places.put(tensor)
             wide.append(tensor)
         return wide[0] if isinstance(result, torch.Tensor) else type(result)(wide)
-
-    def _places(self, layout: Layout) -> "list[_Places]":
-        found = [(array.axes, self.alive[array.labels]) for array in layout]
-        return [_Places.of(axes, living) for axes, living in found if not living.all()]
-
-
-class _Places(NamedTuple):
-    """Living positions: rows of the first axis and, where there is a second one, as many positions of every row."""
-
-    axes: tuple[int, ...]
-    shape: tuple[int, ...]
-    rows: torch.Tensor
-    columns: torch.Tensor | None
-
-    @classmethod
-    def of(cls, axes: tuple[int, ...], living: Alive) -> "_Places":
-        """From what lives of an array of labels over the axes."""
-        if living.ndim == 1:
-            return cls(axes, living.shape, torch.from_numpy(living.nonzero()[0]), None)
-        rows = living.any(axis=tuple(range(1, living.ndim))).nonzero()[0]
-        counts = living[rows].reshape(rows.size, -1).sum(axis=1)
-        if living.ndim > 2 or (counts != counts[:1]).any():
-            raise VerifyError("an inexact operation on channels that depend on several axes cannot be verified")
-        columns = living[rows].nonzero()[1].reshape(rows.size, -1)
-        return cls(axes, living.shape, torch.from_numpy(rows), torch.from_numpy(columns))
-
-    def taken(self, tensor: torch.Tensor) -> torch.Tensor:
-        """What lives of a tensor."""
-        tensor = tensor.index_select(self.axes[0], self.rows.to(tensor.device))
-        return tensor if self.columns is None else tensor.take_along_dim(self._index(tensor), self.axes[1])
-
-    def put(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The inverse: living positions in their places among zeros."""
-        if self.columns is not None:
-            wide = tensor.new_zeros([*tensor.shape[: self.axes[1]], self.shape[1], *tensor.shape[self.axes[1] + 1 :]])
-            tensor = wide.scatter(self.axes[1], self._index(tensor).expand(tensor.shape), tensor)
-        axis = self.axes[0]
-        shape = [*tensor.shape[:axis], self.shape[0], *tensor.shape[axis + 1 :]]
-        return tensor.new_zeros(shape).index_copy(axis, self.rows.to(tensor.device), tensor)
-
-    def _index(self, tensor: torch.Tensor) -> torch.Tensor:
-        assert self.columns is not None
-        shape = [1] * tensor.dim()
-        shape[self.axes[0]], shape[self.axes[1]] = self.columns.shape
-        return (self.columns if self.axes[0] < self.axes[1] else self.columns.T).reshape(shape).to(tensor.device)

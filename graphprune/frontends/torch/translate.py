@@ -20,7 +20,7 @@ def binary_call(name: str) -> Callable[[Call], Translated]:
         values = tuple(item for item in (first, second) if isinstance(item, Value))
         alpha = call.kwargs.get("alpha", 1)
         if len(values) == 2:
-            return name, values, {}
+            return name, values, {} if alpha == 1 else {"scaled": True}
         if not values or not isinstance(alpha, (int, float)):
             raise Unsupported(f"'{call.name}' of something that is not a tensor")
         scalar = second if isinstance(first, Value) else first
@@ -120,7 +120,8 @@ def addmm_call(call: Call) -> Translated:
     scaled = any(call.kwargs.get(key, 1) != 1 for key in ("beta", "alpha"))
     if scaled and call.kwargs.get("beta", 1) == 0:
         raise Unsupported("addmm with beta = 0")
-    return "addmm", (call.x, call.tensor(1, "mat1", "batch1"), call.tensor(2, "mat2", "batch2")), {}
+    operands = call.x, call.tensor(1, "mat1", "batch1"), call.tensor(2, "mat2", "batch2")
+    return "addmm", operands, {"scaled": True} if scaled else {}
 
 
 def grouped_matmul_call(call: Call) -> Translated:

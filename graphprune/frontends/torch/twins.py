@@ -11,7 +11,7 @@ _SIMPLE = frozenset({int, bool, float, str, tuple, type(None), list, dict})
 
 
 def stored_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, str]]:
-    """(name, tensor, kind) of every tensor in a module: parameters, buffers, plain attributes; aliases too."""
+    """(name, tensor, kind) of every tensor in a module: parameters, saved buffers, others ("constant"); aliases too."""
     for prefix, part in module.named_modules():
         dot = f"{prefix}." if prefix else ""
         for name, parameter in part._parameters.items():
@@ -19,7 +19,7 @@ def stored_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor,
                 yield dot + name, parameter, "parameter"
         for name, buffer in part._buffers.items():
             if buffer is not None:
-                yield dot + name, buffer, "buffer"
+                yield dot + name, buffer, "constant" if name in part._non_persistent_buffers_set else "buffer"
         for name, item in part.__dict__.items():
             if type(item) not in _SIMPLE and isinstance(item, torch.Tensor):
                 yield dot + name, item, "parameter" if isinstance(item, torch.nn.Parameter) else "constant"
