@@ -55,6 +55,7 @@ def compile_model(
     examine: bool = False,
     precision: str = SINGLE,
     cuda_graph: bool = False,
+    sparse: "str | bool" = "auto",
 ) -> Artifact:
     """Compile a model for a target.
 
@@ -72,7 +73,8 @@ def compile_model(
     them as they are, `fp16` and `bf16` round and store them in half of the bits; arithmetic, inputs and outputs stay as
     they are. A weight too large for `fp16` is refused by name. On GPU targets `precision` is what products are computed
     in (`fp32`, `tf32`, `fp16`, `bf16`; sums are float32), and `cuda_graph` records the kernels of a call once, to
-    launch them together.
+    launch them together. `sparse="auto"` takes kernels that pass over zeros for weights of processors that are mostly
+    zero where they promise, or were measured, to be faster; False never does.
 
     Raises `OptionError`, `TargetError`, `ExampleInputsError`, `UnsupportedModelError`, `TraceError`, `FileFormatError`,
     or `CompileError`.
@@ -82,6 +84,8 @@ def compile_model(
     separate = _is_separate(weights, target)
     tune = None if tune is None else _checked_budget(tune)
     _check_options(target, tune, examine, precision, cuda_graph)
+    if sparse not in ("auto", False):
+        raise OptionError(f"sparse={sparse!r}: choose 'auto' or False")
     imported = _import(model, example_inputs, batch_sizes)
     # A model whose weights have half precision keeps them so.
     precision = imported.precision if precision == SINGLE else precision
@@ -92,8 +96,8 @@ def compile_model(
         library, kernels, about = _build_cuda(imported, target, link, precision, cuda_graph)
     else:
         half = half_of(precision)
-        choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads, half)
-        library, kernels, apart, code = _build(imported, target, link, choose, half, separate, examine)
+        choose, tuning = (first, None) if tune is None else _tune(imported, target, tune, threads, half, bool(sparse))
+        library, kernels, apart, code = _build(imported, target, link, choose, half, separate, examine, bool(sparse))
     warn_of_slow(kernels)
     from .fingerprint import fingerprint
 
@@ -227,13 +231,13 @@ def _importer(model: Any) -> Any:
 
 
 def _tune(
-    imported: Imported, target: Target, seconds: float, threads: int | None, half: Half | None
+    imported: Imported, target: Target, seconds: float, threads: int | None, half: Half | None, sparse: bool
 ) -> tuple[Choose, dict[str, int]]:
     """A choice by what was measured, now and before, and how far the measurements got."""
     from .tuning import tune
 
     try:
-        record, coverage = tune(imported.module, target, seconds, threads, half=half)
+        record, coverage = tune(imported.module, target, seconds, threads, half=half, sparse=sparse)
     except GraphPruneError:
         raise
     except Exception as error:
@@ -249,6 +253,7 @@ def _build(
     half: Half | None = None,
     separate: bool = False,
     examine: bool = False,
+    sparse: bool = True,
 ) -> tuple[bytes, dict[str, Facts], Any, dict[str, Loop]]:
     """The shared library, optimised and linked, and the facts of its kernels.
 
@@ -263,7 +268,7 @@ def _build(
     lifting = Lifting()
     try:
         apart = [lifting.as_pass()] if separate else []
-        module = pipeline(target, choose, apart, half, imported.named)(imported.module)
+        module = pipeline(target, choose, apart, half, imported.named, sparse)(imported.module)
         executable = tvm.compile(module, target=llvm_target(target), relax_pipeline=None)
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             path = os.path.join(folder, "library.so")

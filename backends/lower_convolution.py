@@ -10,8 +10,10 @@ from tvm import relax
 from . import convolution, window, winograd
 from .choices import Candidate
 from .layout import Blocked, as_image, count_blocks
+from .lower_sparse import emit_convolution, ways_of_convolution, with_sparse
 from .lowering import Lowering, Value
 from .rewriting import shape_of
+from .sparse import Sparse
 
 # A plain input of up to this many channels (an image) is read as it is instead of being blocked first.
 _FEW_CHANNELS = 4
@@ -58,7 +60,11 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         lowering, attrs, shape, segments, lanes_in, packed, first,
         padding=border_of(attrs.padding), weights=lowering.storage(weight),
     )  # fmt: skip
-    numbers = lowering.choose(_candidates(numbers, few or groups > 1))
+    ways = ways_of_convolution(lowering, weight, data, numbers, segments)
+    chosen = lowering.choose(with_sparse(lowering, _candidates(numbers, few or groups > 1), ways.found))
+    if isinstance(chosen, Sparse):
+        return emit_convolution(lowering, ways, chosen, data, numbers, out_shape, segments)
+    numbers = chosen
     if isinstance(numbers, winograd.Winograd):
         packed = relax.const(winograd.pack_weights(weight, segments, numbers))
         result = lowering.kernel("winograd", lambda d, w: winograd.compute(numbers, d, w), source, packed)

@@ -5,8 +5,10 @@ from math import prod
 from tvm import relax
 
 from . import matmul
+from .lower_sparse import emit_product, ways_of_product, with_sparse
 from .lowering import Lowering, Value
 from .rewriting import dtype_of, shape_of
+from .sparse import Sparse
 
 
 def lower(lowering: Lowering, call: relax.Call) -> Value | None:
@@ -20,7 +22,10 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     data = lowering.expression(call.args[0])
     if weight is not None and weight.ndim == 2:
         numbers = _numbers(lowering, 1, prod(left[:-1]), left[-1], right[-1], lowering.storage(weight))
-        shape = lowering.choose(numbers.candidates())
+        ways = ways_of_product(lowering, weight, numbers.rows)
+        shape = lowering.choose(with_sparse(lowering, numbers.candidates(), ways.found))
+        if isinstance(shape, Sparse):
+            return emit_product(lowering, ways, shape, data, right[-1], out)
         packed = lowering.store(matmul.pack_weights(weight, shape), shape.weights)
         return linear(lowering, shape, data, packed, out)
     if left[:-2] != right[:-2]:

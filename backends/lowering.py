@@ -46,6 +46,7 @@ class Lowering(Rewriter):
     handlers: dict[str, Handler]
     choose: Choose
     half: Half | None
+    sparse: bool
 
     def __init__(self, module: tvm.IRModule, function: relax.Function) -> None:
         super().__init__(module, function)
@@ -154,10 +155,13 @@ class Lowering(Rewriter):
         return self.builder.emit_te(compute, *arguments, primfunc_name_hint=name, primfunc_attrs=FUSABLE)
 
 
-def lower_to_blocks(target: Target, choose: Choose = first, half: Half | None = None) -> tvm.transform.Pass:
+def lower_to_blocks(
+    target: Target, choose: Choose = first, half: Half | None = None, sparse: bool = True
+) -> tvm.transform.Pass:
     """The pass that lowers convolutions, pools, products and what lies between them for a target.
 
     `choose` picks one of the candidates for each kernel; weights are packed in the format `half`, if it holds them.
+    With `sparse` there are candidates for weights that are mostly zero.
     """
     from .lower_channels import with_channels
     from .lower_convolution import HANDLERS as convolutions
@@ -173,7 +177,7 @@ def lower_to_blocks(target: Target, choose: Choose = first, half: Half | None = 
 
     table = {**elementwise, **shapes, **pools, **products, **rows, **convolutions, **transposed, **volumes, **gathers}
     table = with_channels({**table, **integers})
-    fields = {"target": target, "handlers": table, "choose": staticmethod(choose), "half": half}
+    fields = {"target": target, "handlers": table, "choose": staticmethod(choose), "half": half, "sparse": sparse}
     lowering = type("TargetLowering", (Lowering,), fields)
 
     @tvm.transform.module_pass(opt_level=0, name="graphprune.LowerToBlocks")

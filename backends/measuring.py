@@ -12,7 +12,7 @@ import numpy as np
 import tvm
 from tvm import te, tirx
 
-from . import convolution, matmul, window, winograd
+from . import convolution, matmul, sparse, window, winograd
 from .choices import Candidate
 from .dots import QUAD
 from .precision import HALVES
@@ -40,8 +40,8 @@ class Operands:
 def operands(candidate: Candidate) -> Operands:
     """The template of a candidate with a bias and an activation behind it, as in most models."""
     tensors, result, weight = _KERNELS[type(candidate)][0](candidate)
-    if weight is None:
-        return Operands(tensors, result, None)
+    if weight is None or len(result.shape) == 4:  # what vectors of pixels give is converted before it is read
+        return Operands(tensors, result, weight)
     size = (result.shape[-1],) if len(result.shape) == 2 else (1, result.shape[1], 1, 1, result.shape[-1])
     bias = te.placeholder(size, result.dtype, name="bias")
 
@@ -89,12 +89,24 @@ def _matmul(numbers: matmul.MatMul) -> tuple:
     return [data, weight], matmul.compute(numbers, data, weight, (numbers.rows, numbers.columns), True), 1
 
 
+def _sparse(numbers: sparse.Sparse) -> tuple:
+    data = te.placeholder((numbers.batch, numbers.size), name="data")
+    tiles = numbers.kind == "tiles"
+    size = (numbers.entries, numbers.lanes) if tiles else (numbers.entries,)
+    weight = te.placeholder(size, numbers.weights, name="weight")
+    table = te.placeholder((numbers.lists + 1 + numbers.entries,), "int32", name="table")
+    image = (numbers.batch, numbers.lists, numbers.rows, numbers.columns, numbers.lanes)
+    out = image if tiles else (numbers.batch, numbers.lists, 1, numbers.spanned)
+    return [data, weight, table], sparse.compute(numbers, data, weight, table, out), 1
+
+
 # For every kind of numbers: operands and result, and the rule that schedules them.
 _KERNELS: dict[type, tuple[Callable[[Any], tuple], Rule]] = {
     convolution.Convolution: (_convolution, convolution.schedule),
     winograd.Winograd: (_winograd, winograd.schedule),
     window.Window: (_window, window.schedule),
     matmul.MatMul: (_matmul, matmul.schedule),
+    sparse.Sparse: (_sparse, sparse.schedule),
 }
 
 
@@ -170,6 +182,8 @@ def _values(tensor: te.Tensor, candidate: Any) -> np.ndarray:
     if tensor.name == "first":
         # The first input block that each output block of a grouped convolution reads.
         return np.linspace(0, candidate.blocks_in - candidate.reach, *shape).astype("int32")
+    if tensor.name == "table":
+        return candidate.some_table()
     if tensor.dtype in ("uint8", "int8", "int32"):
         return np.resize(np.random.default_rng(0).integers(0, 100, 1 << 12), shape).astype(str(tensor.dtype))
     numbers = np.random.default_rng(0).standard_normal(1 << 12).astype("float32")

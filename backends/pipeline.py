@@ -37,7 +37,7 @@ def llvm_target(target: "str | Target") -> tvm.target.Target:
 
 
 def optimize_passes(
-    target: Target, choose: Choose = first, half: Half | None = None, named: Named = tuple
+    target: Target, choose: Choose = first, half: Half | None = None, named: Named = tuple, sparse: bool = True
 ) -> list[tvm.transform.Pass]:
     """Framework operators in, blocked kernels and plain operators out; weights in the format `half`, if there is one.
 
@@ -56,7 +56,7 @@ def optimize_passes(
         _transform.DeadCodeElimination(),
         *([halve_weights(half, named), fold_shifts] if half else [fold_affine]),
         _transform.DeadCodeElimination(),
-        lower_to_blocks(target, choose, half),
+        lower_to_blocks(target, choose, half, sparse),
         _transform.DeadCodeElimination(),
     ]
 
@@ -101,19 +101,21 @@ def pipeline(
     before_runtime: Sequence[tvm.transform.Pass] = (),
     half: Half | None = None,
     named: Named = tuple,
+    sparse: bool = True,
 ) -> tvm.transform.Pass:
     """The whole pipeline as one pass over any Relax module with static shapes.
 
     `choose` picks one of the candidates for each kernel: the most promising one, or by a record of measurements.
     `before_runtime` are further passes over the scheduled kernels, before memory is planned.
-    With `half`, weights are rounded to that format and stored in it.
+    With `half`, weights are rounded to that format and stored in it. With `sparse`, weights that are mostly zero may
+    get kernels that pass over zeros.
     """
     target = get_target(target)
 
     @tvm.transform.module_pass(opt_level=0, name="graphprune.Pipeline")
     def run(module: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
         with llvm_target(target):
-            optimized = optimize_passes(target, choose, half, named)
+            optimized = optimize_passes(target, choose, half, named, sparse)
             passes = [*optimized, *kernel_passes(target), *before_runtime, *runtime_passes()]
             return tvm.transform.Sequential(passes)(module)
 

@@ -72,3 +72,12 @@ def _change(statement: tirx.Stmt, loop_var: ir.Var, change: Callable[[tirx.For],
 
 def _with_body(loop: tirx.For, body: tirx.Stmt) -> tirx.For:
     return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, loop.thread_binding, loop.annotations)
+
+
+def with_extent(function: tirx.PrimFunc, loop_var: ir.Var, extent: tirx.Expr) -> tirx.PrimFunc:
+    """The function with another number of rounds of one loop, which may be read from a table."""
+
+    def change(loop: tirx.For) -> tirx.For:
+        return tirx.For(loop.loop_var, loop.min, extent, loop.kind, loop.body, loop.thread_binding, loop.annotations)
+
+    return function.with_body(_change(function.body, loop_var, change))

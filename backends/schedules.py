@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import tvm
 from tvm import s_tir, tirx
 
-from . import attention, columns, convolution, generic, group_norm, matmul, rows, unpacking, window, winograd
+from . import attention, columns, convolution, generic, group_norm, matmul, rows, sparse, unpacking, window, winograd
 from .facts import note
 from .prediction import UNSCHEDULED
 from .targets import Target
@@ -21,6 +21,7 @@ RULES: tuple[Rule, ...] = (
     winograd.schedule,
     window.schedule,
     matmul.schedule,
+    sparse.schedule,
     rows.schedule,
     columns.schedule,
     group_norm.schedule,

@@ -62,6 +62,7 @@ def tune(
     measure: Measure | None = None,
     clock: Callable[[], float] = time.monotonic,
     half: Half | None = None,
+    sparse: bool = True,
 ) -> tuple[Record, Coverage]:
     """Measure until all is known or the time is over; 0 measures nothing. What was known before counts, too.
 
@@ -75,7 +76,7 @@ def tune(
             f"{', '.join(target.missing_features())}; tune=0 uses what is recorded"
         )
     record = record_of(target, threads)
-    works = workloads(module, target, half)
+    works = workloads(module, target, half, sparse)
     turns = [(work, one) for part in _ROUNDS for work in works for one in work.candidates[part]]
     missing = [(work, one) for work, one in turns if record.measured(work.key, one) is None]
     if seconds and missing:
@@ -85,7 +86,7 @@ def tune(
     return record, coverage(works, record)
 
 
-def workloads(module: tvm.IRModule, target: Target, half: Half | None = None) -> list[Workload]:
+def workloads(module: tvm.IRModule, target: Target, half: Half | None = None, sparse: bool = True) -> list[Workload]:
     """The distinct kernels of a model that there is a choice for, in the order of the time they should take."""
     from .pipeline import llvm_target, optimize_passes
 
@@ -96,7 +97,7 @@ def workloads(module: tvm.IRModule, target: Target, half: Half | None = None) ->
         return first(candidates)
 
     with llvm_target(target):
-        tvm.transform.Sequential(optimize_passes(target, collect, half))(module)
+        tvm.transform.Sequential(optimize_passes(target, collect, half, sparse=sparse))(module)
     works = [
         Workload(key, calls[0], len(calls) * _predicted(calls[0][0])) for key, calls in found.items() if calls[0][1:]
     ]

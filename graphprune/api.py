@@ -13,18 +13,21 @@ if TYPE_CHECKING:
     from .backends.artifact import Artifact
     from .budget import Budget
     from .equivalence import Verification
+    from .masks import Masks
     from .plan import Plan
     from .widths import Limit, Widths
 
 
 def optimize(
     model: Any,
-    sparsity: float = 0.5,
+    sparsity: float | None = None,
     *,
     example_inputs: Any = None,
     budget: "Budget" = "params",
+    structure: str = "channel",
+    block: Sequence[int] | None = None,
     criterion: "str | Callable[..., Any]" = "l2",
-    scope: str = "global",
+    scope: str | None = None,
     keep: Iterable[str] = (),
     multiple_of: int | None = None,
     target: str | None = None,
@@ -47,21 +50,32 @@ def optimize(
 ) -> Any:
     """A smaller model that computes what the original computes with the dropped channels set to zero.
 
+    With `structure="channel"` the channels go. With another one the shapes stay and single weights become zero.
+
     **Arguments:**
 
     - `model`: `nn.Module`, `torch.fx.GraphModule`, `torch.export.ExportedProgram`, `onnx.ModelProto`, `onnx_ir.Model`,
       `onnx_graphsurgeon.Graph`, or the path of an .onnx file. It is not modified.
-    - `sparsity`: the share of the budgeted quantity that goes, between 0 and 1. The result is never above the
-      budget, and less than one granule below it.
+    - `sparsity`: the share of the budgeted quantity that goes, between 0 and 1; one half where it is left out. The
+      result is never above the budget, and less than one granule below it.
     - `example_inputs`: a tensor, a tuple of positional inputs, or a dict of keyword inputs (ONNX: arrays by input
       name). Inferred from `dummy_inputs`, `pretrained_cfg` / `default_cfg`, the first layer or ONNX inputs where it is
       left out.
     - `budget`: what is limited: "params" (elements of parameters), "macs" (multiply-accumulates for the example
       inputs), "bytes" (of parameters and saved buffers) or "memory" (the peak of activations for the example inputs);
       several of them, `("params", "macs")`; or a dict with a sparsity for each, `{"params": 0.5, "macs": 0.4}`.
-      All of them hold. "latency" is the time of the compiled model on `target`, which must be this machine.
+      All of them hold. "latency" is the time of the compiled model on `target`, which must be this machine. For single
+      weights: "params" (elements that are not zero, of all parameters) or "weights" (of those that may become zero).
+    - `structure`: "channel"; "unstructured": single weights; "2:4" or any "n:m": of every m consecutive inputs of an
+      output at most n weights stay, which fixes the sparsity; "block" with `block=(outputs, inputs)`, or "block:16x1":
+      weights in tiles. `graphprune.masks_of(result)` tells which weights are zero, and `graphprune.hold_masks` keeps
+      them zero while the model is trained. Options that speak of channels or of their cost are refused then.
     - `criterion`: a name of `graphprune.criteria.CRITERIA`, such as "l2", "taylor" or "reconstruction", or a callable.
-      Which criterion for what: `docs/criteria.md`.
+      Which criterion for what: `docs/criteria.md`. For single weights "magnitude" (also called "l2"), "wanda" or
+      "sparsegpt"; the last two look at `data`.
+    - `scope`: "global" compares all channels (scores are divided by their layer's mean) or weights; "layer" takes the
+      same share from every layer, "isomorphic" from every set of layers of one structure, within which channels
+      compete. None is "layer" for weights by "wanda" and "sparsegpt", and "global" otherwise.
     - `data`: calibration batches for criteria that look at data, and for `recover`: any iterable of batches, each the
       inputs of one call (a tensor, a tuple of positional inputs or a dict of keyword inputs), or `(inputs, targets)`.
     - `loss`: a function of outputs and targets for criteria that look at gradients. Without it: the model's own loss
@@ -73,8 +87,6 @@ def optimize(
     - `reduction`: how the scores of a group's members become one: "mean", "sum", "max", "product".
     - `normalizer`: by what scores are divided to compare layers: "mean", "max", "sum", "l2", "none". None, for this and
       `reduction`, for what suits the criterion.
-    - `scope`: "global" compares all channels (scores are divided by their layer's mean); "layer" takes the same
-      share from every layer, "isomorphic" from every set of layers of one structure, within which channels compete.
     - `allocate`: "score" drops the least important channels first, "per_cost" those of which the least importance
       is lost for what they take off the budget, which suits criteria that estimate losses. None for what suits the
       criterion.
@@ -116,34 +128,47 @@ def optimize(
     ```
     """
     from .budget import Options
+    from .masking import MaskOptions, refuse_channel_options
+    from .passes.mask_weights import MaskWeights
     from .passes.pipeline import Pass, Program, run_passes
     from .passes.prune_to_latency import pruning
     from .passes.recover import Recover, method_of
     from .passes.verify_equivalence import VerifyEquivalence
     from .progress import shown
+    from .structures import resolve_structure
 
     kept = (keep,) if isinstance(keep, str) else tuple(keep)
-    options = Options(
-        sparsity,
-        budget,
-        criterion,
-        scope,
-        kept,
-        multiple_of,
-        exact,
-        seed,
-        policy=resolve_policy(policy),
-        allocate=allocate,
-        widths=widths or {},
-        min_width=min_width,
-        reduction=reduction,
-        normalizer=normalizer,
-    )
-    options.check()
-    method = method_of(recover)
+    method, pattern = method_of(recover), resolve_structure(structure, block)
+    if pattern is not None:
+        given: dict[str, Any] = {"multiple_of": multiple_of, "target": target, "allocate": allocate, "widths": widths}
+        given |= {"min_width": min_width, "reduction": reduction, "normalizer": normalizer, "loss": loss}
+        given |= {"recover": method, "latency": latency, "threads": threads, "insist": insist or None}
+        refuse_channel_options(pattern, given)
+        masks = MaskOptions(pattern, sparsity, budget, criterion, scope, kept)
+    else:
+        options = Options(
+            0.5 if sparsity is None else sparsity,
+            budget,
+            criterion,
+            scope or "global",
+            kept,
+            multiple_of,
+            exact,
+            seed,
+            policy=resolve_policy(policy),
+            allocate=allocate,
+            widths=widths or {},
+            min_width=min_width,
+            reduction=reduction,
+            normalizer=normalizer,
+        )
+        options.check()
     hook = None if progress is None else lambda stage, program: progress(stage.name)
     with shown(progress, quiet=data is None and method is None) as report:
-        passes: list[Pass] = [pruning(options, target, latency, threads, insist, data=data, loss=loss, progress=report)]
+        if pattern is not None:
+            passes: list[Pass] = [MaskWeights(masks, data, report)]
+        else:
+            passes = [pruning(options, target, latency, threads, insist, data=data, loss=loss, progress=report)]
         passes += [VerifyEquivalence()] if verify else []
         passes += [Recover(method, data, report)] if method else []
         return run_passes(Program(model, example_inputs), passes, before=hook).model
@@ -177,7 +202,16 @@ def verify(
     """
     from .equivalence import compare
 
+    masks = None if plan is not None else masks_of(slim)
     plan = plan if plan is not None else plan_of(slim)
+    if masks is not None and masks.updated:
+        raise PlanError("weights of slim were updated, so it does not equal a masked original; compare their outputs")
+    if masks is not None:  # first channels went, then weights: one step after the other
+        dense = original if plan is None else plan.apply(original, example_inputs)
+        seen = compare(frontend_of(dense), dense, slim, masks, example_inputs, thorough, strict=True)
+        if plan is None:
+            return seen
+        slim = dense
     if plan is None:
         raise PlanError("slim was not made by graphprune: pass the plan that made it")
     return compare(frontend_of(original), original, slim, plan, example_inputs, thorough, strict=True)
@@ -187,6 +221,64 @@ def plan_of(slim: Any) -> "Plan | None":
     """The plan that made a pruned model, from the model before its first pruning; None for other models."""
     plan: Plan | None = frontend_of(slim).plan_of(slim)
     return plan
+
+
+def masks_of(model: Any) -> "Masks | None":
+    """Which weights of a model were set to zero one by one; None for models without masks."""
+    masks: Masks | None = frontend_of(model).masks_of(model)
+    return masks
+
+
+def hold_masks(model: Any, masks: "Masks | None" = None) -> Any:
+    """Keep masked weights at zero while a module is trained; in place, and returns the module.
+
+    Every masked parameter gets a `torch.nn.utils.parametrize` parametrization: gradients of masked weights are zero,
+    and whatever an optimizer does, the module sees zeros there. Parameters stay the same objects, so that optimizers
+    that hold them stay valid; in state dicts they are called `...parametrizations.weight.original`, and the mask
+    travels with them. `masks` are those that the model remembers unless others are given.
+
+    **Raises:** `PlanError` where there are no masks or they are those of another model, `UnsupportedModelError` where
+    masks are held already, `ApplyError` for masks of recurrent layers; then nothing is changed.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    sparse = graphprune.hold_masks(graphprune.optimize(net, 0.5, structure="unstructured"))
+    optimizer = torch.optim.Adam(sparse.parameters())
+    sparse(torch.randn(4, 8)).square().mean().backward()
+    optimizer.step()
+    graphprune.finalize(sparse)
+    ```
+    """
+    return _torch_only(model, "hold_masks")(model, masks)
+
+
+def finalize(model: Any) -> Any:
+    """After training with `hold_masks`: write zeros into the parameters and take the parametrizations off, in place.
+
+    Names are again those of the original, and exports hold exact zeros. Raises `PlanError` for a model without masks.
+    """
+    return _torch_only(model, "finalize")(model)
+
+
+def to_semi_structured(model: Any) -> Any:
+    """A copy whose linear layers hold torch's semi-structured tensors wherever their weights are 2:4, for NVIDIA GPUs.
+
+    The model must lie on a GPU of compute capability 8.0 or newer, in float16, bfloat16, int8 or float32, and the sizes
+    of a layer must be multiples of (32, 64) in half precision. Other layers stay as they are. The result computes the
+    same; it is made for inference, and can neither be trained nor saved by `graphprune.save`.
+
+    **Raises:** `TargetError` where torch sees no GPU, `NothingToPruneError` where no layer fits, with the reasons.
+    """
+    return _torch_only(model, "to_semi_structured")(model)
+
+
+def _torch_only(model: Any, verb: str) -> "Callable[..., Any]":
+    function: Callable[..., Any] | None = getattr(frontend_of(model), verb, None)
+    if function is None:
+        raise UnsupportedModelError(f"{verb} works on torch modules, not on a {type(model).__name__}")
+    return function
 
 
 def compile(
@@ -201,6 +293,7 @@ def compile(
     examine: bool = False,
     precision: str = "fp32",
     cuda_graph: bool = False,
+    sparse: "str | bool" = "auto",
 ) -> "Artifact":
     """Compile a model to an artifact for a target.
 
@@ -213,7 +306,8 @@ def compile(
     artifact is loaded, and shared by all processes that load the file; `examine`: count the instructions of the machine
     code, too, for `artifact.static_cost()`; `precision`: "fp16" and "bf16" store the weights in half of the bits;
     arithmetic, inputs and outputs stay as they are. On CUDA targets products are computed in it, and "tf32" is one
-    more; `cuda_graph=True` launches the kernels of a call together there.
+    more; `cuda_graph=True` launches the kernels of a call together there; `sparse="auto"` takes kernels that pass over
+    zeros for layers whose weights are mostly zero, where they promise, or were measured, to be faster; False never.
 
     **Returns:** an `Artifact`: call it with numpy, torch or DLPack tensors; `save(path)` writes one file;
     `profile(*inputs)` tells the time of every kernel. A `SlowKernelWarning` names operators that no schedule was
@@ -240,24 +334,26 @@ def compile(
         examine=examine,
         precision=precision,
         cuda_graph=cuda_graph,
+        sparse=sparse,
     )
 
 
 def save(slim: Any, path: "str | os.PathLike[str]") -> None:
-    """Write the weights and the plan of a pruned module to a .safetensors file (no pickle), whole or not at all.
+    """Write the weights of a pruned module and its plan (or masks) to a .safetensors file, whole or not at all.
+
+    No pickle is involved.
 
     A pruned ONNX model is written to an .onnx file, with its plan inside and its weights beside it where they are above
     2 GB or lay beside the origin.
 
     **Raises:** `PlanError` where the module was not made by graphprune.
     """
-    plan = plan_of(slim)
-    if plan is None:
+    if plan_of(slim) is None and masks_of(slim) is None:
         raise PlanError("this model was not made by graphprune; its plan is not known, so it could not be loaded again")
     frontend = frontend_of(slim)
     if not hasattr(frontend, "save_weights"):
         raise UnsupportedModelError("save works on modules; an ExportedProgram is saved with torch.export.save")
-    frontend.save_weights(slim, plan, path)
+    frontend.save_weights(slim, path)
 
 
 def load_weights(model: Any, path: "str | os.PathLike[str]") -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import VerifyError
+from .masks import Masks
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -52,7 +53,13 @@ class Verification:
 
 
 def compare(
-    frontend: ModuleType, original: Any, slim: Any, plan: "Plan", example_inputs: Any, thorough: bool, strict: bool
+    frontend: ModuleType,
+    original: Any,
+    slim: Any,
+    plan: "Plan | Masks",
+    example_inputs: Any,
+    thorough: bool,
+    strict: bool,
 ) -> Verification:
     """Run both programs; see `graphprune.verify`. With `strict`, outputs that no input moves are an error."""
     if not plan.kept:
@@ -68,10 +75,10 @@ def compare(
         # an error is small where it is small beside the outputs and beside what inputs do to them
         allowed = min(precision.tolerance, max(sensitivity / 100, 100 * precision.rounding))
         if not apart <= allowed:
+            first = "" if isinstance(plan, Masks) else frontend.first_difference(original, slim, plan, inputs)
             raise VerifyError(
                 f"the pruned program differs from the masked original by {apart:.2e} of the largest output "
-                f"({allowed:.0e} allowed in {precision.name}); first at "
-                f"{frontend.first_difference(original, slim, plan, inputs)}{_refitted(plan)}"
+                f"({allowed:.0e} allowed in {precision.name}){first and f'; first at {first}'}{_refitted(plan)}"
             )
         return apart
 
@@ -96,14 +103,14 @@ def compare(
     return result
 
 
-def _refitted(plan: "Plan") -> str:
+def _refitted(plan: "Plan | Masks") -> str:
     """Why a recovered model is not what this compares with."""
     if "recovery" not in plan.report:
         return ""
     return ". Its weights were refitted after pruning (recover=): what can be proved is plan.apply(original)"
 
 
-def _try_run(frontend: ModuleType, original: Any, resized: Any, plan: "Plan") -> list[NDArray[Any]] | None:
+def _try_run(frontend: ModuleType, original: Any, resized: Any, plan: "Plan | Masks") -> list[NDArray[Any]] | None:
     """The masked original at other sizes; None where it has no others, or does not run at these."""
     if resized is None:
         return None
@@ -116,7 +123,7 @@ def _try_run(frontend: ModuleType, original: Any, resized: Any, plan: "Plan") ->
 Run = Callable[[Any], list[NDArray[Any]]]
 
 
-def _runner(frontend: ModuleType, model: Any, inputs: Any, plan: "Plan | None") -> Run:
+def _runner(frontend: ModuleType, model: Any, inputs: Any, plan: "Plan | Masks | None") -> Run:
     """How a program is run, many times: frontends that prepare something for that have a `runner` of their own."""
     if hasattr(frontend, "runner"):
         run: Run = frontend.runner(model, inputs, plan)

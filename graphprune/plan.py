@@ -227,6 +227,10 @@ class Plan:
             raise FileFormatError(f"{os.fspath(path)}: {error}") from error
 
 
+UNTOUCHED = Plan({}, {}, {}, "")
+"""The plan that drops nothing: it makes plain copies."""
+
+
 def _indices(living: NDArray[np.bool_], name: str, axis: int) -> NDArray[np.int64]:
     if living.ndim == 1:
         return np.flatnonzero(living)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from ..analysis import Analysis
 from ..errors import GraphPruneError
 from ..frontends import frontend_of
+from ..masks import Masks
 from ..plan import Plan
 from ..policy import DEFAULT, Policy
 
@@ -15,7 +16,7 @@ from ..policy import DEFAULT, Policy
 class Program:
     """A model on its way through a pipeline.
 
-    `model` is what it is now, `origin` what the last plan was made for, `analysis` belongs to `origin`.
+    `model` is what it is now, `origin` what the last plan or masks were made for, `analysis` belongs to `origin`.
     `report` collects what passes have to say.
     """
 
@@ -24,6 +25,7 @@ class Program:
     origin: Any = None
     analysis: Analysis | None = None
     plan: Plan | None = None
+    masks: Masks | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
     def analysed(self, policy: Policy = DEFAULT) -> "Program":

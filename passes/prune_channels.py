@@ -73,4 +73,6 @@ class PruneChannels:
                 notes.append(f"{blame.size} channels stay: {problem}")
                 analysis = analysis.locked(blame, problem, "take sizes from tensors in forward()")
         note = "; ".join([*notes, *filter(None, [frontend.note_of(slim)])]) or None
-        return replace(program, model=slim, plan=plan, analysis=analysis).with_report(**plan.report, note=note)
+        return replace(program, model=slim, plan=plan, masks=None, analysis=analysis).with_report(
+            **plan.report, note=note
+        )

@@ -12,7 +12,10 @@ from .pipeline import Program
 
 @dataclass(frozen=True)
 class VerifyEquivalence:
-    """Compare with the program before the last plan; raises `VerifyError` where they differ."""
+    """Compare with the program before the last plan or masks; raises `VerifyError` where they differ.
+
+    Where the weights that stay were updated too, only the zeros can be checked.
+    """
 
     thorough: bool = False
     name: ClassVar[str] = "verify"
@@ -21,10 +24,16 @@ class VerifyEquivalence:
         """The same program with the measured error in its report."""
         if program.report.get("unchanged"):
             return program
-        if program.plan is None:
+        decision = program.masks or program.plan
+        if decision is None:
             raise PlanError("nothing to verify: no pass before this one made a plan")
+        if program.masks is not None and program.masks.updated:
+            sparse = program.analysed().analysis
+            assert sparse is not None
+            program.masks.check_zeros(sparse.weights)
+            return program
         frontend, inputs = frontend_of(program.origin), program.example_inputs
-        seen = compare(frontend, program.origin, program.model, program.plan, inputs, self.thorough, strict=False)
+        seen = compare(frontend, program.origin, program.model, decision, inputs, self.thorough, strict=False)
         if seen.says_little:
             warnings.warn(
                 "the outputs depend on no input (zero-initialised last layer?), so the verification says little",

@@ -20,6 +20,7 @@ from .checking import first_difference, inputs_of, other_sizes, outputs, runner
 from .inputs import HOW, candidates, describe, grown, normalise, opened, own_form, real_inputs, sizes_of
 from .read import analyse, prepare, read, shapes_of
 from .slim import slim_model
+from .sparse import MASKS, masks_of, with_masks
 from .tracing import Trace, first_name, trace
 
 __all__ = [
@@ -28,12 +29,14 @@ __all__ = [
     "example_inputs_of",
     "first_difference",
     "inputs_of",
+    "masks_of",
     "note_of",
     "other_sizes",
     "outputs",
     "plan_of",
     "runner",
     "save_weights",
+    "with_masks",
 ]
 
 PLAN = "graphprune.plan"
@@ -110,6 +113,7 @@ def apply(origin: Any, plan: Plan, example_inputs: Any = None, analysis: Analysi
     if problem is not None:
         raise _error(problem, analysis)
     slim.metadata_props[PLAN] = _packed(plan if earlier is None else earlier.then(plan))
+    slim.metadata_props.pop(MASKS, None)  # it tells the shapes before
     return files.give_back(slim, origin)
 
 
@@ -161,8 +165,8 @@ def example_inputs_of(origin: Any, example_inputs: Any) -> Any:
     return {name: np.zeros(spec["shape"], dtype=spec["dtype"]) for name, spec in plan.inputs["onnx"].items()}
 
 
-def save_weights(slim: Any, plan: Plan, path: Any) -> None:
-    """Write a model with its plan inside."""
+def save_weights(slim: Any, path: Any) -> None:
+    """Write a model with its plan and what it knows of its masks inside."""
     saving.save(slim, path)
 
 

@@ -1,19 +1,24 @@
 """The frontend for torch.export.ExportedProgram: unlift to a GraphModule, prune that, export it again."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import fx
 from torch.export import Dim, ExportedProgram
 
 from ...analysis import Analysis
+from ...masks import Masks
 from ...plan import Plan
 from ...policy import DEFAULT, Policy
 from ...reconstruction import Recovery
-from . import modules, run
+from . import masked, modules, run
+from .calibrate import Calibration
 from .copying import copied
 from .difference import first_difference as module_difference
 from .inputs import Inputs, normalise
+from .masked import masks_of
 from .modules import note_of, plan_of
 
 
@@ -61,6 +66,23 @@ def apply(
     result = torch.export.export(slim, inputs.args, inputs.kwargs, dynamic_shapes=_dynamic(program), strict=False)
     modules.attach_plan(result, program, plan)
     return result
+
+
+def with_masks(program: ExportedProgram, masks: Masks, weights: Mapping[str, NDArray[Any]]) -> ExportedProgram:
+    """An ExportedProgram with new weights where they are given, and zeros where the masks say so."""
+    sparse, inputs = masked.with_masks(_unlifted(program), masks, weights), _inputs(program, None)
+    result = torch.export.export(sparse, inputs.args, inputs.kwargs, dynamic_shapes=_dynamic(program), strict=False)
+    earlier = plan_of(program)
+    if earlier is not None:
+        setattr(result, modules.PLAN, earlier)
+    for one in filter(None, (masks_of(program), masks)):
+        masked.remember(result, one)
+    return result
+
+
+def calibration(program: ExportedProgram, example_inputs: Any, data: Any, criterion: str) -> Calibration:
+    """A copy that runs calibration batches; see the frontend for modules."""
+    return Calibration(_unlifted(program), _inputs(program, example_inputs), data, criterion)
 
 
 def _dynamic(program: ExportedProgram) -> Any:
@@ -118,4 +140,16 @@ def recover(
     return fresh, recovery
 
 
-__all__ = ["analyze", "apply", "first_difference", "inputs_of", "note_of", "outputs", "plan_of", "recover"]
+__all__ = [
+    "analyze",
+    "apply",
+    "calibration",
+    "first_difference",
+    "inputs_of",
+    "masks_of",
+    "note_of",
+    "outputs",
+    "plan_of",
+    "recover",
+    "with_masks",
+]

@@ -15,9 +15,11 @@ from ...plan import Plan
 from ...reconstruction import Recovery
 from ...shapes import Mismatch, changing_scopes, living, mismatches, shrinking
 from ...transfer import fitted
+from .calibrate import Calibration
 from .configs import NOTE, express, has_config
 from .difference import first_difference
 from .inputs import Inputs, normalise, own_form, rebuild
+from .masked import finalize, hold_masks, masks_of, sliced, with_masks
 from .norms import mend_norms
 from .parts import rewrite_parts, same_kind
 from .provenance import origins_of, set_attributes
@@ -26,6 +28,7 @@ from .record import record_partly
 from .recovery import recovered
 from .rewriting import graph_modules, rewrite
 from .run import inputs_of, outputs
+from .semi_structured import to_semi_structured
 from .slicing import shapes_of, slim_copy
 from .training import attach
 from .weights import load_weights, save_weights
@@ -33,20 +36,26 @@ from .weights import load_weights, save_weights
 __all__ = [
     "analyze",
     "apply",
+    "calibration",
     "attach",
     "example_inputs_of",
+    "finalize",
     "first_difference",
+    "hold_masks",
     "inputs_of",
     "last_plan_of",
     "load_weights",
+    "masks_of",
     "note_of",
     "outputs",
     "plan_of",
     "recover",
     "save_weights",
+    "to_semi_structured",
+    "with_masks",
 ]
 
-_PLAN = "_graphprune_plan"
+PLAN = "_graphprune_plan"
 _LAST = "_graphprune_last_plan"
 _NOTE = "_graphprune_note"
 
@@ -72,6 +81,7 @@ def apply(
     elif has_config(slim) and not express(slim, module, plan, analysis, inputs):
         setattr(slim, _NOTE, "; ".join(filter(None, [note_of(slim), NOTE])))
     attach_plan(slim, module, plan)
+    sliced(slim, module, plan)
     return slim
 
 
@@ -84,13 +94,13 @@ def _analysis_for(plan: Plan, module: torch.nn.Module, example_inputs: Any) -> A
 def attach_plan(slim: Any, origin: Any, plan: Plan) -> None:
     """Let a pruned program remember its plan, composed with the one that made its origin."""
     earlier = plan_of(origin)
-    setattr(slim, _PLAN, plan if earlier is None else earlier.then(plan))
+    setattr(slim, PLAN, plan if earlier is None else earlier.then(plan))
     setattr(slim, _LAST, plan)
 
 
 def plan_of(model: Any) -> Plan | None:
     """The plan that made a pruned model, from the model before its first pruning to now; None if it was not."""
-    return getattr(model, _PLAN, None)
+    return getattr(model, PLAN, None)
 
 
 def last_plan_of(model: Any) -> Plan | None:
@@ -107,7 +117,7 @@ def recover(
     """
     better, recovery = recovered(original, slim, plan, analysis, *rest)
     if better is not slim:
-        setattr(better, _PLAN, copy.deepcopy(plan_of(slim)))  # copies of graphs forget it
+        setattr(better, PLAN, copy.deepcopy(plan_of(slim)))  # copies of graphs forget it
         setattr(better, _NOTE, note_of(slim))
     return better, recovery
 
@@ -226,6 +236,14 @@ def _counterparts(blame: Labels, told: Analysis, analysis: Analysis) -> Labels:
     pairs = [(classes.ravel(), own[key].ravel()) for key, classes in told.leaf_classes.items() if key in own]
     found = [mine[np.isin(theirs, blame)] for theirs, mine in pairs if mine.size == theirs.size]
     return np.unique(np.concatenate(found)) if found else blame[:0]
+
+
+def calibration(module: torch.nn.Module, example_inputs: Any, data: Any, criterion: str) -> Calibration:
+    """A copy of a module that runs calibration batches."""
+    plan = plan_of(module)
+    known = example_inputs is None and plan is not None and plan.inputs
+    example = rebuild(plan.inputs) if known and plan else trace(module, example_inputs)[1]
+    return Calibration(module, example, data, criterion)
 
 
 def example_inputs_of(module: torch.nn.Module, example_inputs: Any) -> Any:

@@ -15,6 +15,7 @@ from ...graph import Graph
 from ...policy import DEFAULT, Policy
 from .collect import collect
 from .inputs import HOW, Inputs, candidates, describe, normalise
+from .masked import check_free
 from .norms import mark_norms
 from .record import record
 from .twins import stored_tensors
@@ -45,6 +46,7 @@ def refuse(module: torch.nn.Module) -> None:
         raise UnsupportedModelError(f"{kind} wraps a model: prune model.module, then wrap the result")
     if any(torch.nn.parameter.is_lazy(parameter) for parameter in module.parameters()):
         raise UnsupportedModelError(f"{kind} has lazy parameters without sizes: run it on one batch first")
+    check_free(module)
 
 
 @collector_paused()

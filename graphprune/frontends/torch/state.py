@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from ...errors import PlanError, UnsupportedModelError
-from ...plan import Plan
+from ...masks import Masks
+from ...plan import UNTOUCHED, Plan
 from .slicing import slim_tensor
 
 
@@ -29,8 +30,17 @@ def apply(state: dict[str, Any], plan: Plan, example_inputs: Any = None, analysi
     return result
 
 
+def with_masks(state: dict[str, Any], masks: Masks, weights: Any) -> dict[str, Any]:
+    """A state dict with zeros where the masks say so; tied tensors stay tied."""
+    result = apply(state, UNTOUCHED)
+    masks.check({name: tuple(tensor.shape) for name, tensor in result.items() if isinstance(tensor, torch.Tensor)})
+    for name, mask in masks.kept.items():
+        result[name].masked_fill_(~torch.from_numpy(mask).to(result[name].device), 0)
+    return result
+
+
 def _refuse(*_: Any, **__: Any) -> Any:
     raise UnsupportedModelError("a state dict has weights but no program: pass the module itself")
 
 
-analyze = outputs = inputs_of = plan_of = example_inputs_of = load_weights = _refuse
+analyze = outputs = inputs_of = plan_of = masks_of = example_inputs_of = load_weights = _refuse

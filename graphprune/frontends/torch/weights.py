@@ -9,21 +9,29 @@ from safetensors.torch import save_file
 
 from ...errors import FileFormatError, PlanError
 from ...files import atomic_path
-from ...plan import Plan
-from .slicing import canonical_names
+from ...masks import Masks, masked_names
+from ...plan import UNTOUCHED, Plan
+from .masked import check_free, masks_of, remember
+from .slicing import canonical_names, slim_copy
 from .twins import stored_tensors
 
-_KEY = "graphprune_plan"
+_KEY, _MASKS = "graphprune_plan", "graphprune_masks"
 
 
-def save_weights(slim: torch.nn.Module, plan: Plan, path: "str | os.PathLike[str]") -> None:
-    """Write every parameter and buffer under its first name; tied tensors once."""
+def save_weights(slim: torch.nn.Module, path: "str | os.PathLike[str]") -> None:
+    """Write every parameter and buffer under its first name, tied tensors once; what was pruned goes with them."""
+    from .modules import plan_of
+
+    check_free(slim)
+    plan, masks = plan_of(slim), masks_of(slim)
+    facts = {_KEY: plan.to_json()} if plan else {}
+    facts |= {_MASKS: masks.facts()} if masks else {}
     names, tensors = canonical_names(slim), {}
     for name, tensor, _ in stored_tensors(slim):
         if names[id(tensor)] == name:
             tensors[name] = tensor.detach().cpu().contiguous().clone()
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {_KEY: plan.to_json(), "format": "pt"})
+        save_file(tensors, temporary, {**facts, "format": "pt"})
 
 
 def load_weights(module: torch.nn.Module, path: "str | os.PathLike[str]") -> torch.nn.Module:
@@ -33,13 +41,13 @@ def load_weights(module: torch.nn.Module, path: "str | os.PathLike[str]") -> tor
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            if _KEY not in metadata:
+            if _KEY not in metadata and _MASKS not in metadata:
                 raise FileFormatError(f"{os.fspath(path)} holds no plan: write it with graphprune.save(slim, path)")
-            plan = Plan.from_json(metadata[_KEY])
+            plan = Plan.from_json(metadata[_KEY]) if _KEY in metadata else None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise FileFormatError(f"{os.fspath(path)} cannot be read, or is damaged: {error}. Save it again.") from error
-    slim = apply(module, plan)
+    slim = apply(module, plan) if plan else slim_copy(module, UNTOUCHED)
     names = canonical_names(slim)
     own = {name: tensor for name, tensor, _ in stored_tensors(slim) if names[id(tensor)] == name}
     _check_same(own, tensors, os.fspath(path))
@@ -49,6 +57,10 @@ def load_weights(module: torch.nn.Module, path: "str | os.PathLike[str]") -> tor
                 _materialise(slim, name, tensors[name])
             else:
                 tensor.copy_(tensors[name])
+    if _MASKS in metadata:
+        text = metadata[_MASKS]
+        zeros = {name: (tensors[name] != 0).numpy() for name in masked_names(text) if name in tensors}
+        remember(slim, Masks.of_facts(text, zeros))
     return slim
 
 
