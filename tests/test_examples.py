@@ -23,7 +23,10 @@ def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 3
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extending.md", "docs/architectures.md"])
+PAGES = ["README.md", "docs/architectures.md", "docs/criteria.md", "docs/extending.md", "docs/recovery.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_pages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks of a page run in order, in one namespace, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
