@@ -25,7 +25,7 @@ def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 3
 
 
-PAGES = "extending", "architectures", "training", "budgets"
+PAGES = "architectures", "budgets", "criteria", "extending", "recovery", "sparse", "training"
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in PAGES)])

@@ -3,6 +3,7 @@
 import copy
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,12 @@ from torch import nn
 
 import graphprune
 from calibration import batches, structured, tokens
+from graphprune.budget import Options
 from graphprune.errors import VerifyError
-from graphprune.frontends.torch import recovering
+from graphprune.frontends.torch import recovering, synthesis
+from graphprune.passes.pipeline import Program, run_passes
+from graphprune.passes.prune_channels import PruneChannels
+from graphprune.passes.recover import Recover
 from helpers import import_torchvision, randomise
 from networks import Net
 
@@ -195,8 +200,9 @@ def test_other_methods(method):
     assert not better.training and all(part.momentum == 0.1 for part in better.modules() if hasattr(part, "momentum"))
 
 
-def test_without_data():
+def test_without_data(monkeypatch):
     """Inputs that are made from batch-norm statistics do part of what real ones do."""
+    monkeypatch.setattr(synthesis, "STEPS", 40)
     model = randomise(Residual())
     with torch.no_grad():
         for part in model.modules():
@@ -213,15 +219,18 @@ def test_without_data():
 
 
 def test_it_is_the_stream_that_is_made_up_for(monkeypatch):
-    """Negative control of chains: without them residual networks recover less."""
-    model = randomise(Residual()).eval()
-    data, unseen = batches(4, 32, *IMAGES), structured(64, *IMAGES, seed=77)
-    better = pruned(model, data[0], 0.5, data=data, recover=True)
-    monkeypatch.setattr(
-        "graphprune.frontends.torch.recovery._METHODS", {"least_squares": recovering.Method(stream=False)}
-    )
-    layerwise = pruned(model, data[0], 0.5, data=data, recover=True)
-    assert apart(model, better, unseen) < apart(model, layerwise, unseen)
+    """What one branch has lost, the next one makes up for where both meet; layer by layer it could not."""
+    joined = lambda m, x: m.head((m.b(m.a(x).relu()) + m.c(x)).relu())  # noqa: E731
+    layers = {"a": nn.Linear(6, 24), "b": nn.Linear(24, 16), "c": nn.Linear(6, 16), "head": nn.Linear(16, 3)}
+    model = randomise(Net(joined, **layers))
+    data, unseen = batches(3, 80, 6), structured(100, 6, seed=77)
+    better = pruned(model, data[0], 0.4, keep=["c", "b.bias"], data=data, recover=True)
+    assert graphprune.plan_of(better).kept.keys() == {"a.weight", "a.bias", "b.weight"}
+    assert not torch.equal(better.c.weight, model.c.weight), "it lost nothing itself"
+    methods = {"least_squares": recovering.Method(stream=False)}
+    monkeypatch.setattr("graphprune.frontends.torch.recovery._METHODS", methods)
+    layerwise = pruned(model, data[0], 0.4, keep=["c", "b.bias"], data=data, recover=True)
+    assert apart(model, better, unseen) < 0.9 * apart(model, layerwise, unseen)
 
 
 def test_a_linear_layer_is_refitted_as_numpy_would(monkeypatch):
@@ -270,7 +279,9 @@ def test_language_models(kind):
         )
     model.eval()
     data, (unseen,) = list(tokens(9)), [list(tokens(10))[-1]]
-    keep = ["*embed*", "*wte*", "*wpe*"]  # streams stay, so that there is something to recover exactly
+    keep = (
+        ["*embed*"] if kind == "llama" else ["*wte*", "*wpe*"]
+    )  # streams stay, so that there is something to recover exactly
     plain, better = (pruned(model, data[0], 0.2, keep=keep, **more) for more in ({}, {"data": data, "recover": True}))
 
     def error(other: nn.Module) -> float:
@@ -317,6 +328,19 @@ def test_pruned_twice():
     assert graphprune.plan_of(second).apply(model).state_dict().keys() == second.state_dict().keys()
 
 
+def test_all_outputs_count():
+    """Heads of very different scales: both come closer."""
+    heads = lambda m, x: ((y := m.body(x).tanh()).sum(1), 1e-3 * m.one(y), 1e3 * m.two(y))  # noqa: E731
+    model = randomise(Net(heads, body=nn.Linear(6, 24), one=nn.Linear(24, 3), two=nn.Linear(24, 3)))
+    data, unseen = batches(3, 40, 6), structured(50, 6, seed=77)
+    plain, better = (pruned(model, data[0], **more) for more in ({}, {"data": data, "recover": True}))
+    with torch.no_grad():
+        expected, before, after = model(unseen), plain(unseen), better(unseen)
+    for place in (1, 2):
+        errors = [(found[place] - expected[place]).square().sum() for found in (after, before)]
+        assert errors[0] < 0.6 * errors[1]
+
+
 def test_few_samples():
     """Down to one image; a single row cannot be held out and fitted, and is left alone."""
     model, mlp = randomise(Residual()).eval(), randomise(NETS["mlp"][0]()).eval()
@@ -327,7 +351,8 @@ def test_few_samples():
     assert "recovery" not in graphprune.plan_of(slim).report, "nothing was won"
 
 
-def test_what_is_won_is_shown():
+def test_what_is_won_is_shown(monkeypatch):
+    monkeypatch.setattr(synthesis, "STEPS", 2)
     lines: list[str] = []
     model = randomise(Residual())
     pruned(model, torch.randn(1, *IMAGES), recover=True, criterion="l1", progress=lines.append)
@@ -335,27 +360,45 @@ def test_what_is_won_is_shown():
     assert "make inputs 1 of 3" in lines and any(line.startswith("refit layers 1 of") for line in lines)
 
 
-def test_resnet20(data_dir, monkeypatch):
-    """A third fewer multiplications without training: at most 3.5 points; from nothing: 20 points above plain."""
-    monkeypatch.syspath_prepend(str(data_dir))
-    from graphdata import cifar10, nchw
-    from resnet_cifar import resnet
+class Images:
+    """A trained network, test images with their labels, and some to calibrate with."""
 
-    model = resnet(20, str(data_dir / "cifar10_models" / "resnet20_cifar10.pt")).eval()
-    images, labels = cifar10("test_a")
-    images, labels = torch.from_numpy(nchw(images[:2000])), torch.from_numpy(labels[:2000])
-    data = torch.from_numpy(nchw(cifar10("train")[0][:1024])).split(128)
-    options = {"budget": "macs", "example_inputs": images[:1], "verify": False}
+    def __init__(self, folder: Path) -> None:
+        from graphdata import cifar10, nchw
+        from resnet_cifar import resnet
 
-    def right(slim: nn.Module) -> float:
+        self.model = resnet(20, str(folder / "cifar10_models" / "resnet20_cifar10.pt")).eval()
+        images, labels = cifar10("test_a")
+        self.images, self.labels = torch.from_numpy(nchw(images[:2000])), torch.from_numpy(labels[:2000])
+        self.data = list(torch.from_numpy(nchw(cifar10("train")[0][:512])).split(64))
+
+    def right(self, slim: nn.Module) -> float:
+        """Per cent."""
         with torch.no_grad():
-            return 100 * float(
-                (torch.cat([slim(part) for part in images.split(250)]).argmax(1) == labels).float().mean()
-            )
+            found = torch.cat([slim(part).argmax(1) for part in self.images.split(250)])
+        return 100 * float((found == self.labels).float().mean())
 
-    dense = right(model)
-    slim = graphprune.optimize(model, 1 / 3, criterion="reconstruction", data=list(data), recover=True, **options)
-    assert graphprune.plan_of(slim).report["macs"][1] * 3 <= graphprune.plan_of(slim).report["macs"][0] * 2
-    assert right(slim) >= dense - 3.5
-    plain = graphprune.optimize(model, 1 / 3, **options)
-    assert right(graphprune.optimize(model, 1 / 3, recover=True, **options)) >= right(plain) + 20
+
+@pytest.fixture
+def resnet20(data_dir, monkeypatch) -> Images:
+    monkeypatch.syspath_prepend(str(data_dir))
+    return Images(data_dir)
+
+
+def test_resnet20(resnet20):
+    """A third fewer multiplications without training: at most 3.5 points are lost."""
+    options = Options(1 / 3, "macs", "reconstruction")
+    steps = PruneChannels(options, data=resnet20.data[:2]), Recover(data=resnet20.data)
+    program = run_passes(Program(resnet20.model, resnet20.images[:1]), steps)
+    before, after = graphprune.plan_of(program.model).report["macs"]
+    assert after * 3 <= before * 2
+    assert resnet20.right(program.model) >= resnet20.right(resnet20.model) - 3.5
+
+
+@pytest.mark.slow
+def test_resnet20_without_data(resnet20):
+    """From batch-norm statistics alone: 20 points above the plain one."""
+    options = {"budget": "macs", "example_inputs": resnet20.images[:1], "verify": False}
+    plain = graphprune.optimize(resnet20.model, 1 / 3, **options)
+    better = graphprune.optimize(resnet20.model, 1 / 3, recover=True, **options)
+    assert resnet20.right(better) >= resnet20.right(plain) + 20

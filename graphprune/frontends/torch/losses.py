@@ -49,13 +49,20 @@ def loss_of(loss: Loss | None, outputs: Any, targets: Any, random: torch.Generat
 
 def first_output(outputs: Any) -> Tensor:
     """The first tensor of real numbers among the outputs; `logits` come first."""
+    return real_outputs(outputs)[0]
+
+
+def real_outputs(outputs: Any) -> list[Tensor]:
+    """All tensors of real numbers among the outputs; `logits` alone where there are such. Raises `DataError`."""
     logits = getattr(outputs, "logits", None)
     tree = logits if isinstance(logits, Tensor) else outputs
     tree = vars(tree) if not isinstance(tree, (Tensor, list, tuple, dict)) and hasattr(tree, "__dict__") else tree
-    for leaf in tree_leaves(tree):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return leaf
-    raise DataError("the model gives no tensor of real numbers: give loss=, a function of its outputs and the targets")
+    found = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not found:
+        raise DataError(
+            "the model gives no tensor of real numbers: give loss=, a function of its outputs and the targets"
+        )
+    return found
 
 
 def _drawn(output: Tensor, random: torch.Generator) -> Tensor:

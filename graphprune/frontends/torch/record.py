@@ -390,7 +390,7 @@ def _run_training(recorder: Recorder, twin: torch.nn.Module, arguments: Inputs) 
         del recorder.graph.nodes[nodes:], recorder.graph.outputs[outputs:]
     finally:
         twin.eval()
-        for leaf, number in uses.items():  # what inference reads once is still read once
+        for leaf, number in uses.items():  # what inference reads once is read once
             leaf.uses = number
 
 

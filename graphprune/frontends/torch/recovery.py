@@ -1,7 +1,9 @@
 """The frontend's verb `recover`: a pruned module whose weights make up for what is gone, without training."""
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from .batches import NO_BATCHES, Batch, batches_of, running, samples_of
 from .copying import copy_with
 from .follow import OTHER_WAY, moved
 from .inputs import Inputs, rebuild
-from .losses import first_output
+from .losses import real_outputs
 from .norm_statistics import reestimate
 from .read import analyze, trace
 from .recovering import Method, refit
@@ -59,13 +61,14 @@ def recovered(
     modes = [(part, part.training) for part in better.modules()]
     before = _error(original, slim, batches)
     if not math.isfinite(before):
-        raise DataError("recover=: outputs are not finite on data=, or the pruned model gives as many as it likes")
+        raise DataError("recover=: outputs are not finite on data=, or of other shapes after pruning")
     layers = []
     if method == "batch_norm":
         reestimate(better, batches)
     else:
         origin, told = _alike(original, slim, plan, analysis, example)
-        layers = _refitted(origin, better, plan, told, batches, method, progress)
+        with _followed(origin, method):
+            layers = refit(origin, better, plan, told, batches, _METHODS[method], progress)
     for part, mode in modes:
         part.training = mode
     after = _error(original, better, batches)
@@ -76,10 +79,11 @@ def recovered(
 _METHODS = {"least_squares": Method(), "bias": Method(weights=False)}
 
 
-def _refitted(origin: torch.nn.Module, better: torch.nn.Module, *rest: Any) -> list[Any]:
-    plan, told, batches, method, progress = rest
+@contextmanager
+def _followed(origin: torch.nn.Module, method: str) -> Iterator[None]:
+    """What goes wrong while runs are followed is an error of ours, with a way out."""
     try:
-        return refit(origin, better, plan, told, batches, _METHODS[method], progress)
+        yield
     except GraphPruneError:
         raise
     except Exception as error:
@@ -130,27 +134,29 @@ def _within_memory(data: Any, example: Inputs, analysis: Analysis, device: torch
 
 @torch.no_grad()
 def _error(original: torch.nn.Module, slim: torch.nn.Module, batches: list[Inputs]) -> float:
-    """The squared distance of the outputs from those of the original, relative to their energy."""
-    apart = energy = 0.0
+    """The squared distance of outputs from those of the original, relative to their energy; the mean over outputs."""
+    apart: dict[int, float] = defaultdict(float)
+    energy: dict[int, float] = defaultdict(float)
     wide, narrow = _evaluating(original), _evaluating(slim)
     for number, given in enumerate(batches):
         with running(number):
-            expected = _output(wide, given)
+            expected = _outputs(wide, given)
         try:
-            found = _output(narrow, given)
+            found = _outputs(narrow, given)
         except Exception as error:
             ran = f"the pruned model fails on batch {number} of data= ({error})"
             raise DataError(OTHER_WAY.format(ran=ran, expected="other operations")) from error
-        if expected.shape != found.shape:
+        if [item.shape for item in expected] != [item.shape for item in found]:
             return math.inf
-        apart += float((found - expected).square().sum())
-        energy += float(expected.square().sum())
-    return apart / max(energy, 1e-30)
+        for place, (left, right) in enumerate(zip(expected, found, strict=True)):
+            apart[place] += float((right - left).square().sum())
+            energy[place] += float(left.square().sum())
+    return sum(apart[place] / max(energy[place], 1e-30) for place in apart) / len(apart)
 
 
-def _output(module: torch.nn.Module, given: Inputs) -> torch.Tensor:
+def _outputs(module: torch.nn.Module, given: Inputs) -> list[torch.Tensor]:
     own = moved(given, device_of(module), copy=True)  # some models write into their inputs
-    return first_output(module(*own.args, **own.kwargs)).double()
+    return [output.double() for output in real_outputs(module(*own.args, **own.kwargs))]
 
 
 def _evaluating(module: torch.nn.Module) -> torch.nn.Module:
