@@ -104,13 +104,13 @@ def normalise(model: ir.Model, example_inputs: Any) -> Feeds:
         given = {names[0]: example_inputs} if len(names) == 1 else {}
     if set(given) != set(names):
         raise ExampleInputsError(f"example inputs {sorted(given)} do not match the inputs {names} of the model. {HOW}")
-    feeds = {name: _array(item) for name, item in given.items()}
+    feeds = {name: array_of(item) for name, item in given.items()}
     for value in inputs:
         _check(value, feeds[value.name or ""])
     return feeds
 
 
-def _array(item: Any) -> NDArray[Any]:
+def array_of(item: Any) -> NDArray[Any]:
     return np.asarray(item.detach().cpu().numpy() if hasattr(item, "detach") else item)
 
 

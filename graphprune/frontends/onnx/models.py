@@ -16,6 +16,7 @@ from ...policy import DEFAULT, Policy
 from ...shapes import Mismatch, living, mismatches
 from ...transfer import fitted
 from . import files, saving
+from .collect import collect
 from .checking import first_difference, inputs_of, other_sizes, outputs, runner
 from .inputs import HOW, candidates, describe, grown, normalise, opened, own_form, real_inputs, sizes_of
 from .read import analyse, prepare, read, shapes_of
@@ -48,7 +49,9 @@ def analyze(origin: Any, example_inputs: Any = None, policy: Policy = DEFAULT) -
     """Analyse a model. Raises `ExampleInputsError`, `FileFormatError` or `UnsupportedModelError`."""
     model = prepare(files.read(origin))
     found, inputs = _traced(model, example_inputs)
-    return analyse(found, inputs, policy)
+    analysis = analyse(found, inputs, policy)
+    analysis.collector = lambda *args: collect(model, analysis, *args)
+    return analysis
 
 
 def _traced(model: ir.Model, example_inputs: Any) -> tuple[Trace, dict[str, Any]]:

@@ -1,0 +1,73 @@
+"""Choose the rows of calibration data that a layer is fitted on, and those that its new weights are checked on."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .reconstruction import Moments, Numbers
+
+ROWS = 40
+"""Rows of calibration data per feature that a fit looks at, at most; beyond, they are chosen at random."""
+
+WIDEST = 6144
+"""Features of a layer above which weights are left alone, and only biases move: moments would not fit into memory."""
+
+Indices = NDArray[np.int64]
+
+
+class Rows(Protocol):
+    """One batch at one layer: `positions` rows, as many of each of its `samples`.
+
+    `features` and `targets` give some of the rows, each (groups, rows, ...): what the layer sees, and what it should
+    give.
+    """
+
+    @property
+    def positions(self) -> int:
+        """How many rows there are."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """How many samples they come from."""
+        ...
+
+    def features(self, rows: Indices) -> Numbers:
+        """(groups, rows, features)."""
+        ...
+
+    def targets(self, rows: Indices) -> Numbers:
+        """(groups, rows, channels)."""
+        ...
+
+
+def moments_of(batches: Sequence[Rows], shape: tuple[int, int, int]) -> tuple[Moments, Moments]:
+    """Moments to fit weights of a shape (groups, features, channels) on, and those of other samples to check them on.
+
+    Every fifth sample is held out; where there are only few, every fifth row.
+    """
+    seen, checked = (Moments.zero(*shape) for _ in range(2))
+    random = np.random.default_rng(0)
+    share = max(ROWS * shape[1], 8192) // len(batches) + 1
+    for number, batch in enumerate(batches):
+        rows = chosen(batch.positions, share, random)
+        held = _held_out(batch, rows, number, len(batches))
+        for moments, part in ((seen, rows[~held]), (checked, rows[held])):
+            if part.size:
+                moments.add(batch.features(part), batch.targets(part))
+    return seen, checked
+
+
+def chosen(total: int, share: int, random: np.random.Generator) -> Indices:
+    """As many of `total` positions as wanted, all of them where they are fewer."""
+    return random.permutation(total)[:share] if total > share else np.arange(total)
+
+
+def _held_out(batch: Rows, rows: Indices, number: int, batches: int) -> NDArray[np.bool_]:
+    if batch.samples > 1:
+        rows = rows // max(batch.positions // batch.samples, 1)
+    elif batches >= 5:
+        return np.full(rows.shape, number % 5 == 4)
+    return np.asarray((rows + number) % 5 == 4)
