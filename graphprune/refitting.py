@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import DataError
 from .reconstruction import Moments, Numbers
 
 ROWS = 40
@@ -43,20 +44,30 @@ class Rows(Protocol):
         ...
 
 
-def moments_of(batches: Sequence[Rows], shape: tuple[int, int, int]) -> tuple[Moments, Moments]:
+def moments_of(batches: Sequence[Rows], shape: tuple[int, ...]) -> tuple[Moments, Moments]:
     """Moments to fit weights of a shape (groups, features, channels) on, and those of other samples to check them on.
 
-    Every fifth sample is held out; where there are only few, every fifth row.
+    Every fifth sample is held out; where there are fewer than five, every fifth row. Raises `DataError` where too few rows
+    are left for that.
     """
-    seen, checked = (Moments.zero(*shape) for _ in range(2))
+    groups, features, channels = shape
+    seen, checked = (Moments.zero(groups, features, channels) for _ in range(2))
     random = np.random.default_rng(0)
-    share = max(ROWS * shape[1], 8192) // len(batches) + 1
-    for number, batch in enumerate(batches):
+    share = max(ROWS * features, 8192) // len(batches) + 1
+    many, first = sum(batch.samples for batch in batches) >= 5, 0
+    for batch in batches:
         rows = chosen(batch.positions, share, random)
-        held = _held_out(batch, rows, number, len(batches))
+        index = first + rows // max(batch.positions // batch.samples, 1) if many else rows
+        held = index % 5 == 4
         for moments, part in ((seen, rows[~held]), (checked, rows[held])):
             if part.size:
                 moments.add(batch.features(part), batch.targets(part))
+        first += batch.samples
+    if not seen.rows or not checked.rows:
+        raise DataError(
+            f"data= gives a layer only {seen.rows + checked.rows} rows to fit {features} features on, and a fifth of "
+            "them has to be held out: give more samples"
+        )
     return seen, checked
 
 
@@ -64,10 +75,3 @@ def chosen(total: int, share: int, random: np.random.Generator) -> Indices:
     """As many of `total` positions as wanted, all of them where they are fewer."""
     return random.permutation(total)[:share] if total > share else np.arange(total)
 
-
-def _held_out(batch: Rows, rows: Indices, number: int, batches: int) -> NDArray[np.bool_]:
-    if batch.samples > 1:
-        rows = rows // max(batch.positions // batch.samples, 1)
-    elif batches >= 5:
-        return np.full(rows.shape, number % 5 == 4)
-    return np.asarray((rows + number) % 5 == 4)

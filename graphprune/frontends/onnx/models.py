@@ -2,6 +2,7 @@
 
 import base64
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from ...collector import collector_paused
 from ...errors import ApplyError, ExampleInputsError, FileFormatError
 from ...plan import Plan
 from ...policy import DEFAULT, Policy
+from ...reconstruction import Recovery
 from ...shapes import Mismatch, living, mismatches
 from ...transfer import fitted
 from . import files, saving
@@ -20,6 +22,7 @@ from .collect import collect
 from .checking import first_difference, inputs_of, other_sizes, outputs, runner
 from .inputs import HOW, candidates, describe, grown, normalise, opened, own_form, real_inputs, sizes_of
 from .read import analyse, prepare, read, shapes_of
+from .recovery import recovered
 from .slim import slim_model
 from .tracing import Trace, first_name, trace
 
@@ -33,6 +36,7 @@ __all__ = [
     "other_sizes",
     "outputs",
     "plan_of",
+    "recover",
     "runner",
     "save_weights",
 ]
@@ -151,6 +155,27 @@ def plan_of(origin: Any) -> Plan | None:
 
 def _packed(plan: Plan) -> str:
     return base64.b85encode(zlib.compress(plan.to_json().encode(), 9)).decode()
+
+
+def recover(
+    origin: Any,
+    slim: Any,
+    plan: Plan,
+    analysis: Analysis,
+    data: Any,
+    method: str,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> tuple[Any, Recovery]:
+    """A model like `slim` with other weights, and what was won; `slim` itself where nothing was."""
+    model = files.read(slim)
+    better, recovery = recovered(files.read(origin), model, plan, analysis, data, method, progress)
+    if not better:
+        return slim, recovery
+    known = plan_of(model)
+    if known is not None:
+        known.report["recovery"] = recovery.as_json()
+        model.metadata_props[PLAN] = _packed(known)
+    return files.give_back(model, slim), recovery
 
 
 def example_inputs_of(origin: Any, example_inputs: Any) -> Any:

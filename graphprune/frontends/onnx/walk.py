@@ -17,7 +17,8 @@ from .batches import Batch
 from .read import captured
 from .run import session_of
 
-Values = dict[str, NDArray[Any]]
+Array = NDArray[Any]
+Values = dict[str, Array]
 Sessions = dict[tuple[tuple[str, ...], tuple[str, ...]], Any]
 
 
@@ -34,7 +35,7 @@ class Walk:
     def __init__(self, model: ir.Model, batches: Sequence[Batch], sessions: Sessions | None = None) -> None:
         self.model, self.batches, self.sessions = model, batches, sessions
         self.known: list[Values] = [dict(batch.feeds) for batch in batches]
-        self._values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
+        self._producers = {value.name or "": node for node in model.graph for value in node.outputs}
         self._place = {node: place for place, node in enumerate(model.graph)}
         self._readers: dict[str, set[ir.Node]] = {}
         for node in model.graph:
@@ -74,7 +75,7 @@ class Walk:
         found: set[ir.Node] = set()
         left = [name for name in names if name not in have]
         while left:
-            producer = self._values[left.pop()].producer()
+            producer = self._producers.get(left.pop())
             if producer is not None and producer not in found:
                 found.add(producer)
                 left += [name for name in _reads(producer) if name not in have]

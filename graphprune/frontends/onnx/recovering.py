@@ -1,0 +1,169 @@
+"""Recover accuracy without training: refit the layers of a pruned model, in order, to what the original computed.
+
+The original and the pruned model run over the calibration batches from one layer whose result counts to the next. There
+the weights are fitted by least squares to the original's result, on the inputs that the pruned model really has by then.
+Where a result is added to a stream, what the stream has already lost goes into the target, so that errors do not pile up.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from ...analysis import Analysis
+from ...chains import Chain, absorber_of, chains_of
+from ...contractions import matrix_of, weight_of
+from ...errors import DataError
+from ...graph import Node
+from ...plan import Plan
+from ...reconstruction import Matrix, Refit, fit
+from ...refitting import WIDEST, moments_of
+from ...shapes import Alive, living
+from .batches import Batch
+from .links import back_through, before, leads_back, other_of
+from .masked import dropping
+from .products import Product, contraction_in, data_of, nodes_of
+from .tracing import STANDARD
+from .walk import Array, Walk
+from .writing import numbers_of, write
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def refit(
+    original: ir.Model,
+    slim: ir.Model,
+    plan: Plan,
+    analysis: Analysis,
+    batches: Sequence[Batch],
+    weights: bool = True,
+    progress: Progress | None = None,
+) -> list[Refit]:
+    """Refit the layers of `slim`, in place. `analysis` and `plan` are those of `original`; without `weights` only biases move."""
+    task = _Task(original, slim, analysis, living(analysis, plan), batches)
+    done = []
+    for number, chain in enumerate(task.chains):
+        if progress is not None:
+            progress("refit layers", number, len(task.chains))
+        done.append(_refit_one(task, chain, weights))
+    return done
+
+
+class _Task:
+    """Both models on their way through the batches, and the chains that are to be refitted, in the order of their ends."""
+
+    def __init__(
+        self, original: ir.Model, slim: ir.Model, analysis: Analysis, alive: Alive, batches: Sequence[Batch]
+    ) -> None:
+        self.slim, self.alive = slim, alive
+        self.nodes, self.own = analysis.graph.nodes, nodes_of(slim)
+        self.layouts = analysis.layouts
+        self.wide, self.narrow = Walk(original, batches), Walk(slim, batches)
+        self.chains = _chains(self.nodes, self.own)
+
+    def products(self, chain: Chain) -> list[Product]:
+        """The contraction of a chain in the pruned model, batch by batch, with what it should give."""
+        end = self.nodes[chain.end].outputs[0]
+        links = [self.nodes[link] for link in chain.links]
+        goals = self.wide.at([end.name])
+        data, stream = data_of(chain.contraction), [other_of(chain, self.nodes)] if chain.meets else []
+        start = self.own[self.nodes[chain.start].name]
+        seen = self.narrow.at([data, *map(before, links), *stream], moving=[start])
+        products = []
+        for goal, values in zip(goals, seen, strict=True):
+            target = self._left(goal[end.name], end)
+            for name in stream:
+                target = target - values[name]
+            for link in reversed(links):
+                target = back_through(self.slim, self.own[link.name], values[before(link)], target)
+            products.append(Product.of(chain.contraction, start, values[data], target))
+        return products
+
+    def _left(self, target: Array, value: "object") -> Array:
+        """The positions that live of a value of the original."""
+        for places in dropping(self.layouts[value], target.shape, self.alive):
+            target = places.compress(target)
+        return target
+
+
+def _chains(nodes: Sequence[Node], own: Mapping[str, ir.Node]) -> list[Chain]:
+    """The chains of an analysis as far as they are operators of the pruned model."""
+    found = []
+    for chain in chains_of(nodes):
+        contraction = contraction_in(nodes[chain.start], own)
+        if contraction is None:
+            continue
+        whole = chain.meets and leads_back(chain, nodes, own)
+        found.append(replace(chain, contraction=contraction) if whole else Chain(contraction, chain.start, (), chain.start))
+    return sorted(found, key=lambda chain: chain.end)
+
+
+def _refit_one(task: _Task, chain: Chain, weights: bool) -> Refit:
+    contraction, node = chain.contraction, task.own[task.nodes[chain.start].name]
+    stored = numbers_of(node, 1)
+    start = matrix_of(contraction, stored).astype(np.float64)
+    solve = weights and start.shape[1] <= WIDEST
+    absorber = _absorber(task, chain)
+    bias = np.zeros((start.shape[0], start.shape[2]))
+    if absorber is not None and absorber.sign > 0:
+        bias = absorber.now(bias)
+    products = task.products(chain)
+    found = fit(*moments_of(products, start.shape), start, bias, absorber is not None, solve)
+    if found.better:
+        write(task.slim, node, 1, weight_of(contraction, found.weight, stored.shape))
+        if absorber is not None:
+            absorber.write(task.slim, found.bias)
+    return Refit(contraction.weight, found.before, found.after)
+
+
+@dataclass(frozen=True)
+class _Absorber:
+    """What takes up a constant: an input of a node; the sign with which it counts."""
+
+    node: ir.Node
+    place: int
+    sign: float
+
+    def now(self, like: Matrix) -> Matrix:
+        return numbers_of(self.node, self.place).astype(np.float64).reshape(like.shape)
+
+    def write(self, model: ir.Model, bias: Matrix) -> None:
+        numbers = numbers_of(self.node, self.place)
+        fresh = bias.reshape(numbers.shape)
+        write(model, self.node, self.place, fresh if self.sign > 0 else numbers - fresh)
+
+
+def _absorber(task: _Task, chain: Chain) -> _Absorber | None:
+    found = absorber_of(chain, task.nodes)
+    if found is None:
+        return None
+    reader, place = found
+    node = task.own.get(reader.name)
+    own = reader is chain.contraction.node
+    if node is None or not own and node.op_type != "BatchNormalization":
+        return None
+    return _Absorber(node, 2 if own else place, 1.0 if own else -1.0)
+
+
+def reestimate(model: ir.Model, batches: Sequence[Batch]) -> None:
+    """Replace the statistics of all batch norms by those of the batches, one after the other, in place.
+
+    Raises `DataError` where there is none.
+    """
+    norms = [node for node in model.graph if node.op_type == "BatchNormalization" and node.domain in STANDARD]
+    norms = [node for node in norms if all(numbers_of(node, place) is not None for place in (3, 4))]
+    if not norms:
+        raise DataError(
+            "recover='batch_norm': this model has no batch norm, exporters fold it into the layers before: "
+            "choose 'least_squares' or 'bias'"
+        )
+    walk = Walk(model, batches)
+    for node in norms:
+        name = node.inputs[0].name or ""  # type: ignore[union-attr]
+        rows = [np.moveaxis(values[name], 1, -1).reshape(-1, values[name].shape[1]) for values in walk.at([name])]
+        count = sum(len(part) for part in rows)
+        mean = sum(part.sum(axis=0, dtype=np.float64) for part in rows) / count
+        variance = sum(np.square(part - mean).sum(axis=0) for part in rows) / count
+        write(model, node, 3, mean)
+        write(model, node, 4, variance)
