@@ -139,7 +139,7 @@ class _Collector:
                 result.products[name] = Products(weight, second / count, contraction.input_axis)
         if self.tried:
             own = [contraction for contraction in self.contractions if contraction.weight in result.products]
-            result.trial = Trial(self.model, own, self.tensors, self.tried)
+            result.trial = Trial(self.model, own, self.tried)
         return result
 
 

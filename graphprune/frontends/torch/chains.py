@@ -18,7 +18,7 @@ def inverse(node: Node, call: Call, given: torch.Tensor, target: torch.Tensor) -
     How the operation computes is asked of it: an affine one by what it makes of zeros and ones, a moving one by where
     it takes numbered places. Where an affine one multiplies by nothing, its input stays as it is.
     """
-    if node.op in MOVING:
+    if node.op in MOVING and node.attrs.get("value") is None:  # else it is multiplied by a number
         places = torch.arange(given.numel(), device=given.device).reshape(given.shape)
         order = call(places).reshape(-1)
         back = torch.empty_like(given).reshape(-1)
