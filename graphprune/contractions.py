@@ -89,7 +89,7 @@ def matrix_of(contraction: Contraction, weight: Array) -> Array:
     if contraction.transposed:
         split = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
         return np.moveaxis(_flipped(split), 2, -1).reshape(groups, -1, weight.shape[1])
-    return weight.reshape(groups, weight.shape[0] // groups, -1).transpose(0, 2, 1)
+    return np.asarray(weight.reshape(groups, weight.shape[0] // groups, -1).transpose(0, 2, 1))
 
 
 def weight_of(contraction: Contraction, matrix: Array, shape: tuple[int, ...]) -> Array:
@@ -101,7 +101,7 @@ def weight_of(contraction: Contraction, matrix: Array, shape: tuple[int, ...]) -
         weight = _flipped(np.moveaxis(split, -1, 2))
     else:
         weight = matrix.transpose(0, 2, 1)
-    return weight.reshape(shape)
+    return np.asarray(weight.reshape(shape))
 
 
 def _flipped(split: Array) -> Array:

@@ -1,13 +1,14 @@
 """Choose the rows of calibration data that a layer is fitted on, and those that its new weights are checked on."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError
-from .reconstruction import Moments, Numbers
+from .reconstruction import Matrix, Moments, Numbers
 
 ROWS = 40
 """Rows of calibration data per feature that a fit looks at, at most; beyond, they are chosen at random."""
@@ -44,11 +45,37 @@ class Rows(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Residuals:
+    """Rows without features, whose targets are what some weights leave over: all that a bias has to know."""
+
+    of: Rows
+    weight: Matrix
+
+    @property
+    def positions(self) -> int:
+        """How many rows there are."""
+        return self.of.positions
+
+    @property
+    def samples(self) -> int:
+        """How many samples they come from."""
+        return self.of.samples
+
+    def features(self, rows: Indices) -> Numbers:
+        """(groups, rows, 0)."""
+        return np.zeros((len(self.weight), rows.size, 0))
+
+    def targets(self, rows: Indices) -> Numbers:
+        """(groups, rows, channels)."""
+        return np.asarray(self.of.targets(rows) - self.of.features(rows) @ self.weight)
+
+
 def moments_of(batches: Sequence[Rows], shape: tuple[int, ...]) -> tuple[Moments, Moments]:
     """Moments to fit weights of a shape (groups, features, channels) on, and those of other samples to check them on.
 
-    Every fifth sample is held out; where there are fewer than five, every fifth row. Raises `DataError` where too few rows
-    are left for that.
+    Every fifth sample is held out; where there are fewer than five, every fifth row. Raises `DataError` where there
+    are too few rows for that.
     """
     groups, features, channels = shape
     seen, checked = (Moments.zero(groups, features, channels) for _ in range(2))
@@ -74,4 +101,3 @@ def moments_of(batches: Sequence[Rows], shape: tuple[int, ...]) -> tuple[Moments
 def chosen(total: int, share: int, random: np.random.Generator) -> Indices:
     """As many of `total` positions as wanted, all of them where they are fewer."""
     return random.permutation(total)[:share] if total > share else np.arange(total)
-

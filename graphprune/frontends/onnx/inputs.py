@@ -111,7 +111,10 @@ def normalise(model: ir.Model, example_inputs: Any) -> Feeds:
 
 
 def array_of(item: Any) -> NDArray[Any]:
-    return np.asarray(item.detach().cpu().numpy() if hasattr(item, "detach") else item)
+    """An array of what is one, a tensor of torch, or anything that speaks DLPack."""
+    if hasattr(item, "detach"):
+        return np.asarray(item.detach().cpu().numpy())
+    return np.from_dlpack(item) if hasattr(item, "__dlpack__") and not hasattr(item, "__array__") else np.asarray(item)
 
 
 def _check(value: ir.Value, array: NDArray[Any]) -> None:

@@ -58,7 +58,7 @@ def back_through(model: ir.Model, node: ir.Node, given: Array, target: Array) ->
     if node.op_type == "Transpose":
         order = node.attributes.get("perm")
         axes = order.as_ints() if order is not None else range(target.ndim)[::-1]
-        return target.transpose(np.argsort(list(axes)))
+        return np.transpose(target, np.argsort(list(axes)))
     if node.op_type in _SHAPING:
         return target.reshape(given.shape)
     name, result = node.inputs[0], node.outputs[0].name or ""

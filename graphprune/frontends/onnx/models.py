@@ -18,8 +18,8 @@ from ...reconstruction import Recovery
 from ...shapes import Mismatch, living, mismatches
 from ...transfer import fitted
 from . import files, saving
-from .collect import collect
 from .checking import first_difference, inputs_of, other_sizes, outputs, runner
+from .collect import collect
 from .inputs import HOW, candidates, describe, grown, normalise, opened, own_form, real_inputs, sizes_of
 from .read import analyse, prepare, read, shapes_of
 from .recovery import recovered

@@ -28,10 +28,15 @@ def contraction_in(node: Node, nodes: Mapping[str, ir.Node]) -> Contraction | No
         return None
     if own.op_type == "Gemm" and (_number(own, "alpha") != 1 or _number(own, "beta") != 1 or _number(own, "transA", 0)):
         return None
-    data = data_of(found)
-    if own.inputs[0] is None or own.inputs[0].name != data:
+    if own.inputs[0] is None or own.inputs[0].name != data_of(found) or not _is_vector(found):
         return None
     return replace(found, groups=int(_number(own, "group"))) if found.is_convolution else found
+
+
+def _is_vector(contraction: Contraction) -> bool:
+    """Whether the bias, where there is one, is one number per channel: that of a Gemm may be a matrix."""
+    bias = next((value for value in contraction.node.inputs if value and value.name == contraction.bias), None)
+    return bias is None or prod(bias.shape) == bias.shape[-1]
 
 
 def nodes_of(model: ir.Model) -> dict[str, ir.Node]:
@@ -85,19 +90,30 @@ class Product:
         """How many samples they come from."""
         return max(len(self.x), 1)
 
+    @property
+    def fits(self) -> bool:
+        """Whether the target has a row for every one of the input."""
+        place = -1 if self.windows is None else 1
+        return self.target is not None and self.target.size == self.positions * self.target.shape[place]
+
     def features(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(groups, rows, features per group) of the input."""
         if self.windows is None:
-            return self.x.reshape(-1, self.x.shape[-1])[rows][None].astype(np.float32)
+            return np.asarray(self.x.reshape(-1, self.x.shape[-1])[rows][None], dtype=np.float32)
         patches = self.windows.patches(self.x, rows)
-        return patches.reshape(rows.size, self.contraction.groups, -1).transpose(1, 0, 2).astype(np.float32)
+        return _by_group(patches, self.contraction.groups)
 
     def targets(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(groups, rows, channels per group) of what should come out."""
         assert self.target is not None
         channels = -1 if self.windows is None else 1
         flat = np.moveaxis(self.target, channels, -1).reshape(-1, self.target.shape[channels])[rows]
-        return flat.reshape(rows.size, self.contraction.groups, -1).transpose(1, 0, 2).astype(np.float32)
+        return _by_group(flat, self.contraction.groups)
+
+
+def _by_group(rows: Array, groups: int) -> NDArray[np.float32]:
+    """(rows, channels...) as (groups, rows, channels of a group)."""
+    return np.asarray(rows.reshape(len(rows), groups, -1).transpose(1, 0, 2), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -138,26 +154,28 @@ class Windows:
 
     def patches(self, x: Array, rows: NDArray[np.int64]) -> Array:
         """(rows, channels, kernel...) of the windows at some positions."""
-        counts = self.counts(x)
-        low, high = (tuple(max(pair[side], 0) for pair in self.padding) for side in (0, 1))
-        wide = [(size - 1) * spread + 1 for size, spread in zip(x.shape[2:], self.spread, strict=True)]
-        padded = np.zeros(
-            [*x.shape[:2], *(size + a + b for size, a, b in zip(wide, low, high, strict=True))], dtype=x.dtype
-        )
-        inside = (slice(a, a + size, step) for a, size, step in zip(low, wide, self.spread, strict=True))
-        padded[(..., *inside)] = x
-        kept = (slice(max(-a, 0), size - max(-b, 0)) for (a, b), size in zip(self.padding, padded.shape[2:], strict=True))
         axes = tuple(range(2, x.ndim))
         reach = [step * (size - 1) + 1 for step, size in zip(self.dilation, self.kernel, strict=True)]
-        seen = np.lib.stride_tricks.sliding_window_view(padded[(..., *kept)], reach, axes)
-        strided = (slice(None), slice(None), *(slice(None, None, step) for step in self.stride))
-        seen = seen[(*strided, *(slice(None, None, step) for step in self.dilation))]
-        return np.moveaxis(seen, 1, len(axes) + 1)[np.unravel_index(rows, [len(x), *counts])]
+        seen = np.lib.stride_tricks.sliding_window_view(self._padded(x), reach, axes)
+        every = [slice(None, None, step) for step in (1, 1, *self.stride, *self.dilation)]
+        seen = np.moveaxis(seen[tuple(every)], 1, len(axes) + 1)
+        return np.asarray(seen[np.unravel_index(rows, [len(x), *self.counts(x)])])
+
+    def _padded(self, x: Array) -> Array:
+        """The input spread out, with zeros around it; padding below zero cuts off."""
+        wide = [(size - 1) * spread + 1 for size, spread in zip(x.shape[2:], self.spread, strict=True)]
+        around = [(max(low, 0), max(high, 0)) for low, high in self.padding]
+        sizes = [size + low + high for size, (low, high) in zip(wide, around, strict=True)]
+        padded = np.zeros([*x.shape[:2], *sizes], dtype=x.dtype)
+        inside = [slice(low, low + size, step) for (low, _), size, step in zip(around, wide, self.spread, strict=True)]
+        padded[(slice(None), slice(None), *inside)] = x
+        cuts = [
+            slice(max(-low, 0), size - max(-high, 0)) for (low, high), size in zip(self.padding, sizes, strict=True)
+        ]
+        return padded[(slice(None), slice(None), *cuts)]
 
 
-def _forward(
-    node: ir.Node, sizes: tuple[int, ...], strides: list[int], reach: list[int]
-) -> list[tuple[int, int]]:
+def _forward(node: ir.Node, sizes: tuple[int, ...], strides: list[int], reach: list[int]) -> list[tuple[int, int]]:
     """Padding of a convolution."""
     auto, dims = _auto(node), len(sizes)
     pads = _numbers(node, "pads", [0] * 2 * dims)

@@ -115,7 +115,9 @@ class Reader:
 
     def _translate(self, call: Call) -> Any:
         node = call.node
-        if captured(node) or any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in _plain(node)):
+        if captured(node) or any(
+            attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in _plain(node)
+        ):
             raise Unsupported(f"{call.name} runs a graph of its own", "take channels out of control flow")
         translation = TRANSLATIONS.get(("" if node.domain in STANDARD else node.domain, node.op_type))
         if translation is None:

@@ -14,17 +14,15 @@ import onnx_ir as ir
 from ...analysis import Analysis
 from ...chains import Chain, absorber_of, chains_of
 from ...contractions import matrix_of, weight_of
-from ...errors import DataError
-from ...graph import Node
+from ...graph import Node, Value
 from ...plan import Plan
 from ...reconstruction import Matrix, Refit, fit
-from ...refitting import WIDEST, moments_of
+from ...refitting import WIDEST, Residuals, Rows, moments_of
 from ...shapes import Alive, living
 from .batches import Batch
 from .links import back_through, before, leads_back, other_of
 from .masked import dropping
 from .products import Product, contraction_in, data_of, nodes_of
-from .tracing import STANDARD
 from .walk import Array, Walk
 from .writing import numbers_of, write
 
@@ -63,7 +61,10 @@ class _Task:
         self.chains = _chains(self.nodes, self.own)
 
     def products(self, chain: Chain) -> list[Product]:
-        """The contraction of a chain in the pruned model, batch by batch, with what it should give."""
+        """The contraction of a chain in the pruned model, batch by batch, with what it should give.
+
+        Nothing where sizes are such that this is not known.
+        """
         end = self.nodes[chain.end].outputs[0]
         links = [self.nodes[link] for link in chain.links]
         goals = self.wide.at([end.name])
@@ -73,16 +74,20 @@ class _Task:
         products = []
         for goal, values in zip(goals, seen, strict=True):
             target = self._left(goal[end.name], end)
+            if target is None or any(values[name].shape != target.shape for name in stream):
+                return []
             for name in stream:
                 target = target - values[name]
             for link in reversed(links):
                 target = back_through(self.slim, self.own[link.name], values[before(link)], target)
             products.append(Product.of(chain.contraction, start, values[data], target))
-        return products
+        return products if all(product.fits for product in products) else []
 
-    def _left(self, target: Array, value: "object") -> Array:
-        """The positions that live of a value of the original."""
+    def _left(self, target: Array, value: Value) -> Array | None:
+        """The positions that live of a value of the original; None where they depend on the size of the batch."""
         for places in dropping(self.layouts[value], target.shape, self.alive):
+            if places.kept.shape != tuple(target.shape[axis] for axis in places.axes):
+                return None
             target = places.compress(target)
         return target
 
@@ -95,25 +100,31 @@ def _chains(nodes: Sequence[Node], own: Mapping[str, ir.Node]) -> list[Chain]:
         if contraction is None:
             continue
         whole = chain.meets and leads_back(chain, nodes, own)
-        found.append(replace(chain, contraction=contraction) if whole else Chain(contraction, chain.start, (), chain.start))
+        found.append(
+            replace(chain, contraction=contraction) if whole else Chain(contraction, chain.start, (), chain.start)
+        )
     return sorted(found, key=lambda chain: chain.end)
 
 
 def _refit_one(task: _Task, chain: Chain, weights: bool) -> Refit:
     contraction, node = chain.contraction, task.own[task.nodes[chain.start].name]
-    stored = numbers_of(node, 1)
+    stored, products = numbers_of(node, 1), task.products(chain)
+    if not products or stored is None:
+        return Refit(contraction.weight, 1.0, 1.0, "left as it is: its sizes do not follow the batch")
     start = matrix_of(contraction, stored).astype(np.float64)
-    solve = weights and start.shape[1] <= WIDEST
     absorber = _absorber(task, chain)
     bias = np.zeros((start.shape[0], start.shape[2]))
     if absorber is not None and absorber.sign > 0:
         bias = absorber.now(bias)
-    products = task.products(chain)
-    found = fit(*moments_of(products, start.shape), start, bias, absorber is not None, solve)
-    if found.better:
+    rows: Sequence[Rows] = products
+    solve = weights and start.shape[1] <= WIDEST
+    if not solve:
+        rows, start = [Residuals(product, start) for product in products], start[:, :0]
+    found = fit(*moments_of(rows, start.shape), start, bias, absorber is not None, solve)
+    if found.better and solve:
         write(task.slim, node, 1, weight_of(contraction, found.weight, stored.shape))
-        if absorber is not None:
-            absorber.write(task.slim, found.bias)
+    if found.better and absorber is not None:
+        absorber.write(task.slim, found.bias)
     return Refit(contraction.weight, found.before, found.after)
 
 
@@ -126,12 +137,18 @@ class _Absorber:
     sign: float
 
     def now(self, like: Matrix) -> Matrix:
-        return numbers_of(self.node, self.place).astype(np.float64).reshape(like.shape)
+        return _stored(self.node, self.place).astype(np.float64).reshape(like.shape)
 
     def write(self, model: ir.Model, bias: Matrix) -> None:
-        numbers = numbers_of(self.node, self.place)
+        numbers = _stored(self.node, self.place)
         fresh = bias.reshape(numbers.shape)
         write(model, self.node, self.place, fresh if self.sign > 0 else numbers - fresh)
+
+
+def _stored(node: ir.Node, place: int) -> Array:
+    numbers = numbers_of(node, place)
+    assert numbers is not None
+    return numbers
 
 
 def _absorber(task: _Task, chain: Chain) -> _Absorber | None:
@@ -144,26 +161,3 @@ def _absorber(task: _Task, chain: Chain) -> _Absorber | None:
     if node is None or not own and node.op_type != "BatchNormalization":
         return None
     return _Absorber(node, 2 if own else place, 1.0 if own else -1.0)
-
-
-def reestimate(model: ir.Model, batches: Sequence[Batch]) -> None:
-    """Replace the statistics of all batch norms by those of the batches, one after the other, in place.
-
-    Raises `DataError` where there is none.
-    """
-    norms = [node for node in model.graph if node.op_type == "BatchNormalization" and node.domain in STANDARD]
-    norms = [node for node in norms if all(numbers_of(node, place) is not None for place in (3, 4))]
-    if not norms:
-        raise DataError(
-            "recover='batch_norm': this model has no batch norm, exporters fold it into the layers before: "
-            "choose 'least_squares' or 'bias'"
-        )
-    walk = Walk(model, batches)
-    for node in norms:
-        name = node.inputs[0].name or ""  # type: ignore[union-attr]
-        rows = [np.moveaxis(values[name], 1, -1).reshape(-1, values[name].shape[1]) for values in walk.at([name])]
-        count = sum(len(part) for part in rows)
-        mean = sum(part.sum(axis=0, dtype=np.float64) for part in rows) / count
-        variance = sum(np.square(part - mean).sum(axis=0) for part in rows) / count
-        write(model, node, 3, mean)
-        write(model, node, 4, variance)

@@ -10,7 +10,8 @@ from ...errors import DataError, OptionError
 from ...plan import Plan
 from ...reconstruction import METHODS, Recovery
 from .batches import Batch, batches_of, fixed_size, some_of
-from .recovering import reestimate, refit
+from .norm_statistics import reestimate
+from .recovering import refit
 from .trial import apart, outputs_of
 
 MEMORY = 2 * 1024**3

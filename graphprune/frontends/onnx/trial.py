@@ -62,7 +62,9 @@ class Trial:
 def real_outputs(model: ir.Model) -> list[str]:
     """The names of the outputs that hold real numbers; all of them where none does."""
     names = [value.name or "" for value in model.graph.outputs]
-    real = [value.name or "" for value in model.graph.outputs if value.dtype is not None and value.dtype.is_floating_point()]
+    real = [
+        value.name or "" for value in model.graph.outputs if value.dtype is not None and value.dtype.is_floating_point()
+    ]
     return real or names
 
 
@@ -82,7 +84,9 @@ def apart(expected: Outputs, found: Outputs) -> float:
     for before, after in zip(zip(*expected, strict=True), zip(*found, strict=True), strict=True):
         if any(old.shape != new.shape for old, new in zip(before, after, strict=True)):
             return 1.0
-        pairs = [(np.asarray(old, np.float64), np.asarray(new, np.float64)) for old, new in zip(before, after, strict=True)]
+        pairs = [
+            (np.asarray(old, np.float64), np.asarray(new, np.float64)) for old, new in zip(before, after, strict=True)
+        ]
         energy = sum(float(np.square(old).sum()) for old, _ in pairs)
         errors.append(sum(float(np.square(new - old).sum()) for old, new in pairs) / max(energy, 1e-30))
     return float(np.mean(errors))

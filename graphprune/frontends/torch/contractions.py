@@ -19,6 +19,7 @@ Tensor = torch.Tensor
 
 __all__ = ["Contraction", "Product", "Windows", "contraction_of", "matrix_of", "weight_of"]
 
+
 @dataclass(frozen=True, eq=False)
 class Product:
     """One call of a contraction, with its tensors: rows of its input and of its output can be taken from it."""
