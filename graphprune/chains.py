@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from .contractions import Contraction, contraction_of
 from .graph import Node, Value
 
-AFFINE = ("batch_norm", "mul", "div", "add", "sub")
-MOVING = ("identity", "permute", "reshape", "roll", "flip")
+AFFINE = ("identity", "batch_norm", "mul", "div", "add", "sub")  # "identity" also multiplies by numbers
+MOVING = ("permute", "reshape", "roll", "flip")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +43,14 @@ def chains_of(nodes: Sequence[Node]) -> list[Chain]:
             chain = _chain(nodes, readers, contraction, position)
             earlier = chains.get(chain.end)
             if earlier is not None and chain.meets:
-                chains[earlier.start] = Chain(earlier.contraction, earlier.start, (), earlier.start)
+                chains[earlier.start] = alone(earlier)
             chains[chain.end] = chain
     return [chains[end] for end in sorted(chains)]
+
+
+def alone(chain: Chain) -> Chain:
+    """The same contraction, compared where its own result stands."""
+    return Chain(chain.contraction, chain.start, (), chain.start)
 
 
 def _chain(nodes: Sequence[Node], readers: dict[Value, int], contraction: Contraction, start: int) -> Chain:
@@ -66,27 +72,21 @@ def _meets(node: Node, value: Value) -> bool:
     """A sum with another computed value of the same shape."""
     others = [other for other in node.inputs if other is not value and other is not None]
     computed = len(node.inputs) == 2 and len(others) == 1 and not others[0].is_leaf
-    return node.op == "add" and computed and others[0].shape == value.shape
+    plain = node.op == "add" and not node.attrs.get("scaled")
+    return plain and computed and others[0].shape == value.shape
 
 
 def _goes_on(node: Node, value: Value) -> bool:
     """An invertible operation on this value and stored tensors alone."""
     rest = [other for other in node.inputs if other is not value and other is not None]
     if node.op in MOVING:
-        return node.inputs[0] is value and not rest and _size(node.outputs[0]) == _size(value)
+        return node.inputs[0] is value and not rest and prod(node.outputs[0].shape) == prod(value.shape)
     return (
         node.op in AFFINE
-        and node.inputs[0] is value
+        and (node.inputs[0] is value or node.op in ("mul", "add", "sub"))
         and all(other.is_leaf for other in rest)
         and node.outputs[0].shape == value.shape
     )
-
-
-def _size(value: Value) -> int:
-    size = 1
-    for length in value.shape:
-        size *= length
-    return size
 
 
 def absorber_of(chain: Chain, nodes: Sequence[Node]) -> tuple[Node, int] | None:

@@ -62,19 +62,41 @@ class Contraction:
 
 def contraction_of(node: Node) -> Contraction | None:
     """How a node contracts its input with a weight of its own; None for other nodes."""
-    if node.op not in OPERANDS or not node.measured:
+    if not is_product(node) or refusal_of(node):
         return None
-    data, weight = (_input(node, place) for place in OPERANDS[node.op])
-    if data is None or weight is None or data.is_leaf or not weight.is_leaf or weight.uses != 1:
-        return None
-    if len(weight.shape) < 2 or node.op in ("matmul", "addmm") and len(weight.shape) != 2:
-        return None
+    weight = _input(node, OPERANDS[node.op][1])
     bias = _input(node, 0 if node.op == "addmm" else 2)
-    if bias is not None and not (bias.is_leaf and bias.uses == 1):
-        return None
-    named = None if bias is None else bias.name
+    assert weight is not None
     groups, transposed = int(node.attrs.get("groups", 1)), bool(node.attrs.get("transposed"))
-    return Contraction(node, weight.name, named, groups, transposed)
+    return Contraction(node, weight.name, None if bias is None else bias.name, groups, transposed)
+
+
+def is_product(node: Node) -> bool:
+    """Whether a node multiplies what is computed with a stored weight."""
+    if node.op not in OPERANDS or not node.measured:
+        return False
+    data, weight = (_input(node, place) for place in OPERANDS[node.op])
+    return data is not None and weight is not None and not data.is_leaf and weight.is_leaf
+
+
+def refusal_of(node: Node) -> str:
+    """Why the weight of a product is not one that can be looked at and moved alone; empty where it is."""
+    weight = _input(node, OPERANDS[node.op][1])
+    bias = _input(node, 0 if node.op == "addmm" else 2)
+    assert weight is not None
+    if weight.uses != 1:
+        return f"its weight is used {weight.uses} times"
+    if weight.kind != "parameter":
+        return "its weight is not a parameter"
+    if len(weight.shape) < 2 or node.op in ("matmul", "addmm") and len(weight.shape) != 2:
+        return "it is no product with a matrix"
+    if node.attrs.get("scaled"):
+        return "its result is scaled"
+    if bias is not None and not (bias.is_leaf and bias.kind == "parameter"):
+        return "its bias is not a parameter"
+    if bias is not None and bias.uses != 1:
+        return f"its bias is used {bias.uses} times"
+    return ""
 
 
 def _input(node: Node, place: int) -> Value | None:

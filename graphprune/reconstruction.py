@@ -24,11 +24,14 @@ METHODS = ("least_squares", "bias", "batch_norm")
 
 
 class Refit(NamedTuple):
-    """What became of one layer: its error on samples that it was not fitted on, relative to the targets' variance."""
+    """What became of one layer: its error on samples that it was not fitted on, relative to the targets' variance.
+
+    For layers that are left as they are there are no errors, and `note` says why.
+    """
 
     name: str
-    before: float
-    after: float
+    before: float | None
+    after: float | None
     note: str = ""
 
 

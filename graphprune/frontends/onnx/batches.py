@@ -1,4 +1,4 @@
-"""Calibration data for ONNX models: any iterable of batches, checked, and cut to the batch size that a model insists on."""
+"""Calibration data for ONNX models: any iterable of batches, checked, and cut to the batch size that a model takes."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -131,8 +131,9 @@ class _Collector:
             name = contraction.weight
             if name in self.inputs:
                 count, *sums = self.inputs[name]
+                mean, magnitude, square, zeros = (part / count for part in sums)
                 axis = 0 if contraction.is_depthwise else contraction.input_axis
-                result.inputs[name] = InputMoments(*(part / count for part in sums), axis)
+                result.inputs[name] = InputMoments(mean, magnitude, square, zeros, axis)
             if name in self.second:
                 count, second = self.second[name]
                 weight = _as_matrix(contraction, self.tensors[name].numpy())

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...chains import Chain
-from ...graph import Node, Value
+from ...graph import Node
 from .tracing import STANDARD
 from .walk import Array, part_of
 
@@ -20,6 +20,8 @@ def leads_back(chain: Chain, nodes: Sequence[Node], own: Mapping[str, ir.Node]) 
 
     What looks affine in an analysis may be more in a model (PRelu, Mean), and nodes may stand for parts of an operator.
     """
+    if not chain.meets:
+        return True
     allowed = [(link, (*_AFFINE, *_SHAPING, "Transpose")) for link in chain.links] + [(chain.end, _SUMS)]
     made = {value.name for node in own.values() for value in node.outputs} | {value.name for value in _inputs(own)}
     return all(
@@ -44,16 +46,14 @@ def other_of(chain: Chain, nodes: Sequence[Node]) -> str:
 
 
 def before(node: Node) -> str:
-    """The name of what goes into a link."""
-    value: Value | None = node.inputs[0]
-    assert value is not None
-    return value.name
+    """The name of what goes into a link; all else that it reads is stored."""
+    return next(value.name for value in node.inputs if value is not None and not value.is_leaf)
 
 
-def back_through(model: ir.Model, node: ir.Node, given: Array, target: Array) -> Array:
-    """What must go into a node of a model so that `target` comes out; `given` is what goes in now.
+def back_through(model: ir.Model, node: ir.Node, name: str, given: Array, target: Array) -> Array:
+    """What must go into a node of a model so that `target` comes out; `given` is what goes in now, by `name`.
 
-    An affine operator is asked what it makes of zeros and ones. Where it multiplies by nothing, its input stays as it is.
+    An affine operator is asked what it makes of zeros and ones. Where it multiplies by nothing, its input stays.
     """
     if node.op_type == "Transpose":
         order = node.attributes.get("perm")
@@ -61,11 +61,10 @@ def back_through(model: ir.Model, node: ir.Node, given: Array, target: Array) ->
         return np.transpose(target, np.argsort(list(axes)))
     if node.op_type in _SHAPING:
         return target.reshape(given.shape)
-    name, result = node.inputs[0], node.outputs[0].name or ""
-    assert name is not None and name.name is not None
-    session = part_of(model, {name.name: given}, [result])
+    result = node.outputs[0].name or ""
+    session = part_of(model, {name: given}, [result])
     offset, sum_of_both = (
-        session.run([result], {name.name: np.full_like(given, fill)})[0].astype(np.float32) for fill in (0, 1)
+        session.run([result], {name: np.full_like(given, fill)})[0].astype(np.float32) for fill in (0, 1)
     )
     gain = sum_of_both - offset
     usable = np.abs(gain) > 1e-3 * np.abs(gain).mean()

@@ -168,11 +168,11 @@ class Windows:
         sizes = [size + low + high for size, (low, high) in zip(wide, around, strict=True)]
         padded = np.zeros([*x.shape[:2], *sizes], dtype=x.dtype)
         inside = [slice(low, low + size, step) for (low, _), size, step in zip(around, wide, self.spread, strict=True)]
-        padded[(slice(None), slice(None), *inside)] = x
+        padded[tuple([slice(None), slice(None), *inside])] = x
         cuts = [
             slice(max(-low, 0), size - max(-high, 0)) for (low, high), size in zip(self.padding, sizes, strict=True)
         ]
-        return padded[(slice(None), slice(None), *cuts)]
+        return padded[tuple([slice(None), slice(None), *cuts])]
 
 
 def _forward(node: ir.Node, sizes: tuple[int, ...], strides: list[int], reach: list[int]) -> list[tuple[int, int]]:

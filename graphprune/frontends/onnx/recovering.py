@@ -1,8 +1,9 @@
 """Recover accuracy without training: refit the layers of a pruned model, in order, to what the original computed.
 
-The original and the pruned model run over the calibration batches from one layer whose result counts to the next. There
-the weights are fitted by least squares to the original's result, on the inputs that the pruned model really has by then.
-Where a result is added to a stream, what the stream has already lost goes into the target, so that errors do not pile up.
+The original and the pruned model run over the calibration batches from one layer whose result counts to the next.
+There the weights are fitted by least squares to the original's result, on the inputs that the pruned model really has
+by then. Where a result is added to a stream, what the stream has already lost goes into the target, so that errors do
+not pile up.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ...analysis import Analysis
-from ...chains import Chain, absorber_of, chains_of
-from ...contractions import matrix_of, weight_of
+from ...chains import Chain, absorber_of, alone, chains_of
+from ...contractions import OPERANDS, is_product, matrix_of, refusal_of, weight_of
 from ...graph import Node, Value
 from ...plan import Plan
 from ...reconstruction import Matrix, Refit, fit
@@ -38,9 +39,12 @@ def refit(
     weights: bool = True,
     progress: Progress | None = None,
 ) -> list[Refit]:
-    """Refit the layers of `slim`, in place. `analysis` and `plan` are those of `original`; without `weights` only biases move."""
+    """Refit the layers of `slim`, in place; without `weights` only biases move.
+
+    `analysis` and `plan` are those of `original`.
+    """
     task = _Task(original, slim, analysis, living(analysis, plan), batches)
-    done = []
+    done = _left_alone(task)
     for number, chain in enumerate(task.chains):
         if progress is not None:
             progress("refit layers", number, len(task.chains))
@@ -49,7 +53,7 @@ def refit(
 
 
 class _Task:
-    """Both models on their way through the batches, and the chains that are to be refitted, in the order of their ends."""
+    """Both models on their way through the batches, and the chains to be refitted, in the order of their ends."""
 
     def __init__(
         self, original: ir.Model, slim: ir.Model, analysis: Analysis, alive: Alive, batches: Sequence[Batch]
@@ -79,7 +83,8 @@ class _Task:
             for name in stream:
                 target = target - values[name]
             for link in reversed(links):
-                target = back_through(self.slim, self.own[link.name], values[before(link)], target)
+                name = before(link)
+                target = back_through(self.slim, self.own[link.name], name, values[name], target)
             products.append(Product.of(chain.contraction, start, values[data], target))
         return products if all(product.fits for product in products) else []
 
@@ -97,20 +102,29 @@ def _chains(nodes: Sequence[Node], own: Mapping[str, ir.Node]) -> list[Chain]:
     found = []
     for chain in chains_of(nodes):
         contraction = contraction_in(nodes[chain.start], own)
-        if contraction is None:
-            continue
-        whole = chain.meets and leads_back(chain, nodes, own)
-        found.append(
-            replace(chain, contraction=contraction) if whole else Chain(contraction, chain.start, (), chain.start)
-        )
+        if contraction is not None:
+            whole = chain if leads_back(chain, nodes, own) else alone(chain)
+            found.append(replace(whole, contraction=contraction))
     return sorted(found, key=lambda chain: chain.end)
+
+
+def _left_alone(task: _Task) -> list[Refit]:
+    """Products that are not refitted, with the reason."""
+    refitted = {id(task.nodes[chain.start]) for chain in task.chains}
+    left = []
+    for node in task.nodes:
+        if is_product(node) and id(node) not in refitted:
+            weight = node.inputs[OPERANDS[node.op][1]]
+            assert weight is not None
+            left.append(Refit(weight.name, None, None, refusal_of(node) or "it does more than multiply and add"))
+    return left
 
 
 def _refit_one(task: _Task, chain: Chain, weights: bool) -> Refit:
     contraction, node = chain.contraction, task.own[task.nodes[chain.start].name]
     stored, products = numbers_of(node, 1), task.products(chain)
     if not products or stored is None:
-        return Refit(contraction.weight, 1.0, 1.0, "left as it is: its sizes do not follow the batch")
+        return Refit(contraction.weight, None, None, "the sizes of its result do not follow the batch")
     start = matrix_of(contraction, stored).astype(np.float64)
     absorber = _absorber(task, chain)
     bias = np.zeros((start.shape[0], start.shape[2]))

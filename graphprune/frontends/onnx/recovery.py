@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from ...analysis import Analysis
@@ -31,8 +32,8 @@ def recovered(
 ) -> tuple[bool, Recovery]:
     """Give `slim` other weights, in place; False where that made its outputs no better on the data.
 
-    `analysis` and `plan` are those of `original`. Raises `DataError` for missing or unfit data, `OptionError` for unknown
-    methods.
+    `analysis` and `plan` are those of `original`. Raises `DataError` for missing or unfit data, `OptionError` for
+    unknown methods.
     """
     if method not in METHODS:
         raise OptionError(f"recover={method!r}: choose one of {', '.join(METHODS)}")
@@ -41,6 +42,8 @@ def recovered(
     batches = _within_memory(original, data, analysis)
     expected = outputs_of(original, batches)
     before = apart(expected, outputs_of(slim, batches))
+    if not np.isfinite(before):
+        raise DataError("recover=: the outputs of the model, or of the pruned one, are not finite on data=")
     layers = []
     if method == "batch_norm":
         reestimate(slim, batches)

@@ -12,12 +12,77 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...contractions import OPERANDS, Contraction, contraction_of
+from ...graph import Node, Value
 from .calls import base_name
 
 Tensor = torch.Tensor
 
-__all__ = ["Contraction", "Product", "Windows", "contraction_of", "matrix_of", "weight_of"]
+_OPERANDS: dict[str, tuple[int, int]] = {
+    "linear": (0, 1),
+    "conv": (0, 1),
+    "matmul": (0, 1),
+    "addmm": (1, 2),
+}
+"""Operation -> which of its inputs are the data and the weight."""
+
+
+@dataclass(frozen=True, eq=False)
+class Contraction:
+    """One product with a stored weight and perhaps a bias, by their names, that nothing else reads."""
+
+    node: Node
+    weight: str
+    bias: str | None
+    groups: int
+    transposed: bool
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it slides over its input."""
+        return self.node.op == "conv"
+
+    @property
+    def stores_inputs_first(self) -> bool:
+        """Whether the first axis of the weight is that of the inputs."""
+        return self.transposed or self.node.op in ("matmul", "addmm")
+
+    @property
+    def input_axis(self) -> int:
+        """The axis of the weight along which inputs are summed up."""
+        return 0 if self.stores_inputs_first else 1
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel has a kernel of its own."""
+        value, weight = self.node.inputs[0], self.node.inputs[1]
+        return self.groups > 1 and value is not None and weight is not None and self.groups == weight.shape[0]
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of the output, counted from its end, that holds the output channels."""
+        value = self.node.inputs[1]
+        return 1 - len(value.shape) if self.is_convolution and value is not None else -1
+
+
+def contraction_of(node: Node) -> Contraction | None:
+    """How a node contracts its input with a weight of its own; None for other nodes."""
+    if node.op not in _OPERANDS or not node.measured:
+        return None
+    data, weight = (_input(node, place) for place in _OPERANDS[node.op])
+    if data is None or weight is None or data.is_leaf or not weight.is_leaf or weight.uses != 1:
+        return None
+    if len(weight.shape) < 2 or node.op in ("matmul", "addmm") and len(weight.shape) != 2:
+        return None
+    bias = _input(node, 0 if node.op == "addmm" else 2)
+    if bias is not None and not (bias.is_leaf and bias.uses == 1):
+        return None
+    named = None if bias is None else bias.name
+    groups, transposed = int(node.attrs.get("groups", 1)), bool(node.attrs.get("transposed"))
+    return Contraction(node, weight.name, named, groups, transposed)
+
+
+def _input(node: Node, place: int) -> Value | None:
+    return node.inputs[place] if place < len(node.inputs) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +97,7 @@ class Product:
     @classmethod
     def of(cls, contraction: Contraction, func: Callable[..., Any], args: Any, kwargs: Any) -> "Product":
         """Read the tensors and the geometry off a call."""
-        data, weight = OPERANDS[contraction.node.op]
+        data, weight = _OPERANDS[contraction.node.op]
         operands = list(args) + [kwargs[key] for key in ("input", "weight", "mat1", "mat2") if key in kwargs]
         x, matrix = operands[data], operands[weight]
         if not contraction.is_convolution:
