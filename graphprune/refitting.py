@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError
 from .reconstruction import Matrix, Moments, Numbers
 
 ROWS = 40
@@ -15,6 +14,9 @@ ROWS = 40
 
 WIDEST = 6144
 """Features of a layer above which weights are left alone, and only biases move: moments would not fit into memory."""
+
+HELD = 5
+"""Every so many samples one is held out: it chooses among fits, and tells whether they are better."""
 
 Indices = NDArray[np.int64]
 
@@ -74,27 +76,21 @@ class Residuals:
 def moments_of(batches: Sequence[Rows], shape: tuple[int, ...]) -> tuple[Moments, Moments]:
     """Moments to fit weights of a shape (groups, features, channels) on, and those of other samples to check them on.
 
-    Every fifth sample is held out; where there are fewer than five, every fifth row. Raises `DataError` where there
-    are too few rows for that.
+    Every fifth sample is held out; where there are fewer than five, every fifth row.
     """
     groups, features, channels = shape
     seen, checked = (Moments.zero(groups, features, channels) for _ in range(2))
     random = np.random.default_rng(0)
     share = max(ROWS * features, 8192) // len(batches) + 1
-    many, first = sum(batch.samples for batch in batches) >= 5, 0
+    many, first = sum(batch.samples for batch in batches) >= HELD, 0
     for batch in batches:
         rows = chosen(batch.positions, share, random)
         index = first + rows // max(batch.positions // batch.samples, 1) if many else rows
-        held = index % 5 == 4
+        held = index % HELD == HELD - 1
         for moments, part in ((seen, rows[~held]), (checked, rows[held])):
             if part.size:
                 moments.add(batch.features(part), batch.targets(part))
         first += batch.samples
-    if not seen.rows or not checked.rows:
-        raise DataError(
-            f"data= gives a layer only {seen.rows + checked.rows} rows to fit {features} features on, and a fifth of "
-            "them has to be held out: give more samples"
-        )
     return seen, checked
 
 

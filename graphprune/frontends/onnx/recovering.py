@@ -18,7 +18,7 @@ from ...contractions import OPERANDS, is_product, matrix_of, refusal_of, weight_
 from ...graph import Node, Value
 from ...plan import Plan
 from ...reconstruction import Matrix, Refit, fit
-from ...refitting import WIDEST, Residuals, Rows, moments_of
+from ...refitting import HELD, WIDEST, Residuals, Rows, moments_of
 from ...shapes import Alive, living
 from .batches import Batch
 from .links import back_through, before, leads_back, other_of
@@ -134,7 +134,10 @@ def _refit_one(task: _Task, chain: Chain, weights: bool) -> Refit:
     solve = weights and start.shape[1] <= WIDEST
     if not solve:
         rows, start = [Residuals(product, start) for product in products], start[:, :0]
-    found = fit(*moments_of(rows, start.shape), start, bias, absorber is not None, solve)
+    seen, checked = moments_of(rows, start.shape)
+    if not seen.rows or not checked.rows:
+        return Refit(contraction.weight, None, None, f"fewer than {HELD} rows of calibration data reach it")
+    found = fit(seen, checked, start, bias, absorber is not None, solve)
     if found.better and solve:
         write(task.slim, node, 1, weight_of(contraction, found.weight, stored.shape))
     if found.better and absorber is not None:
