@@ -10,13 +10,14 @@ from ...analysis import Analysis
 from ...contractions import Contraction, matrix_of
 from ...criteria import CRITERIA
 from ...errors import CriterionError
+from ...graph import Value
 from ...refitting import WIDEST, chosen
 from ...statistics import GRADIENTS, INPUTS, PRODUCTS, SENSITIVITIES, InputMoments, Matrix, Products, Statistics
 from .batches import Batch, batches_of, fixed_size, some_of
 from .products import Product, contraction_in, data_of, nodes_of
 from .read import stored
 from .trial import WORK, Trial
-from .walk import Sessions, Walk
+from .walk import Sessions, Walk, unfit
 
 ROWS = 20
 """Rows per feature that the products of a layer's inputs are taken from, per batch."""
@@ -82,8 +83,11 @@ class _Collector:
         for layers in self._portions(batch.samples):
             (values,) = walk.at(data_of(contraction) for contraction in layers)
             for contraction in layers:
-                own = self.nodes[contraction.node.name]
-                self._look(contraction, Product.of(contraction, own, values[data_of(contraction)]))
+                own, x = self.nodes[contraction.node.name], values[data_of(contraction)]
+                axis, wanted = contraction.channel_axis, _data(contraction).shape
+                if x.ndim != len(wanted) or x.shape[axis] != wanted[axis]:
+                    raise unfit(batch, f"{own.op_type} {own.name!r} reads {x.shape}, but takes {wanted[axis]} channels")
+                self._look(contraction, Product.of(contraction, own, x))
         if PRODUCTS in self.wanted:
             limit = max(8, min(256, WORK * self._example_samples // max(self.analysis.cost().macs, 1)))
             left = limit - sum(one.samples for one in self.tried)
@@ -100,8 +104,7 @@ class _Collector:
         portions: list[list[Contraction]] = []
         room = 0
         for contraction in self.contractions:
-            value = next(one for one in contraction.node.inputs if one and one.name == data_of(contraction))
-            size = 4 * int(np.prod(value.shape)) * samples // self._example_samples
+            size = 4 * int(np.prod(_data(contraction).shape)) * samples // self._example_samples
             if room < size or not portions:
                 portions.append([])
                 room = AT_ONCE
@@ -142,6 +145,11 @@ class _Collector:
             own = [contraction for contraction in self.contractions if contraction.weight in result.products]
             result.trial = Trial(self.model, own, self.tried)
         return result
+
+
+def _data(contraction: Contraction) -> Value:
+    """What a contraction reads beside its weight."""
+    return next(value for value in contraction.node.inputs if value and value.name == data_of(contraction))
 
 
 def _as_matrix(contraction: Contraction, weight: Any) -> Matrix:

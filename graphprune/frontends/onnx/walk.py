@@ -102,12 +102,17 @@ class Walk:
         except GraphPruneError:
             raise
         except Exception as error:  # the runtime raises whatever its kernels raise
-            sizes = {name: array.shape for name, array in batch.feeds.items()}
-            raise DataError(
-                f"the model does not run on {batch.name} with inputs of sizes {sizes}: {error}. "
-                "Give batches of sizes that it takes."
-            ) from error
+            raise unfit(batch, str(error)) from error
         return dict(zip(outputs, found, strict=True))
+
+
+def unfit(batch: Batch, reason: str) -> DataError:
+    """The error that a batch does not fit a model."""
+    sizes = {name: array.shape for name, array in batch.feeds.items()}
+    return DataError(
+        f"the model does not run on {batch.name} with inputs of sizes {sizes}: {reason}. "
+        "Give batches of sizes that it takes."
+    )
 
 
 def part_of(model: ir.Model, given: Values, outputs: Sequence[str]) -> Any:
