@@ -134,8 +134,10 @@ def fit(seen: Moments, checked: Moments, weight: Matrix, bias: Matrix, with_bias
 
 def _candidates(about: Moments, weight: Matrix, solve: bool) -> "list[Matrix]":
     found = [weight]
+    if not solve:
+        return found
     energy = np.einsum("gff->gf", about.xx).mean(axis=1)
-    for ridge in RIDGES if solve else ():
+    for ridge in RIDGES:
         solved = np.empty_like(weight)
         for group, (xx, xy, start) in enumerate(zip(about.xx, about.xy, weight, strict=True)):
             hold = ridge * energy[group] + 1e-12

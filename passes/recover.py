@@ -37,7 +37,7 @@ class Recover:
             raise PlanError("nothing to recover: no pass before this one made a plan")
         frontend = frontend_of(program.origin)
         if not hasattr(frontend, "recover"):
-            raise OptionError("recover= works on torch modules and exported programs, not on this kind of model")
+            raise OptionError("recover= works on modules, exported programs and ONNX models, not on weights alone")
         model, recovery = frontend.recover(
             program.origin, program.model, program.plan, program.analysis, self.data, self.method, self.progress
         )

@@ -104,14 +104,17 @@ def normalise(model: ir.Model, example_inputs: Any) -> Feeds:
         given = {names[0]: example_inputs} if len(names) == 1 else {}
     if set(given) != set(names):
         raise ExampleInputsError(f"example inputs {sorted(given)} do not match the inputs {names} of the model. {HOW}")
-    feeds = {name: _array(item) for name, item in given.items()}
+    feeds = {name: array_of(item) for name, item in given.items()}
     for value in inputs:
         _check(value, feeds[value.name or ""])
     return feeds
 
 
-def _array(item: Any) -> NDArray[Any]:
-    return np.asarray(item.detach().cpu().numpy() if hasattr(item, "detach") else item)
+def array_of(item: Any) -> NDArray[Any]:
+    """An array of what is one, a tensor of torch, or anything that speaks DLPack."""
+    if hasattr(item, "detach"):
+        return np.asarray(item.detach().cpu().numpy())
+    return np.from_dlpack(item) if hasattr(item, "__dlpack__") and not hasattr(item, "__array__") else np.asarray(item)
 
 
 def _check(value: ir.Value, array: NDArray[Any]) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +14,15 @@ from ...collector import collector_paused
 from ...errors import ApplyError, ExampleInputsError, FileFormatError
 from ...plan import Plan
 from ...policy import DEFAULT, Policy
+from ...reconstruction import Recovery
 from ...shapes import Mismatch, living, mismatches
 from ...transfer import fitted
 from . import files, saving
 from .checking import first_difference, inputs_of, other_sizes, outputs, runner
+from .collect import collect
 from .inputs import HOW, candidates, describe, grown, normalise, opened, own_form, real_inputs, sizes_of
 from .read import analyse, prepare, read, shapes_of
+from .recovery import recovered
 from .slim import slim_model
 from .sparse import MASKS, masks_of, with_masks
 from .tracing import Trace, first_name, trace
@@ -34,6 +38,7 @@ __all__ = [
     "other_sizes",
     "outputs",
     "plan_of",
+    "recover",
     "runner",
     "save_weights",
     "with_masks",
@@ -51,7 +56,9 @@ def analyze(origin: Any, example_inputs: Any = None, policy: Policy = DEFAULT) -
     """Analyse a model. Raises `ExampleInputsError`, `FileFormatError` or `UnsupportedModelError`."""
     model = prepare(files.read(origin))
     found, inputs = _traced(model, example_inputs)
-    return analyse(found, inputs, policy)
+    analysis = analyse(found, inputs, policy)
+    analysis.collector = lambda *args: collect(model, analysis, *args)
+    return analysis
 
 
 def _traced(model: ir.Model, example_inputs: Any) -> tuple[Trace, dict[str, Any]]:
@@ -152,6 +159,27 @@ def plan_of(origin: Any) -> Plan | None:
 
 def _packed(plan: Plan) -> str:
     return base64.b85encode(zlib.compress(plan.to_json().encode(), 9)).decode()
+
+
+def recover(
+    origin: Any,
+    slim: Any,
+    plan: Plan,
+    analysis: Analysis,
+    data: Any,
+    method: str,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> tuple[Any, Recovery]:
+    """A model like `slim` with other weights, and what was won; `slim` itself where nothing was."""
+    model = files.read(slim)
+    better, recovery = recovered(files.read(origin), model, plan, analysis, data, method, progress)
+    if not better:
+        return slim, recovery
+    known = plan_of(model)
+    if known is not None:
+        known.report["recovery"] = recovery.as_json()
+        model.metadata_props[PLAN] = _packed(known)
+    return files.give_back(model, slim), recovery
 
 
 def example_inputs_of(origin: Any, example_inputs: Any) -> Any:

@@ -108,14 +108,16 @@ class Reader:
             operation, operands, attrs = self._translate(call)
         except Unsupported as reason:
             call.emitted.clear()
-            operands = tuple(v for v in inputs if v is not None) + tuple(map(self.value, _outer(node)))
+            operands = tuple(v for v in inputs if v is not None) + tuple(map(self.value, captured(node)))
             kind = f"{node.domain}::{node.op_type}" if node.domain not in STANDARD else node.op_type
             operation, attrs = "unknown", {"name": kind, "reason": str(reason), "unlock": reason.unlock}
         self._append(call, operation, operands, attrs)
 
     def _translate(self, call: Call) -> Any:
         node = call.node
-        if _outer(node) or any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in _plain(node)):
+        if captured(node) or any(
+            attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in _plain(node)
+        ):
             raise Unsupported(f"{call.name} runs a graph of its own", "take channels out of control flow")
         translation = TRANSLATIONS.get(("" if node.domain in STANDARD else node.domain, node.op_type))
         if translation is None:
@@ -181,7 +183,7 @@ def analyse(trace: Trace, inputs: Any, policy: Policy = DEFAULT) -> Analysis:
     return analysis
 
 
-def _outer(node: ir.Node) -> list[str]:
+def captured(node: ir.Node) -> list[str]:
     """Values of the main graph that the graphs inside of a node read."""
     names: dict[str, None] = {}
     own = node.graph

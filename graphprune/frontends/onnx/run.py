@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ...equivalence import Precision
-from ...errors import ExampleInputsError, VerifyError
+from ...errors import ExampleInputsError, GraphPruneError, VerifyError
 from .widen import NARROW, Widened, island_names, prepare, widened
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -133,11 +133,26 @@ def _fed(array: Any, dtype: ir.DataType | None) -> NDArray[Any]:
 
 
 def _session(model: ir.Model, threads: int) -> onnxruntime.InferenceSession:
-    """A session for a model of ours, whose large tensors it shares with us."""
+    try:
+        return session_of(model, threads)
+    except GraphPruneError:
+        raise
+    except Exception as error:
+        raise VerifyError(
+            f"ONNX Runtime cannot load this model, so it cannot be verified: {error}. Pass verify=False."
+        ) from error
+
+
+def session_of(model: ir.Model, threads: int, optimised: bool = False) -> onnxruntime.InferenceSession:
+    """A session for a model of ours, whose large tensors it shares with us; the model is used up.
+
+    Raises whatever ONNX Runtime raises where it cannot load the model.
+    """
+    level = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
     options.log_severity_level = 4
     names, values = [], []
     for value in model.graph.initializers.values():
@@ -153,14 +168,8 @@ def _session(model: ir.Model, threads: int) -> onnxruntime.InferenceSession:
     for value in model.graph.outputs:
         if isinstance(value.type, ir.TensorType):
             value.shape = None
-    try:
-        text = ir.to_proto(model).SerializeToString()
-        session = onnxruntime.InferenceSession(text, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise VerifyError(
-            f"ONNX Runtime cannot load this model, so it cannot be verified: {error}. Pass verify=False."
-        ) from error
-    return session
+    text = ir.to_proto(model).SerializeToString()
+    return onnxruntime.InferenceSession(text, options, providers=["CPUExecutionProvider"])
 
 
 def _shared(array: NDArray[Any], dtype: ir.DataType) -> onnxruntime.OrtValue:
