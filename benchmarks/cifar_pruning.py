@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import graphprune
 from cifar import accuracy, data_folder, load
@@ -37,30 +38,42 @@ def task_of(folder: Path, depth: int, train: Any, test: Any) -> Task:
 
 
 def fine_tuned(slim: Any, dense: Any, train: Any, epochs: int) -> Any:
-    """SGD with a one-cycle rate, flips and shifts, and the original's outputs as soft targets, in bfloat16."""
+    """SGD with a one-cycle rate, flips and shifts, the original's outputs as soft targets, in bfloat16.
+
+    The result is the running average of the weights.
+    """
     generator = torch.Generator().manual_seed(0)
     images, labels = train
     slim = copy.deepcopy(slim).to(memory_format=torch.channels_last)
     teacher = copy.deepcopy(dense).to(memory_format=torch.channels_last)
+    average = AveragedModel(slim, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
     optimizer = torch.optim.SGD(slim.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    steps = epochs * -(-len(images) // 128)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, steps, pct_start=0.15)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, epochs * -(-len(images) // 128), pct_start=0.15)
     for _ in range(epochs):
         slim.train()
         for batch in torch.randperm(len(images), generator=generator).split(128):
-            down, right = torch.randint(0, 9, (2,), generator=generator).tolist()
-            x = functional.pad(images[batch], (4, 4, 4, 4))[:, :, down : down + 32, right : right + 32]
-            flip = torch.rand(len(batch), 1, 1, 1, generator=generator) < 0.5
-            x = torch.where(flip, x.flip(3), x).contiguous(memory_format=torch.channels_last)
+            x = shifted(images[batch], generator)
             with torch.autocast("cpu", torch.bfloat16):
                 with torch.no_grad():
                     soft = teacher(x).float()
                 outputs = slim(x).float()
             optimizer.zero_grad()
-            graphprune.distillation(outputs, soft, labels[batch], temperature=4.0, alpha=0.7).backward()
+            graphprune.distillation(outputs, soft, labels[batch], temperature=4.0, alpha=0.9).backward()
             optimizer.step()
             schedule.step()
-    return slim.eval()
+            average.update_parameters(slim)
+    return average.module.eval()
+
+
+def shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each image flipped or not, and shifted by up to four pixels either way."""
+    wide = functional.pad(images, (4, 4, 4, 4))
+    places = torch.randint(0, 9, (len(images), 2), generator=generator).tolist()
+    x = torch.stack(
+        [one[:, down : down + 32, right : right + 32] for one, (down, right) in zip(wide, places, strict=True)]
+    )
+    flip = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
+    return torch.where(flip, x.flip(3), x).contiguous(memory_format=torch.channels_last)
 
 
 def with_training(task: Task, train: Any, records: Records) -> None:
