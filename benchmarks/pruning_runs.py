@@ -61,8 +61,15 @@ class Records:
         """The peer's best setting: its name; the best accuracy as it is, and with statistics estimated anew."""
         start = f"{task} {speedup} peer "
         found = {key[len(start) :]: entry for key, entry in self.known.items() if key.startswith(start)}
-        name = max(found, key=lambda key: max(found[key]["accuracy"], found[key]["reestimated"]))
-        return name, *(max(entry[column] for entry in found.values()) for column in ("accuracy", "reestimated"))
+        found = {key: entry for key, entry in found.items() if "reestimated" in entry}
+        name = max(found, key=lambda key: max(found[key]["accuracy"], found[key]["reestimated"]), default="-")
+        best = [max((entry[key] for entry in found.values()), default=0.0) for key in ("accuracy", "reestimated")]
+        return name, best[0], best[1]
+
+    def percent(self, key: str) -> str:
+        """An accuracy in per cent; a dash for what was not measured."""
+        entry = self.known.get(key)
+        return f"{100 * entry['accuracy']:.2f}" if entry else "-"
 
 
 def ours(task: Task, speedup: float, criterion: str, recover: bool | str, free: bool = False) -> Any:
@@ -109,18 +116,17 @@ def without_training(task: Task, speedups: Sequence[float], records: Records) ->
 
 
 def no_training_rows(task: str, speedups: Sequence[float], records: Records) -> list[list[str]]:
-    """One row per speed-up: what is left of the dense accuracy."""
+    """One row per speed-up, as far as it was measured: accuracies in per cent."""
     known, rows = records.known, []
     for speedup in speedups:
-        mine = [known.get(f"{task} {speedup} {name}") for name in OURS]
+        cells = [records.percent(f"{task} {speedup} {name}") for name in OURS]
         best, plain, anew = records.best_peer(task, speedup)
-        cells = [f"{100 * entry['accuracy']:.2f}" if entry else "-" for entry in mine]
-        lost = 100 * (
-            known[f"{task} dense"]["accuracy"] - known[f"{task} {speedup} reconstruction recovered"]["accuracy"]
-        )
-        rows.append([f"{task}, {speedup}x", *cells, f"{lost:.2f}", f"{100 * plain:.2f}", f"{100 * anew:.2f}", best])
+        mine = known.get(f"{task} {speedup} reconstruction recovered")
+        lost = f"{100 * (known[f'{task} dense']['accuracy'] - mine['accuracy']):.2f}" if mine else "-"
+        theirs = [f"{100 * plain:.2f}", f"{100 * anew:.2f}"] if best != "-" else ["-", "-"]
+        rows.append([f"{task}, {speedup}x", *cells, lost, *theirs, best])
     return rows
 
 
-COLUMNS = ("", *OURS, "points lost", "peer, best of 12", "peer + statistics anew", "which")
+COLUMNS = ("", *OURS, "points lost", "peer", "peer, statistics anew", "its best setting")
 """Of `no_training_rows`."""
