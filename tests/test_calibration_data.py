@@ -146,7 +146,7 @@ class Branching(nn.Module):
 
     def forward(self, x):
         x = self.a(x).relu()
-        if x.numel() and not torch.is_grad_enabled() and float(x.flatten()[0]) == 0 or x.shape[0] == 5:
+        if x.shape[0] == 5:
             if self.other == "shorter":
                 return self.c(x)
             if self.other == "longer":
@@ -172,7 +172,7 @@ def test_calls_that_leave_no_node():
 
     def asking(m, x):
         x = m.a(x)
-        assert x.isnan().any().item() is False and x.tolist() and torch.isfinite(x).all()
+        assert torch.result_type(x, 1.0) == x.dtype and not x.isnan().any() and x.tolist()
         return m.c(m.b(x.relu()).relu())
 
     model = randomise(Net(asking, a=nn.Linear(6, 16), b=nn.Linear(16, 16), c=nn.Linear(16, 3)))
