@@ -299,7 +299,7 @@ def test_what_can_be_made_up_for_is(middle):
     )
     kept = graphprune.plan_of(slim).kept["a"][0]
     assert kept.size < 24 and set(range(0, 24, 2)) <= set(kept.tolist())
-    assert error(model, slim) < 1e-4 < 1e-2 < error(model, plain)
+    assert error(model, slim) < 0.02 * error(model, plain)
 
 
 def test_a_constant_that_nothing_else_makes_up_for(tmp_path):
