@@ -274,6 +274,34 @@ def test_recovery_lowers_the_error_on_other_data(make, norms, tmp_path):
     assert error(path, slim) < 0.5 * error(path, plain)
 
 
+@pytest.mark.parametrize(
+    "middle", ["f = Mul(e, half)", "f = Mul(e, each)", "f = BatchNormalization(e, s, o, m, v)", ""]
+)
+def test_what_can_be_made_up_for_is(middle):
+    """Of channels that come in pairs one goes: the rest can do all of it, whatever leads to the stream."""
+    random = np.random.default_rng(0)
+    pairs = np.repeat(random.standard_normal((12, 16, 3, 3)).astype(np.float32), 2, axis=0)
+    weights = {"w": (16, 3, 3, 3), "a": pairs / 12, "b": (16, 24, 3, 3), "h": (4, 16, 1, 1), "half": 0.25}
+    weights |= {name: random.uniform(0.5, 2.0, 16).astype(np.float32) for name in ("s", "o", "m", "v")}
+    weights["each"] = random.uniform(0.5, 2.0, (16, 1, 1)).astype(np.float32)
+    pads, stream = "<pads=[1,1,1,1]>", "f" if middle else "e"
+    body = f"t = Conv{pads}(x, w) r = Relu(t) c = Conv{pads}(r, a) d = Relu(c) e = Conv{pads}(d, b) {middle} "
+    body += f"g = Add(r, {stream}) k = Relu(g) y = Conv(k, h)"
+    model = net("float[N,3,8,8] x", body, **{name: item for name, item in weights.items() if name in body}).model
+    odd = {
+        "criterion": lambda tensor: np.tile([1.0, 0.0], tensor.shape[tensor.axis] // 2),
+        "keep": ["w", "h"],
+        "verify": False,
+    }
+    plain, slim = (
+        graphprune.optimize(model, 0.3, **odd, multiple_of=1, data=images(), recover=recover)
+        for recover in (False, True)
+    )
+    kept = graphprune.plan_of(slim).kept["a"][0]
+    assert kept.size < 24 and set(range(0, 24, 2)) <= set(kept.tolist())
+    assert error(model, slim) < 0.02 * error(model, plain)
+
+
 def test_a_constant_that_nothing_else_makes_up_for(tmp_path):
     """Channels that never change are worth a bias: recovery by biases alone gives back all of it."""
     module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3), nn.Flatten()).eval()
