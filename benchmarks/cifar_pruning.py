@@ -118,15 +118,16 @@ def main() -> None:
 TEXT = """Printed by `python benchmarks/cifar_pruning.py`. {machine}.
 
 Trained CIFAR-10 ResNet-20 and ResNet-32 (dense: {dense} % of {test:,} test images), pruned to so many times fewer
-multiply-adds; accuracies in per cent. *recovered*: `recover=True`, on {calibration:,} training images without labels or,
-*data-free*, on none. *points lost*: by the reconstruction criterion with recovery, against the dense network. *peer*:
-Torch-Pruning at the same multiply-adds, the best of its twelve settings (magnitude, batch-norm scale, LAMP, FPGM, Taylor,
-Hessian; globally or layer by layer), as it is and with batch-norm statistics estimated anew on the same images."""
+multiply-adds; accuracies in per cent. *recovered*: `recover=True`, on {calibration:,} training images without labels
+or, *data-free*, on none. *points lost*: by the reconstruction criterion with recovery, against the dense network.
+*peer*: Torch-Pruning at the same multiply-adds, the best of its twelve settings (magnitude, batch-norm scale, LAMP,
+FPGM, Taylor, Hessian; globally or layer by layer), as it is and with batch-norm statistics estimated anew on the same
+images."""
 
 TUNED = """Fine-tuned: from the reconstruction criterion with recovery, and from the peer's best setting, with the same
-recipe and the same images in the same order: {short} or {long} epochs over {images:,} training images, SGD with a one-cycle
-rate up to 0.05, flips and shifts, the outputs of the dense network as soft targets (temperature 4, weight 0.9), bfloat16,
-a running average of the weights. {long} epochs of ResNet-20 at 2x took {minutes} minutes on one core."""
+recipe and the same images in the same order: {short} or {long} epochs over {images:,} training images, SGD with a
+one-cycle rate up to 0.05, flips and shifts, the outputs of the dense network as soft targets (temperature 4, weight
+0.9), bfloat16, a running average of the weights. {long} epochs of ResNet-20 at 2x took {minutes} minutes on one core."""
 
 
 def write(depths: list[int], records: Records, threads: int, test: int) -> None:
