@@ -127,7 +127,7 @@ images."""
 TUNED = """Fine-tuned: from the reconstruction criterion with recovery, and from the peer's best setting, with the same
 recipe and the same images in the same order: {short} or {long} epochs over {images:,} training images, SGD with a
 one-cycle rate up to 0.05, flips and shifts, the outputs of the dense network as soft targets (temperature 4, weight
-0.9), bfloat16, a running average of the weights. {long} epochs of ResNet-20 at 2x took {minutes} minutes on one core."""
+0.9), bfloat16, a running average of the weights. {long} epochs of ResNet-20 at 2x took {minutes} minutes."""
 
 
 def write(depths: list[int], records: Records, threads: int, test: int) -> None:
