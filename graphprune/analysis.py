@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from .collector import collector_paused
 from .criteria import resolve
-from .errors import DataError, TraceError
+from .errors import DataError, OptionError, TraceError
 from .graph import Graph, Node, Value
 from .labels import Equations, Labels, Layout, Reason, Solution
 from .ops import OPS
 from .policy import DEFAULT, Policy
+from .statistics import GRADIENTS, SENSITIVITIES
 
 if TYPE_CHECKING:
     import networkx
@@ -158,9 +159,12 @@ class Analysis:
     ) -> "Statistics | None":
         """Run the model over calibration data for what a criterion needs; None where it needs nothing.
 
-        Raises `DataError` for data that is missing, empty, of the wrong form, or on which the model does not run.
+        Raises `DataError` for data that is missing, empty, of the wrong form, or on which the model does not run, and
+        `OptionError` for a loss that nothing looks at.
         """
         wanted = frozenset(needs)
+        if loss is not None and not wanted & {GRADIENTS, SENSITIVITIES}:
+            raise OptionError("loss= is for criteria that look at gradients, such as 'taylor', and this one does not")
         if not wanted:
             return None
         if data is None:

@@ -127,51 +127,14 @@ def optimize(
     slim = graphprune.optimize(net, sparsity=0.5)
     ```
     """
-    from .budget import Options
-    from .masking import MaskOptions, refuse_channel_options
-    from .passes.mask_weights import MaskWeights
-    from .passes.pipeline import Pass, Program, run_passes
-    from .passes.prune_to_latency import pruning
-    from .passes.recover import Recover, method_of
-    from .passes.verify_equivalence import VerifyEquivalence
+    asked = dict(locals())  # all options by their names
+    from .passes.chosen import passes_for
+    from .passes.pipeline import Program, run_passes
     from .progress import shown
-    from .structures import resolve_structure
 
-    kept = (keep,) if isinstance(keep, str) else tuple(keep)
-    method, pattern = method_of(recover), resolve_structure(structure, block)
-    if pattern is not None:
-        given: dict[str, Any] = {"multiple_of": multiple_of, "target": target, "allocate": allocate, "widths": widths}
-        given |= {"min_width": min_width, "reduction": reduction, "normalizer": normalizer, "loss": loss}
-        given |= {"recover": method, "latency": latency, "threads": threads, "insist": insist or None}
-        refuse_channel_options(pattern, given)
-        masks = MaskOptions(pattern, sparsity, budget, criterion, scope, kept)
-    else:
-        options = Options(
-            0.5 if sparsity is None else sparsity,
-            budget,
-            criterion,
-            scope or "global",
-            kept,
-            multiple_of,
-            exact,
-            seed,
-            policy=resolve_policy(policy),
-            allocate=allocate,
-            widths=widths or {},
-            min_width=min_width,
-            reduction=reduction,
-            normalizer=normalizer,
-        )
-        options.check()
     hook = None if progress is None else lambda stage, program: progress(stage.name)
-    with shown(progress, quiet=data is None and method is None) as report:
-        if pattern is not None:
-            passes: list[Pass] = [MaskWeights(masks, data, report)]
-        else:
-            passes = [pruning(options, target, latency, threads, insist, data=data, loss=loss, progress=report)]
-        passes += [VerifyEquivalence()] if verify else []
-        passes += [Recover(method, data, report)] if method else []
-        return run_passes(Program(model, example_inputs), passes, before=hook).model
+    with shown(progress, quiet=data is None and not recover) as report:
+        return run_passes(Program(model, example_inputs), passes_for(asked, report), before=hook).model
 
 
 def analyze(model: Any, example_inputs: Any = None, policy: "str | Iterable[str]" = DEFAULT) -> "Analysis":

@@ -21,6 +21,7 @@ from .cli_options import (
     Budget,
     Inputs,
     Model,
+    Recover,
     Weights,
     load,
     print_json,
@@ -110,11 +111,14 @@ def explain(
 def optimize(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="slim.onnx, slim.safetensors or slim.pt2")],
-    sparsity: Annotated[float, typer.Option(help="The share of the budget to remove.")] = 0.5,
+    sparsity: Annotated[float | None, typer.Option(help=told.SPARSITY_HELP, show_default="0.5")] = None,
+    structure: Annotated[str, typer.Option(metavar="WORD", help=told.STRUCTURE_HELP)] = "channel",
     budget: Budget = None,
-    criterion: Annotated[str, typer.Option(help="How groups are scored: l2, l1, bn_scale, random.")] = "l2",
-    scope: Annotated[Literal["global", "layer", "isomorphic"], typer.Option(help="Where groups compete.")] = "global",
-    allocate: Annotated[Literal["score", "per_cost"], typer.Option(help=told.ALLOCATE_HELP)] = "score",
+    criterion: Annotated[str, typer.Option(metavar="NAME", help=told.CRITERION_HELP)] = "l2",
+    data: Annotated[Path | None, typer.Option(metavar="FILE", help=told.DATA_HELP)] = None,
+    recover: Recover = None,
+    scope: Annotated[Literal["global", "layer", "isomorphic"] | None, typer.Option(help=told.SCOPE_HELP)] = None,
+    allocate: Annotated[Literal["score", "per_cost"] | None, typer.Option(help=told.ALLOCATE_HELP)] = None,
     width: Bounds = None,
     min_width: Annotated[str | None, typer.Option(metavar="BOUND", help=told.MIN_WIDTH_HELP)] = None,
     latency: Annotated[str | None, typer.Option(metavar="TIME", help=told.LATENCY_HELP)] = None,
@@ -131,57 +135,55 @@ def optimize(
     thorough: Annotated[bool, typer.Option("--thorough", help="Verify over several inputs, not one.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove whole channels until at most 1 - SPARSITY of the budget is left, verify, and write the result.
+    """Remove channels or weights until at most 1 - SPARSITY of the budget is left, verify, and write the result.
 
     The file ending decides: .safetensors holds weights and plan (read by graphprune.load_weights), .pt2 a program;
     of an ONNX model an .onnx file is made.
     """
-    from .budget import Options
+    from .data_files import load_batches
     from .frontends import source_of
+    from .passes.chosen import passes_for
     from .passes.pipeline import Program, run_passes
-    from .passes.prune_to_latency import pruning
-    from .passes.verify_equivalence import VerifyEquivalence
-    from .policy import resolve_policy
 
     if out.suffix not in (".onnx", ".safetensors", ".pt2"):
         raise typer.BadParameter("must end in .onnx, .safetensors or .pt2", param_hint="--out")
-    exactness = exact if exact == "prefer" else exact == "yes"
-    choice = resolve_policy(policy or ())
-    bounds, least = told.widths_of(width), told.bound_of(min_width, "--min-width")
-    options = Options(
-        sparsity,
-        told.budget_of(budget, sparsity),
-        criterion,
-        scope,
-        tuple(keep or ()),
-        multiple_of,
-        exactness,
-        seed,
-        choice,
-        allocate=allocate,
-        widths=bounds,
-        min_width=least,
-    )
-    options.check()
+    asked = {
+        "structure": structure,
+        "sparsity": sparsity,
+        "budget": told.budget_of(budget, 0.5 if sparsity is None else sparsity),
+        "criterion": criterion,
+        "scope": scope,
+        "allocate": allocate,
+        "widths": told.widths_of(width) or None,
+        "min_width": told.bound_of(min_width, "--min-width"),
+        "latency": latency,
+        "threads": threads,
+        "insist": insist,
+        "keep": keep or (),
+        "multiple_of": multiple_of,
+        "target": target,
+        "exact": exact if exact == "prefer" else exact == "yes",
+        "policy": policy or (),
+        "seed": seed,
+        "data": None if data is None else load_batches(data),
+        "recover": recover or False,
+    }
+    status = spinner("starting")
+    passes = passes_for(asked, lambda stage, done, total: status.update(f"{stage} {done + 1} ..."), thorough)
     source = source_of(model)
     program = Program(load(model, weights), source.example_inputs(inputs or []))
     source.check_ending(program.model, out)
-    with spinner("starting") as status:
-        prune = pruning(options, target, latency, threads, insist)
-        passes = (prune, VerifyEquivalence(thorough))
+    with status:
         program = run_passes(program, passes, before=lambda step, _: status.update(f"{step.name} ..."))
         if "unchanged" in program.report:
             raise BudgetError("what pruning leaves is not faster, so nothing is written; --insist writes it")
         source.save(program.model, out, program.example_inputs)
     found = program.report
     if as_json:
-        verified = asdict(found["verification"])
-        facts = {**report.costs(found), "note": found["note"]}
-        print_json({**facts, "verification": verified, "out": str(out)})
+        print_json(report.facts(found) | {"out": str(out)})
     else:
         Console().print(report.optimized(found))
-        note = f"note: {found['note']}\n" if found["note"] else ""
-        print(f"{found['verification']}\n{note}written to {out}")
+        print("\n".join([*report.remarks(found), f"written to {out}"]))
 
 
 @app.command(epilog="Example: [b]graphprune verify my_models:Net slim.safetensors --thorough -i 1,3,32,32[/b]")

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -48,9 +48,25 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 
 
 BUDGET_HELP = (
-    "What is counted: params, macs, bytes, memory (peak of activations) or latency (on the target); repeat for "
+    "What is counted: params, macs, bytes, memory (peak of activations) or latency (on the target), of single weights "
+    "params or weights (those that may become zero); repeat for "
     "several, each with a sparsity of its own where it has one: [b]params=0.5[/b]."
 )
+SPARSITY_HELP = "The share of the budget to remove; patterns such as 2:4 fix it."
+STRUCTURE_HELP = (
+    "What goes: [b]channel[/b], or single weights, which become zero: [b]unstructured[/b], [b]2:4[/b] or any n:m, "
+    "[b]block:16x1[/b]."
+)
+CRITERION_HELP = (
+    "What goes first: l2, l1, linf, lamp, fpgm, bn_scale, random; with --data taylor, fisher, reconstruction and "
+    "others. Of single weights: magnitude, wanda, sparsegpt."
+)
+DATA_HELP = (
+    "Calibration data: a .npy file with the input, or a .npz file with an array for every input by name, and "
+    "[b]targets[/b] where they are known; samples along the first axis, taken 32 at a time."
+)
+RECOVER_HELP = "Accuracy back without training, from --data or from batch-norm statistics."
+SCOPE_HELP = "Where groups compete; global, unless the criterion asks for layer."
 ALLOCATE_HELP = "What goes first: the least important (score), or what loses the least for what it saves (per_cost)."
 WIDTH_HELP = (
     "Bounds on the outputs of layers, [b]PATTERN=FEWEST:MOST[/b], numbers or shares, one may be missing: "
@@ -62,6 +78,7 @@ LATENCY_HELP = (
 )
 INSIST_HELP = "Take the pruned model although it is measured to be no faster."
 
+Recover = Annotated[Literal["least_squares", "bias", "batch_norm"] | None, typer.Option(help=RECOVER_HELP)]
 Budget = Annotated[list[str] | None, typer.Option(metavar="WORD", help=BUDGET_HELP, show_default="params")]
 Bounds = Annotated[list[str] | None, typer.Option("--width", metavar="BOUND", help=WIDTH_HELP)]
 
@@ -69,12 +86,13 @@ Bounds = Annotated[list[str] | None, typer.Option("--width", metavar="BOUND", he
 def budget_of(words: Iterable[str] | None, sparsity: float) -> Any:
     """`["params", "macs=0.4"]` as budgets; those without a number take `sparsity`. Exits with usage for others."""
     from .budget import BUDGETS
+    from .masking import BUDGETS as OF_WEIGHTS
 
     found: dict[str, float] = {}
     for word in words or ("params",):
         name, equals, share = word.partition("=")
-        if name not in BUDGETS or equals and not _is_number(share):
-            known = ", ".join(BUDGETS)
+        if name not in (*BUDGETS, *OF_WEIGHTS) or equals and not _is_number(share):
+            known = ", ".join(dict.fromkeys((*BUDGETS, *OF_WEIGHTS)))
             raise typer.BadParameter(f"{word!r} is none of {known}, nor one of them with =0.5", param_hint="--budget")
         found[name] = float(share) if equals else sparsity
     alone = len(found) == 1 and set(found.values()) == {sparsity}

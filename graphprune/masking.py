@@ -5,7 +5,7 @@ be zero. It is never exceeded, and hit to the last weight (tile, pattern).
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,16 +72,6 @@ class MaskOptions:
     def as_json(self) -> dict[str, Any]:
         """The options as plain data."""
         return vars(self) | {"structure": str(self.structure), "keep": list(self.keep)}
-
-
-def refuse_channel_options(structure: Structure, given: Mapping[str, Any]) -> None:
-    """Raise `OptionError` for options, by name, that are not None and that say something of channels alone."""
-    names = [f"{name}=" for name, value in given.items() if value is not None]
-    if names:
-        raise OptionError(
-            f"{' and '.join(names)} {'go' if names[1:] else 'goes'} with structure='channel'; "
-            f"structure='{structure}' keeps all shapes: leave {'them' if names[1:] else 'it'} out"
-        )
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,17 @@ from .errors import OptionError
 from .graph import Graph
 
 
-def named(graph: Graph, patterns: Iterable[str]) -> set[str]:
+def named(graph: Graph, patterns: Iterable[str], option: str = "keep") -> set[str]:
     """First names of the stored tensors that patterns match: names, `layer1.*`, or the module they belong to.
 
-    Raises `OptionError` for a pattern that matches nothing.
+    Raises `OptionError` for a pattern that matches nothing, with the name of the option.
     """
     every = {name: name for name in graph.leaves} | graph.aliases
     found: set[str] = set()
     for pattern in patterns:
-        names = {first for name, first in every.items() if _matches(name, pattern)}
+        names = {first for name, first in every.items() if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")}
         if not names:
             some = ", ".join(list(graph.leaves)[:3])
-            raise OptionError(f"keep={pattern!r} matches no parameter; names look like {some}")
+            raise OptionError(f"{option}={pattern!r} matches no parameter; names look like {some}")
         found |= names
     return found
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,13 +82,31 @@ QUANTITIES: dict[str, tuple[str, Callable[[int], str]]] = {
     "memory": ("peak memory of activations", size),
     "latency": ("latency, predicted", _nanoseconds),
     "measured": ("latency, measured", _nanoseconds),
+    "nonzero": ("parameters that are not zero", count),
+    "weights": ("weights of pruned layers", count),
 }
 """Quantity -> what people call it, and how they read it."""
 
 
 def costs(facts: Mapping[str, Any]) -> dict[str, list[int]]:
     """[before, after] of every quantity that a report holds."""
-    return {name: list(facts[name]) for name in QUANTITIES if name in facts}
+    return {name: list(facts[name]) for name in QUANTITIES if isinstance(facts.get(name), Sequence)}
+
+
+def facts(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report of a program says, as plain data."""
+    verified, recovery = found.get("verification"), found.get("recovery")
+    plain = {"note": found.get("note"), "verification": None if verified is None else asdict(verified)}
+    return costs(found) | plain | ({} if recovery is None else {"recovery": recovery.as_json()})
+
+
+def remarks(found: Mapping[str, Any]) -> list[str]:
+    """What follows the table, line by line."""
+    verified, note = found.get("verification"), found.get("note")
+    lines = [str(verified) if verified else "zeros are where the masks say; the weights that stay were updated"]
+    if recovery := found.get("recovery"):
+        lines.append(f"error on calibration data: {recovery.before:.3g} before recovery, {recovery.after:.3g} after")
+    return [*lines, f"note: {note}"] if note else lines
 
 
 def optimized(facts: Mapping[str, Any]) -> Table:

@@ -4,7 +4,6 @@ Patterns are names of parameters or modules with wildcards, such as `"layer1.*"`
 """
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from .allocation import Bounds, Granules
 from .errors import BudgetError, OptionError
 from .labels import Labels
+from .patterns import named
 from .units import Units
 
 if TYPE_CHECKING:
@@ -25,24 +25,13 @@ Widths = Mapping[str, tuple[Limit, Limit]]
 """Pattern -> (the fewest, the most) positions of a layer's outputs that may stay."""
 
 
-def matching(analysis: "Analysis", pattern: str, option: str) -> set[str]:
-    """The first names of the stored tensors that a pattern means. Raises `OptionError` where there are none."""
-    every = {name: name for name in analysis.graph.leaves} | analysis.graph.aliases
-    names = {first for name, first in every.items() if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")}
-    if not names:
-        some = ", ".join(list(analysis.graph.leaves)[:3])
-        raise OptionError(f"{option}={pattern!r} matches no parameter; names look like {some}")
-    return names
-
-
 def kept_classes(analysis: "Analysis", patterns: Iterable[str]) -> NDArray[np.bool_]:
     """Which classes belong to tensors that keep their sizes."""
     kept = np.zeros(analysis.solution.count, dtype=bool)
-    for pattern in patterns:
-        names = matching(analysis, pattern, "keep")
-        for (name, _), classes in analysis.leaf_classes.items():
-            if name in names:
-                kept[classes.ravel()] = True
+    names = named(analysis.graph, patterns)
+    for (name, _), classes in analysis.leaf_classes.items():
+        if name in names:
+            kept[classes.ravel()] = True
     return kept
 
 
@@ -107,7 +96,7 @@ def bounds(analysis: "Analysis", units: Units, widths: Widths, min_width: Limit)
                 least[family] = max(least[family], min(size[family], int(np.ceil(share))))
     axes = output_axes(analysis) if widths else {}
     for pattern, (low, high) in widths.items():
-        for name in sorted(matching(analysis, pattern, "widths")):
+        for name in sorted(named(analysis.graph, (pattern,), "widths")):
             for axis in axes.get(name, ()):
                 classes = analysis.leaf_classes[name, axis]
                 for family, share in _shares(units, classes, size, low) if low is not None else ():

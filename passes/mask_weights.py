@@ -22,7 +22,8 @@ from .pipeline import Program
 class MaskWeights:
     """Analyse, choose, write zeros; SparseGPT also changes the weights that stay.
 
-    Options are those of `graphprune.optimize`; `data` is an iterable of calibration batches.
+    Options are those of `graphprune.optimize`; `data` is an iterable of calibration batches, `progress` is told how far
+    work on them has come.
 
     ```python
     from graphprune.masking import MaskOptions
@@ -56,7 +57,7 @@ class MaskWeights:
                 )
             calibration = frontend.calibration(program.model, program.example_inputs, self.data, self.options.criterion)
             decide = _wanda if self.options.criterion == "wanda" else _sparsegpt
-            masks, weights = decide(analysis, self.options, task, calibration)
+            masks, weights = decide(analysis, self.options, task, calibration, self.progress)
         sparse = frontend.with_masks(program.model, masks, weights)
         return replace(program, model=sparse, plan=None, masks=masks).with_report(**masks.report)
 
@@ -64,20 +65,27 @@ class MaskWeights:
 Decision = tuple[Masks, dict[str, NDArray[Any]]]
 
 
-def _wanda(analysis: Analysis, options: MaskOptions, task: Task, calibration: Any) -> Decision:
+def _wanda(
+    analysis: Analysis, options: MaskOptions, task: Task, calibration: Any, progress: Progress | None
+) -> Decision:
     """Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", 2023: weights times inputs."""
-    norms = calibration.norms(list(task.weights.values()))
+    norms = calibration.norms(list(task.weights.values()), progress)
     return make_masks(analysis, options, task, norms.__getitem__), {}
 
 
-def _sparsegpt(analysis: Analysis, options: MaskOptions, task: Task, calibration: Any) -> Decision:
+def _sparsegpt(
+    analysis: Analysis, options: MaskOptions, task: Task, calibration: Any, progress: Progress | None
+) -> Decision:
     """Layer after layer, each with the inputs that it gets once those before it are pruned."""
-    weights, chosen = {}, {}
+    weights: dict[str, NDArray[Any]] = {}
+    chosen: dict[str, NDArray[np.bool_]] = {}
     ends = dict(zip(task.weights, np.cumsum(task.limits()), strict=True))
     left = 0
     for stage in by_source(task.weights):
         grams = calibration.grams(stage)
         for weight in stage:
+            if progress is not None:
+                progress("prune weights", len(chosen), len(task.weights))
             matrix, gram = weight.matrix(analysis.weights(weight.name)), grams.pop(weight.name)
             kept = np.zeros(matrix.shape, dtype=bool)
             new = np.zeros(matrix.shape)

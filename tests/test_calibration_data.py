@@ -3,6 +3,7 @@
 import threading
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -57,7 +58,8 @@ FORMS = {
     "dict": (lambda: {"x": structured(4, *X)}, "data= is dict"),
     "string": (lambda: "train.npz", "data= is str"),
     "number": (lambda: 5, "data= is int"),
-    "numpy": (lambda: [structured(4, *X).numpy()], "batch 0 of data= is ndarray"),
+    "array": (lambda: structured(4, *X).numpy(), "data= is ndarray, not an iterable of batches"),
+    "words": (lambda: [np.array(["a", "b"])], "batch 0 of data= holds an array that is no tensor of numbers"),
     "empty": (lambda: [], "data= gave no batches; a generator can be read once"),
     "exhausted": (exhausted, "data= gave no batches"),
     "rank": (lambda: [structured(4, *X), structured(4, 3, 8)], r"batch 1 of data= has shape \(4, 3, 8\)"),
@@ -86,6 +88,12 @@ def test_forms(form, use):
 @pytest.mark.parametrize("criterion", ["taylor", "fisher", "apoz", "wanda", "reconstruction"])
 def test_no_data(criterion):
     assert "pass data=, an iterable of batches" in refused(net(), None, criterion)
+
+
+@pytest.mark.parametrize("criterion", ["l2", "wanda", "reconstruction"])
+def test_a_loss_that_nothing_looks_at(criterion):
+    said = refused(net(), batches(2, 4, *X), criterion, loss=nn.functional.mse_loss)
+    assert "loss= is for criteria that look at gradients" in said
 
 
 def pair(targets, images=None):

@@ -5,6 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -405,3 +406,67 @@ def test_runtime_collects_what_runs_artifacts(graphprune_, folder: Path) -> None
     assert sizes["lib/libtvm_runtime.so"] == (folder / "deploy/lib/libtvm_runtime.so").stat().st_size
     assert (folder / "deploy/python/graphprune/__init__.py").exists() and sizes["python"] < 200_000
     _fails(graphprune_("runtime", "deploy"), "deploy exists")
+
+
+def test_weights_become_zero_on_the_command_line(graphprune_, folder: Path) -> None:
+    asked = ("optimize", SMALL, "-o", "sparse.safetensors", "-i", SHAPE, "--json")
+    code, out, err = graphprune_(*asked, "--structure", "block:4x1", "--sparsity", "0.6", "--budget", "weights")
+    assert code == 0, err
+    found = json.loads(out)
+    assert 0 < found["weights"][1] <= 0.4 * found["weights"][0] and found["verification"]["error"] < 1e-9
+    sparse = graphprune.load_weights(_small(), folder / "sparse.safetensors")
+    kernel = sparse[2].weight.detach()  # tiles are four outputs of one input
+    zero = (kernel == 0).reshape(4, 4, -1)
+    assert zero.any() and bool((zero.all(1) == zero.any(1)).all())
+    _fails(graphprune_(*asked, "--structure", "2:4", "--min-width", "4"), "min_width= goes with structure='channel'")
+    _fails(graphprune_(*asked, "--structure", "4:2"), "first number")
+    _fails(graphprune_(*asked, "--budget", "weights"), "choose one of params, macs")
+
+
+def test_files_of_calibration_data(graphprune_, folder: Path) -> None:
+    """The same batches from files and by hand give the same models."""
+    generator = np.random.default_rng(0)
+    images, labels = generator.standard_normal((70, 3, 8, 8)), generator.integers(0, 4, 70)
+    np.save(folder / "images.npy", images)
+    np.savez(folder / "named.npz", input=images.astype(np.float32), targets=labels)
+    parts = [slice(0, 32), slice(32, 64), slice(64, 70)]
+    batches = [torch.from_numpy(images[part]).float() for part in parts]
+    pairs = [(batch, torch.from_numpy(labels[part])) for batch, part in zip(batches, parts, strict=True)]
+    for file, data, options in (
+        ("named.npz", pairs, {"criterion": "taylor"}),
+        ("images.npy", batches, {"recover": "least_squares"}),
+        ("images.npy", batches, {"criterion": "sparsegpt", "structure": "2:4", "keep": "0"}),
+    ):
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        code, out, err = graphprune_("optimize", SMALL, "-o", "slim.safetensors", "-i", SHAPE, "--data", file, *words)
+        assert code == 0, err
+        assert ("before recovery" in out) == ("recover" in options)
+        expected = graphprune.optimize(_small(), example_inputs=torch.randn(1, 3, 8, 8), data=data, **options)
+        slim = graphprune.load_weights(_small(), folder / "slim.safetensors")
+        for name, tensor in expected.state_dict().items():
+            assert torch.allclose(tensor, slim.state_dict()[name], rtol=1e-4, atol=1e-5), name
+    plain = graphprune.optimize(_small(), example_inputs=torch.randn(1, 3, 8, 8))
+    by_gradient = graphprune.optimize(_small(), example_inputs=torch.randn(1, 3, 8, 8), data=pairs, criterion="taylor")
+    assert graphprune.plan_of(plain) != graphprune.plan_of(by_gradient)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"x": np.zeros((4, 3, 8, 8)), "targets": np.zeros(5)}, "as many samples"),
+        ({"targets": np.zeros(5)}, "as many samples"),
+        ({"x": np.float32(1)}, "as many samples"),
+        ({"x": np.zeros((0, 3, 8, 8))}, "no samples"),
+        ({"x": np.array(["a", "b"])}, "no tensor"),
+        ({"x": np.zeros((4, 5, 8, 8))}, "batch 0"),
+        ({"arr_0": np.full((4, 3, 8, 8), np.nan)}, "NaN"),
+        ({"x": np.array([{}, {}], dtype=object)}, "no file of numbers"),
+    ],
+)
+def test_wrong_files_of_data_are_one_clear_line(graphprune_, folder: Path, arrays, said: str) -> None:
+    np.savez(folder / "data.npz", **arrays)
+    options = ("-i", SHAPE, "--criterion", "taylor", "--data")
+    _fails(graphprune_("optimize", SMALL, "-o", "slim.safetensors", *options, "data.npz"), said)
+    _fails(graphprune_("optimize", SMALL, "-o", "slim.safetensors", *options, "absent.npz"), "there is no file")
+    _fails(graphprune_("optimize", SMALL, "-o", "slim.safetensors", *options, "cli_models.py"), "no file of numbers")
+    assert not (folder / "slim.safetensors").exists()

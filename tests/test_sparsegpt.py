@@ -258,3 +258,15 @@ def test_semi_structured_needs_a_gpu_and_fitting_layers(monkeypatch) -> None:
     dense = nn.Sequential(nn.Linear(64, 32)).half()
     with pytest.raises(graphprune.errors.NothingToPruneError, match="more than two weights"):
         graphprune.to_semi_structured(dense)
+
+
+def test_progress_is_told() -> None:
+    model, data = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), [torch.randn(16, 8)] * 2
+    for criterion, expected in (
+        ("wanda", ["look at inputs 1 of 2", "look at inputs 2 of 2"]),
+        ("sparsegpt", ["prune weights 1 of 2", "prune weights 2 of 2"]),
+        ("magnitude", []),
+    ):
+        lines: list[str] = []
+        graphprune.optimize(model, structure="2:4", criterion=criterion, data=data, progress=lines.append)
+        assert lines == ["mask weights", *expected, "verify"]

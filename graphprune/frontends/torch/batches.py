@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ...errors import DataError, GraphPruneError
 from .inputs import Inputs, normalise
@@ -21,11 +22,12 @@ class Batch(NamedTuple):
 
 
 def batches_of(data: Any, example: Inputs) -> Iterator[Batch]:
-    """The batches of an iterable. Raises `DataError` for what is no batch like the example inputs.
+    """The batches of an iterable, with tensors for arrays of numpy.
 
-    A pair is (inputs, targets), unless the model takes two positional inputs and these are both tensors.
+    A pair is (inputs, targets), unless the model takes two positional inputs and these are both tensors. Raises
+    `DataError` for what is no batch like the example inputs.
     """
-    if isinstance(data, torch.Tensor) or not isinstance(data, Iterable) or isinstance(data, (dict, str)):
+    if isinstance(data, (torch.Tensor, np.ndarray)) or not isinstance(data, Iterable) or isinstance(data, (dict, str)):
         raise DataError(f"data= is {type(data).__name__}, not an iterable of batches. {HOW}")
     for number, item in enumerate(data):
         batch = _batch(item, example, number)
@@ -57,6 +59,7 @@ def samples_of(given: Inputs) -> int:
 def _batch(item: Any, example: Inputs, number: int) -> Batch:
     if isinstance(item, Batch):
         return item
+    item = _tensors(item, example, number)
     wanted = len(example.args)
     paired = isinstance(item, (tuple, list)) and len(item) == 2 and not isinstance(item, Inputs)
     if paired and not (wanted == 2 and all(isinstance(part, torch.Tensor) for part in item)):
@@ -67,6 +70,23 @@ def _batch(item: Any, example: Inputs, number: int) -> Batch:
         return Batch(normalise(inputs), targets)
     except ValueError as error:
         raise DataError(f"batch {number} of data= is {type(item).__name__}. {HOW}") from error
+
+
+def _tensors(item: Any, example: Inputs, number: int) -> Any:
+    """Arrays of numpy as tensors; its floats, which are float64 unless one asks, as those of the example inputs."""
+    leaves = [leaf for leaf in tree_leaves(example) if isinstance(leaf, torch.Tensor)]
+    floats = next((leaf.dtype for leaf in leaves if leaf.is_floating_point()), None)
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, np.ndarray):
+            return leaf
+        tensor = torch.tensor(leaf)
+        return tensor.to(floats) if floats is not None and tensor.is_floating_point() else tensor
+
+    try:
+        return tree_map(one, item)
+    except TypeError as error:
+        raise DataError(f"batch {number} of data= holds an array that is no tensor of numbers: {error}") from error
 
 
 def _check(batch: Batch, example: Inputs, number: int) -> None:

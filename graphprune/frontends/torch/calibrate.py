@@ -5,21 +5,23 @@ its window sees. Sums are in float64, and made from a bounded number of rows at 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from ...errors import CriterionError, DataError
 from ...matrices import WeightMatrix
 from ...plan import UNTOUCHED
+from ...progress import Progress
 from .attention import open_attention
-from .batches import batches_of
+from .batches import NO_BATCHES, batches_of, running
 from .calls import base_name
+from .contractions import Windows, operands_of
+from .follow import moved
 from .inputs import Inputs
 from .slicing import slim_copy
 from .twins import device_of, stored_tensors
@@ -42,10 +44,7 @@ class Calibration:
             )
         self.batches = [batch.inputs for batch in batches_of(data, example)]
         if not self.batches:
-            raise DataError(
-                f"data= gave no batch, and criterion={criterion!r} needs some; a generator can be read once only: give "
-                "a list or a DataLoader"
-            )
+            raise DataError(NO_BATCHES)
         self.module = slim_copy(module, UNTOUCHED).eval()
         open_attention(self.module)
         self.tensors = {name: tensor for name, tensor, _ in stored_tensors(self.module)}
@@ -60,22 +59,23 @@ class Calibration:
         """The sum of x x^T by name: (groups, kernel x inputs, kernel x inputs)."""
         return self._sums(weights, lambda x: x.transpose(1, 2) @ x)
 
-    def norms(self, weights: Sequence[WeightMatrix]) -> dict[str, Gram]:
+    def norms(self, weights: Sequence[WeightMatrix], progress: Progress | None = None) -> dict[str, Gram]:
         """The squared length of every input over all batches, by name: (groups, kernel, inputs)."""
-        sums = self._sums(weights, lambda x: x.square().sum(1))
+        sums = self._sums(weights, lambda x: x.square().sum(1), progress)
         shapes = {weight.name: (weight.shape[0], *weight.shape[2:]) for weight in weights}
         return {name: total.reshape(shapes[name]) for name, total in sums.items()}
 
-    def _sums(self, weights: Sequence[WeightMatrix], measure: Measure) -> dict[str, Gram]:
+    def _sums(
+        self, weights: Sequence[WeightMatrix], measure: Measure, progress: Progress | None = None
+    ) -> dict[str, Gram]:
         watcher = _Watcher({id(self.tensors[weight.name]): weight for weight in weights}, measure)
         with torch.no_grad():
             for number, batch in enumerate(self.batches):
-                inputs = tree_map(self._moved, batch)
-                try:
-                    with watcher:
-                        self.module(*inputs.args, **inputs.kwargs)
-                except Exception as error:
-                    raise DataError(f"the model does not run on batch {number} of data=: {error}") from error
+                if progress is not None:
+                    progress("look at inputs", number, len(self.batches))
+                inputs = moved(batch, self.device)
+                with running(number), watcher:
+                    self.module(*inputs.args, **inputs.kwargs)
         for weight in weights:
             total = watcher.sums.get(weight.name)
             if total is None:
@@ -86,9 +86,6 @@ class Calibration:
             if not bool(torch.isfinite(total).all()):
                 raise DataError(f"the inputs of {weight.name} are not finite with data=: give other batches")
         return {name: total.cpu().numpy() for name, total in watcher.sums.items()}
-
-    def _moved(self, item: Any) -> Any:
-        return item.to(self.device) if isinstance(item, torch.Tensor) else item
 
 
 class _Watcher(TorchFunctionMode):
@@ -105,125 +102,44 @@ class _Watcher(TorchFunctionMode):
         """Run one call; look at what goes into it."""
         kwargs = kwargs or {}
         name = base_name(func)
-        if name in _READERS:
-            x, weight, rows = _READERS[name](args, kwargs)
+        if name in _OPS:
+            x, weight = operands_of(_OPS[name], func, args, kwargs)
             wanted = self.wanted.get(id(weight))
-            if wanted is not None:
-                for piece in rows(x, wanted):
+            if wanted is not None and _OPS[name] == "conv":
+                for piece in _patches(Windows.of(name, weight, args, kwargs), x, wanted):
                     self._add(wanted.name, self.measure(piece.double()))
+            elif wanted is not None:
+                self._add(wanted.name, self.measure(_rows(x, wanted).double()))
         return func(*args, **kwargs)
 
     def _add(self, name: str, measured: torch.Tensor) -> None:
         self.sums[name] = self.sums[name] + measured if name in self.sums else measured
 
 
-Rows = Callable[[torch.Tensor, WeightMatrix], Iterator[torch.Tensor]]
-"""The rows that a weight is multiplied with, in pieces (groups, rows, kernel x inputs)."""
-
-
-def _flat(x: torch.Tensor, weight: WeightMatrix) -> Iterator[torch.Tensor]:
-    if weight.shape[0] == 1:
-        yield x.reshape(1, -1, x.shape[-1])
-    else:  # a batch of matrices
-        yield x.reshape(-1, weight.shape[0], *x.shape[-2:]).transpose(0, 1).flatten(1, 2)
-
-
-def _linear(args: Any, kwargs: Any) -> tuple[torch.Tensor, Any, Rows]:
-    return _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight"), _flat
-
-
-def _matmul(args: Any, kwargs: Any) -> tuple[torch.Tensor, Any, Rows]:
-    return _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "other"), _flat
-
-
-def _addmm(args: Any, kwargs: Any) -> tuple[torch.Tensor, Any, Rows]:
-    return _argument(args, kwargs, 1, "mat1"), _argument(args, kwargs, 2, "mat2"), _flat
-
-
-def _argument(args: Any, kwargs: Any, place: int, name: str, default: Any = None) -> Any:
-    return args[place] if len(args) > place else kwargs.get(name, default)
-
-
-def _convolution(transposed: bool) -> Callable[[Any, Any], tuple[torch.Tensor, Any, Rows]]:
-    """conv: input, weight, bias, stride, padding, dilation, groups; transposed: output_padding before groups."""
-
-    def read(args: Any, kwargs: Any) -> tuple[torch.Tensor, Any, Rows]:
-        x, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
-        dims = weight.dim() - 2
-        stride = _sizes(_argument(args, kwargs, 3, "stride", 1), dims)
-        padding = _sizes(_argument(args, kwargs, 4, "padding", 0), dims)
-        extra = _sizes(_argument(args, kwargs, 5, "output_padding", 0), dims) if transposed else (0,) * dims
-        dilation = _sizes(_argument(args, kwargs, 7 if transposed else 5, "dilation", 1), dims)
-        kernel = tuple(weight.shape[2:])
-
-        def rows(x: torch.Tensor, wanted: WeightMatrix) -> Iterator[torch.Tensor]:
-            x = x if x.dim() == dims + 2 else x.unsqueeze(0)
-            step = max(1, PIECE // max(1, x[:1].numel() * int(np.prod(kernel))))
-            for start in range(0, len(x), step):
-                piece = x[start : start + step]
-                if transposed:
-                    yield _patches(*_stuffed(piece, kernel, stride, padding, dilation, extra), kernel, wanted, True)
-                else:
-                    pads = _pads(padding, kernel, dilation)
-                    yield _patches(F.pad(piece, pads), stride, dilation, kernel, wanted, False)
-
-        return x, weight, rows
-
-    return read
-
-
-def _sizes(value: Any, dims: int) -> Any:
-    if isinstance(value, str):
-        return value
-    sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    return sizes * dims if len(sizes) == 1 else sizes
-
-
-def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """Padding as `F.pad` takes it: last axis first, both sides."""
-    if padding == "valid":
-        return [0] * 2 * len(kernel)
-    if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
-    return [side for size in reversed(padding) for side in (size, size)]
-
-
-def _stuffed(
-    x: torch.Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, extra: Any
-) -> tuple[torch.Tensor, tuple[int, ...], Any]:
-    """The input of the plain convolution that a transposed one is: zeros between positions and around them."""
-    sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], stride, strict=True)]
-    wide = x.new_zeros(*x.shape[:2], *sizes)
-    places: Any = (..., *(slice(None, None, step) for step in stride))
-    wide[places] = x
-    pads = [
-        side
-        for k, p, d, e in reversed(list(zip(kernel, padding, dilation, extra, strict=True)))
-        for side in (d * (k - 1) - p, d * (k - 1) - p + e)
-    ]
-    return F.pad(wide, pads), (1,) * len(kernel), dilation
-
-
-def _patches(
-    x: torch.Tensor, stride: Any, dilation: Any, kernel: Any, weight: WeightMatrix, flipped: bool
-) -> torch.Tensor:
-    """(groups, rows, kernel x inputs) of a padded input (samples, channels, ...)."""
-    dims = len(kernel)
-    for axis, (size, step, spread) in enumerate(zip(kernel, stride, dilation, strict=True)):
-        x = x.unfold(2 + axis, spread * (size - 1) + 1, step)[..., ::spread]
-    if flipped:
-        x = x.flip([*range(2 + dims, 2 + 2 * dims)])
-    x = x.unflatten(1, (weight.shape[0], -1))
-    places, window = range(3, 3 + dims), range(3 + dims, 3 + 2 * dims)
-    return x.permute(1, 0, *places, *window, 2).reshape(weight.shape[0], -1, weight.shape[2] * weight.shape[3])
-
-
-_READERS: dict[str, Callable[[Any, Any], tuple[torch.Tensor, Any, Rows]]] = {
-    "linear": _linear,
-    "addmm": _addmm,
-    **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm"), _matmul),
-    **{f"conv{n}d": _convolution(False) for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": _convolution(True) for n in (1, 2, 3)},
+_OPS = {
+    "linear": "linear",
+    "addmm": "addmm",
+    **dict.fromkeys(("matmul", "__matmul__", "__rmatmul__", "mm", "bmm"), "matmul"),
+    **{f"conv{kind}{n}d": "conv" for kind in ("", "_transpose") for n in (1, 2, 3)},
+    "convolution": "conv",
 }
-"""Call of torch -> its input, its weight, and how rows come from the input."""
+"""Call of torch -> what it is."""
+
+
+def _rows(x: torch.Tensor, weight: WeightMatrix) -> torch.Tensor:
+    """The rows that a matrix, or each of a batch of them, is multiplied with: (groups, rows, inputs)."""
+    if weight.shape[0] == 1:
+        return x.reshape(1, -1, x.shape[-1])
+    return x.reshape(-1, weight.shape[0], *x.shape[-2:]).transpose(0, 1).flatten(1, 2)
+
+
+def _patches(windows: Windows, x: torch.Tensor, weight: WeightMatrix) -> Iterator[torch.Tensor]:
+    """What a kernel sees, some samples at a time: (groups, rows, kernel x inputs)."""
+    x = x if x.dim() == len(windows.kernel) + 2 else x[None]
+    size = prod(windows.counts(x)) * x.shape[1] * prod(windows.kernel)
+    for piece in x.split(max(1, PIECE // max(1, size))):
+        count = len(piece) * prod(windows.counts(piece))
+        seen = windows.patches(piece, torch.arange(count)).flatten(2)
+        if windows.turned:
+            seen = seen.flip(2)
+        yield seen.unflatten(1, (weight.shape[0], -1)).permute(1, 0, 3, 2).flatten(2)

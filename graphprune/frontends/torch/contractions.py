@@ -110,6 +110,15 @@ def _input(node: Node, place: int) -> Value | None:
     return node.inputs[place] if place < len(node.inputs) else None
 
 
+def operands_of(op: str, func: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The data and the weight of a call of an operation ("linear", "conv", "matmul", "addmm")."""
+    data, weight = _OPERANDS[op]
+    operands = list(args) + [kwargs[key] for key in _NAMES if key in kwargs]
+    if base_name(func) == "__rmatmul__":
+        operands.reverse()
+    return operands[data], operands[weight]
+
+
 @dataclass(frozen=True, eq=False)
 class Product:
     """One call of a contraction, with its tensors: rows of its input and of its output can be taken from it."""
@@ -122,11 +131,7 @@ class Product:
     @classmethod
     def of(cls, contraction: Contraction, func: Callable[..., Any], args: Any, kwargs: Any) -> "Product":
         """Read the tensors and the geometry off a call."""
-        data, weight = _OPERANDS[contraction.node.op]
-        operands = list(args) + [kwargs[key] for key in _NAMES if key in kwargs]
-        if base_name(func) == "__rmatmul__":
-            operands.reverse()
-        x, matrix = operands[data], operands[weight]
+        x, matrix = operands_of(contraction.node.op, func, args, kwargs)
         if not contraction.is_convolution:
             return cls(contraction, x, matrix, None)
         name = base_name(func)
@@ -200,7 +205,8 @@ def weight_of(contraction: Contraction, matrix: Tensor, like: Tensor) -> Tensor:
 class Windows:
     """How a kernel slides: per axis its size, stride, dilation, and padding before and after.
 
-    A transposed convolution slides with stride 1 over an input whose positions lie `spread` apart.
+    A transposed convolution slides with stride 1 over an input whose positions lie `spread` apart, its kernel `turned`
+    the other way round.
     """
 
     kernel: tuple[int, ...]
@@ -208,6 +214,7 @@ class Windows:
     dilation: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
     spread: tuple[int, ...]
+    turned: bool = False
 
     @classmethod
     def of(cls, name: str, weight: Tensor, args: Any, kwargs: Any) -> "Windows":
@@ -227,10 +234,10 @@ class Windows:
             return cls(kernel, stride, dilation, tuple(padding), (1,) * len(kernel))
         place = 5 if "transpose" in name else 7
         extra = _each(_argument(args, kwargs, place, "output_padding", 0), kernel)
-        turned = tuple(
+        pads = tuple(
             (span - low, span - high + more) for span, (low, high), more in zip(reach, padding, extra, strict=True)
         )
-        return cls(kernel, (1,) * len(kernel), dilation, turned, stride)
+        return cls(kernel, (1,) * len(kernel), dilation, pads, stride, turned=True)
 
     def counts(self, x: Tensor) -> list[int]:
         """How many positions there are along every axis of (samples, channels, ...)."""
