@@ -1,12 +1,14 @@
 """From the options of `graphprune.optimize` to the passes that do it."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from ..budget import Options
+from ..criteria import resolve
 from ..errors import OptionError
-from ..masking import MaskOptions
+from ..masking import DATA_CRITERIA, MaskOptions
 from ..policy import DEFAULT, resolve_policy
 from ..progress import Progress
 from ..structures import CHANNEL, Structure, resolve_structure
@@ -39,13 +41,20 @@ def passes_for(asked: Mapping[str, Any], progress: Progress | None = None, thoro
         given["policy"] = resolve_policy(asked.get("policy", DEFAULT))
         options = Options(**_fields(Options, given))
         options.check()
+        looks = bool(method or resolve(options.criterion).needs)
         measured = {name: asked[name] for name in OF_MEASURING if name in asked}
         first = pruning(options, **measured, data=data, loss=asked.get("loss"), progress=progress)
     else:
         _refuse_channel_options(structure, asked)
         masks = MaskOptions(**_fields(MaskOptions, given | {"structure": structure}))
         masks.check()
+        looks = masks.criterion in DATA_CRITERIA
         first = MaskWeights(masks, data, progress)
+    if data is not None and not looks:
+        warnings.warn(
+            f"data= is not read: criterion={asked.get('criterion', 'l2')!r} does not look at data, and recover= is off",
+            stacklevel=3,
+        )
     passes = [first, *([VerifyEquivalence(thorough)] if asked.get("verify", True) else [])]
     return [*passes, *([Recover(method, data, progress)] if method else [])]
 

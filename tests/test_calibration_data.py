@@ -274,3 +274,14 @@ def test_progress_on_a_terminal(monkeypatch, capsys):
     with shown(None, quiet=True) as report:
         report("refit", 0, 3)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("options", [{}, {"structure": "unstructured"}])
+def test_data_that_nothing_reads_is_said(options):
+    net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+    batches = [torch.randn(8, 4)]
+    with pytest.warns(UserWarning, match="data= is not read"):
+        graphprune.optimize(net, 0.5, data=batches, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graphprune.optimize(net, 0.5, data=batches, criterion="wanda", **options)
