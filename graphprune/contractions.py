@@ -4,6 +4,7 @@ A convolution is a linear layer on patches, a transposed one a convolution on an
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,18 @@ def matrix_of(contraction: Contraction, weight: Array) -> Array:
         split = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
         return np.moveaxis(_flipped(split), 2, -1).reshape(groups, -1, weight.shape[1])
     return np.asarray(weight.reshape(groups, weight.shape[0] // groups, -1).transpose(0, 2, 1))
+
+
+def features_of(contraction: Contraction, shape: tuple[int, ...]) -> int:
+    """How many features per group a weight of this shape is multiplied with."""
+    groups = contraction.groups if contraction.transposed else 1
+    return shape[contraction.input_axis] // groups * (prod(shape[2:]) if contraction.is_convolution else 1)
+
+
+def by_kernel(contraction: Contraction, weight: Array) -> Array:
+    """The matrix of a weight with its features apart: (groups, channels in, positions of the kernel, channels out)."""
+    matrix, kernel = matrix_of(contraction, weight), prod(weight.shape[2:]) if contraction.is_convolution else 1
+    return np.asarray(matrix.reshape(matrix.shape[0], -1, kernel, matrix.shape[2]))
 
 
 def weight_of(contraction: Contraction, matrix: Array, shape: tuple[int, ...]) -> Array:

@@ -41,8 +41,6 @@ class Recover:
         model, recovery = frontend.recover(
             program.origin, program.model, program.plan, program.analysis, self.data, self.method, self.progress
         )
-        if model is not program.model:
-            frontend.plan_of(model).report["recovery"] = recovery.as_json()
         return replace(program, model=model).with_report(recovery=recovery)
 
 

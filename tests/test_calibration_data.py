@@ -10,6 +10,7 @@ from torch import nn
 
 import graphprune
 from calibration import batches, structured
+from graphprune import refitting
 from graphprune.errors import DataError, GraphPruneError, OptionError, WeightsError
 from graphprune.frontends.torch import pairs, recovering
 from graphprune.progress import shown
@@ -214,7 +215,7 @@ def test_an_interruption_leaves_no_thread(where, monkeypatch):
         raise KeyboardInterrupt
 
     if where == "between":
-        monkeypatch.setattr(recovering, "fit", interrupted)
+        monkeypatch.setattr(refitting, "fit", interrupted)
     else:
         monkeypatch.setattr(pairs.Product, "of", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -2,23 +2,19 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import graphprune
-from graphprune.frontends.torch.chains import chains_of, inverse
-from graphprune.frontends.torch.contractions import (
-    Product,
-    contraction_of,
-    is_product,
-    matrix_of,
-    refusal_of,
-    weight_of,
-)
+from graphprune.chains import chains_of
+from graphprune.contractions import by_kernel, contraction_of, features_of, is_product, matrix_of, refusal_of
 from graphprune.frontends.torch.follow import Runnable
 from graphprune.frontends.torch.inputs import normalise
+from graphprune.frontends.torch.links import inverse
+from graphprune.frontends.torch.products import Product, numbers_of, stored_as
 from helpers import import_torchvision, randomise
 from networks import Net
 
@@ -66,15 +62,18 @@ def test_products(name):
         contraction = contraction_of(node)
         if contraction is not None:
             product = Product.of(contraction, func, args, kwargs)
-            rows = torch.randperm(product.positions)
+            rows = np.random.default_rng(0).permutation(product.positions)
+            numbers, own = numbers_of(product.weight), product.contraction
+            matrix = torch.from_numpy(matrix_of(own, numbers).copy())
             bias = 0 if contraction.bias is None else dict(layer.named_parameters())[contraction.bias]
             bias = bias if contraction.bias is None else bias.reshape(contraction.groups, 1, -1)
-            made = product.features(rows) @ product.matrix() + bias
+            made = product.features(rows) @ matrix + bias
             torch.testing.assert_close(made, product.targets(result, rows))
             assert product.positions * made.shape[0] * made.shape[2] == result.numel()
-            again = weight_of(product.contraction, matrix_of(product.contraction, product.weight), product.weight)
-            assert torch.equal(again, product.weight)
-            wrong = product.features(rows.flip(0)) @ product.matrix() + bias
+            assert torch.equal(stored_as(own, matrix.numpy(), product.weight), product.weight)
+            assert features_of(own, numbers.shape) == matrix.shape[1]
+            assert by_kernel(own, numbers).reshape(matrix.shape).tolist() == matrix.tolist()
+            wrong = product.features(rows[::-1].copy()) @ matrix + bias
             assert len(rows) == 1 or not torch.allclose(wrong, product.targets(result, rows)), "any rows would do"
             checked.append(node.op)
         return result

@@ -1,6 +1,8 @@
 """Least squares against numpy, elimination against refits of all that is left, chosen by brute force."""
 
 import itertools
+import tracemalloc
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +19,7 @@ from graphprune.elimination import RIDGE, elimination_scores
 from graphprune.errors import DataError
 from graphprune.frontends.torch.lockstep import Walk
 from graphprune.reconstruction import Moments, fit
+from graphprune.refitting import fit_rows, moments_of
 from graphprune.statistics import Products
 from helpers import randomise
 
@@ -69,6 +72,84 @@ def test_bias_alone():
     found = fit(moments(x, y), moments(x, y), weight, bias, True, solve=False)
     assert np.array_equal(found.weight, weight)
     np.testing.assert_allclose(found.bias, (y - x @ weight).mean(1))
+
+
+@dataclass
+class Table:
+    """Rows that are there as arrays, (groups, rows, ...)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    samples: int
+
+    @property
+    def positions(self) -> int:
+        return self.x.shape[1]
+
+    def features(self, rows):
+        return self.x[:, rows].astype(np.float32)
+
+    def targets(self, rows):
+        return self.y[:, rows].astype(np.float32)
+
+
+@pytest.mark.parametrize("solve", [True, False])
+def test_every_fifth_sample_checks_what_the_others_gave(solve, monkeypatch):
+    """Three batches of four samples, five rows each: numpy on the rows by hand."""
+    monkeypatch.setattr("graphprune.reconstruction.RIDGES", (1e-9,))
+    x, y, weight, bias = problem(4)
+    tables = [Table(part, goal, 4) for part, goal in zip(np.split(x, 3, 1), np.split(y, 3, 1), strict=True)]
+    found = fit_rows(tables, weight, bias, True, solve)
+    held = np.arange(60) // 5 % 5 == 4
+    assert held.sum() == 10
+    expected = np.where(solve, 0.0, weight)
+    offset = (y - x @ weight)[:, ~held].mean(1)
+    for group in range(2) if solve else ():
+        wide = np.hstack([x[group, ~held], np.ones((50, 1))])
+        solution = np.linalg.lstsq(wide, y[group, ~held], rcond=None)[0]
+        expected[group], offset[group] = solution[:-1], solution[-1]
+    before, after = (squared(x[:, held], y[:, held], *one) for one in ((weight, bias), (expected, offset)))
+    wins = after < before
+    assert wins.sum() >= 5 and (wins.all() or not solve)
+    offset = np.where(wins, offset, bias)
+    np.testing.assert_allclose(found.weight, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.bias, offset, rtol=1e-3, atol=1e-3)
+    spread = y[:, held].var(1)
+    assert found.before == pytest.approx((before / spread).mean(), rel=1e-3)
+    assert found.after == pytest.approx((np.minimum(before, after) / spread).mean(), rel=1e-2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=5))
+def test_samples_are_fitted_on_or_held_out(batches):
+    """All rows of a sample; where there are fewer than five samples, row by row."""
+    sizes = [samples * each for samples, each in batches]
+    numbers = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    tables = [
+        Table(np.zeros((1, rows.size, 0)), 2.0 ** rows[None, :, None], samples)
+        for rows, (samples, _) in zip(numbers, batches, strict=True)
+    ]
+    total = sum(samples for samples, _ in batches)
+    unit = np.repeat(np.arange(total), np.repeat(*np.array(batches).T[::-1])) if total >= 5 else np.arange(sum(sizes))
+    for moments, rows in zip(moments_of(tables, (1, 0, 1)), (unit % 5 != 4, unit % 5 == 4), strict=True):
+        assert moments.rows == rows.sum() and moments.y.item() == (2.0 ** np.flatnonzero(rows)).sum()
+
+
+def test_a_bias_needs_no_products_of_features():
+    """Moments of 3000 features would take 72 MB each."""
+    random = np.random.default_rng(0)
+    table = Table(random.normal(size=(1, 40, 3000)), random.normal(size=(1, 40, 2)), 40)
+    weight, bias = random.normal(size=(1, 3000, 2)), np.zeros((1, 2))
+    tracemalloc.start()
+    found = fit_rows([table], weight, bias, True, solve=False)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+    assert found.better and found.weight is weight and found.bias.shape == (1, 2)
+
+
+def test_too_few_rows():
+    x, y, weight, bias = problem(5, rows=4)
+    assert all(fit_rows(tables, weight, bias, True, True) is None for tables in ([], [Table(x, y, 4)]))
 
 
 def test_nothing_to_fit():

@@ -12,6 +12,7 @@ from torch import nn
 
 import graphprune
 from calibration import batches, structured, tokens
+from graphprune import refitting
 from graphprune.budget import Options
 from graphprune.errors import VerifyError
 from graphprune.frontends.torch import recovering, synthesis
@@ -236,7 +237,7 @@ def test_it_is_the_stream_that_is_made_up_for(monkeypatch):
 def test_a_linear_layer_is_refitted_as_numpy_would(monkeypatch):
     """Two layers, no ridge: the second one is the least-squares solution on what the first one still gives."""
     monkeypatch.setattr("graphprune.reconstruction.RIDGES", (1e-9,))
-    monkeypatch.setattr(recovering, "HELD", 2)
+    monkeypatch.setattr(refitting, "HELD", 2)
     model = randomise(nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 3))).double()
     data = [torch.randn(50, 5, dtype=torch.float64).repeat_interleave(2, 0)]  # held out: the same rows
     better = pruned(model, data[0], 0.3, data=data, recover=True)

@@ -7,12 +7,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ...analysis import Analysis
-from ...contractions import Contraction, matrix_of
+from ...contractions import Contraction, by_kernel, features_of
 from ...criteria import CRITERIA
 from ...errors import CriterionError
 from ...graph import Value
 from ...refitting import WIDEST, chosen
-from ...statistics import GRADIENTS, INPUTS, PRODUCTS, SENSITIVITIES, InputMoments, Matrix, Products, Statistics
+from ...statistics import GRADIENTS, INPUTS, PRODUCTS, SENSITIVITIES, InputMoments, Products, Statistics
 from .batches import Batch, batches_of, fixed_size, some_of
 from .products import Product, contraction_in, data_of, nodes_of
 from .read import stored
@@ -120,7 +120,7 @@ class _Collector:
             zeros = (flat == 0).sum(axis=1)
             sums = [flat.shape[1], flat.sum(axis=1), np.abs(flat).sum(axis=1), np.square(flat).sum(axis=1), zeros]
             self.inputs[name] = _added(self.inputs.get(name), sums)
-        features = int(matrix_of(contraction, self.tensors[name].numpy()).shape[1]) if PRODUCTS in self.wanted else 0
+        features = features_of(contraction, tuple(self.tensors[name].shape.numpy())) if PRODUCTS in self.wanted else 0
         if 0 < features <= WIDEST:
             rows = chosen(product.positions, max(ROWS * features, 4096), self.random)
             seen = product.features(rows)
@@ -139,7 +139,7 @@ class _Collector:
                 result.inputs[name] = InputMoments(mean, magnitude, square, zeros, axis)
             if name in self.second:
                 count, second = self.second[name]
-                weight = _as_matrix(contraction, self.tensors[name].numpy())
+                weight = by_kernel(contraction, self.tensors[name].numpy().astype(np.float64))
                 result.products[name] = Products(weight, second / count, contraction.input_axis)
         if self.tried:
             own = [contraction for contraction in self.contractions if contraction.weight in result.products]
@@ -150,13 +150,6 @@ class _Collector:
 def _data(contraction: Contraction) -> Value:
     """What a contraction reads beside its weight."""
     return next(value for value in contraction.node.inputs if value and value.name == data_of(contraction))
-
-
-def _as_matrix(contraction: Contraction, weight: Any) -> Matrix:
-    """(groups, channels in, kernel, channels out)."""
-    matrix = matrix_of(contraction, weight).astype(np.float64)
-    kernel = int(np.prod(weight.shape[2:])) if contraction.is_convolution else 1
-    return np.asarray(matrix.reshape(matrix.shape[0], -1, kernel, matrix.shape[2]))
 
 
 def _added(sums: list[Any] | None, more: list[Any]) -> list[Any]:

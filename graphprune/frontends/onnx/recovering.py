@@ -17,8 +17,8 @@ from ...chains import Chain, absorber_of, alone, chains_of
 from ...contractions import OPERANDS, is_product, matrix_of, refusal_of, weight_of
 from ...graph import Node, Value
 from ...plan import Plan
-from ...reconstruction import Matrix, Refit, fit
-from ...refitting import HELD, WIDEST, Residuals, Rows, moments_of
+from ...reconstruction import Matrix, Refit
+from ...refitting import TOO_FEW, WIDEST, fit_rows
 from ...shapes import Alive, living
 from .batches import Batch
 from .links import back_through, before, leads_back, other_of
@@ -130,14 +130,10 @@ def _refit_one(task: _Task, chain: Chain, weights: bool) -> Refit:
     bias = np.zeros((start.shape[0], start.shape[2]))
     if absorber is not None and absorber.sign > 0:
         bias = absorber.now(bias)
-    rows: Sequence[Rows] = products
     solve = weights and start.shape[1] <= WIDEST
-    if not solve:
-        rows, start = [Residuals(product, start) for product in products], start[:, :0]
-    seen, checked = moments_of(rows, start.shape)
-    if not seen.rows or not checked.rows:
-        return Refit(contraction.weight, None, None, f"fewer than {HELD} rows of calibration data reach it")
-    found = fit(seen, checked, start, bias, absorber is not None, solve)
+    found = fit_rows(products, start, bias, absorber is not None, solve)
+    if found is None:
+        return Refit(contraction.weight, None, None, TOO_FEW)
     if found.better and solve:
         write(task.slim, node, 1, weight_of(contraction, found.weight, stored.shape))
     if found.better and absorber is not None:

@@ -20,9 +20,9 @@ from ...progress import Progress
 from .attention import open_attention
 from .batches import NO_BATCHES, batches_of, running
 from .calls import base_name
-from .contractions import Windows, operands_of
 from .follow import moved
 from .inputs import Inputs
+from .products import Windows, operands_of
 from .slicing import slim_copy
 from .twins import device_of, stored_tensors
 
@@ -139,7 +139,7 @@ def _patches(windows: Windows, x: torch.Tensor, weight: WeightMatrix) -> Iterato
     size = prod(windows.counts(x)) * x.shape[1] * prod(windows.kernel)
     for piece in x.split(max(1, PIECE // max(1, size))):
         count = len(piece) * prod(windows.counts(piece))
-        seen = windows.patches(piece, torch.arange(count)).flatten(2)
+        seen = windows.patches(piece, np.arange(count)).flatten(2)
         if windows.turned:
             seen = seen.flip(2)
         yield seen.unflatten(1, (weight.shape[0], -1)).permute(1, 0, 3, 2).flatten(2)

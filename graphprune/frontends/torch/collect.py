@@ -8,14 +8,16 @@ import numpy as np
 import torch
 
 from ...analysis import Analysis
+from ...contractions import Contraction, by_kernel, contraction_of, features_of
 from ...errors import DataError, GraphPruneError, WeightsError
 from ...graph import Node
+from ...refitting import WIDEST, chosen
 from ...statistics import GRADIENTS, INPUTS, PRODUCTS, SENSITIVITIES, InputMoments, Products, Statistics
 from .batches import NO_BATCHES, Batch, batches_of, running, samples_of
-from .contractions import Contraction, Product, contraction_of, matrix_of
 from .follow import Arguments, Runnable, moved
 from .inputs import Inputs
 from .losses import Loss, loss_of
+from .products import Product, numbers_of
 from .trial import WORK, Trial, some_of
 from .twins import stored_tensors
 
@@ -23,9 +25,6 @@ Tensor = torch.Tensor
 
 ROWS = 20
 """Rows per feature that the products of a layer's inputs are taken from, per batch at most an even share of them."""
-
-WIDEST = 6144
-"""Features above which no products are kept: they would not fit into memory."""
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -77,7 +76,7 @@ class _Collector:
         self.second: dict[str, list[Any]] = {}
         self.slopes: dict[str, list[Any]] = {}
         self.found: dict[str, Tensor] = {}
-        self.random = torch.Generator().manual_seed(0)
+        self.random, self.rows = torch.Generator().manual_seed(0), np.random.default_rng(0)
 
     def take(self, batch: Batch, number: int) -> None:
         """Run one batch."""
@@ -146,13 +145,12 @@ class _Collector:
             seen = [torch.tensor(flat.shape[1]), flat.sum(1), flat.abs().sum(1), flat.square().sum(1), zeros]
             self.inputs[name] = _added(self.inputs.get(name), [part.cpu().double().numpy() for part in seen])
         if PRODUCTS in self.wanted:
-            features = int(product.matrix().shape[1])
-            if features <= WIDEST:
-                share, total = max(ROWS * features, 4096), product.positions
-                chosen = torch.randperm(total, generator=self.random)[:share] if total > share else torch.arange(total)
-                rows = product.features(chosen).detach().float()
-                second = (rows.transpose(1, 2) @ rows).double().cpu().numpy()
-                self.second[name] = _added(self.second.get(name), [np.array(float(len(chosen))), second])
+            width = features_of(product.contraction, tuple(product.weight.shape))
+            if width <= WIDEST:
+                rows = chosen(product.positions, max(ROWS * width, 4096), self.rows)
+                features = product.features(rows).detach().float()
+                second = (features.transpose(1, 2) @ features).double().cpu().numpy()
+                self.second[name] = _added(self.second.get(name), [np.array(float(rows.size)), second])
 
     def _feel(self, contraction: Contraction, slope: Tensor) -> None:
         axis = contraction.channel_axis
@@ -172,12 +170,7 @@ class _Collector:
                 result.inputs[contraction.weight] = InputMoments(mean, magnitude, square, zeros, axis)
             if contraction.weight in self.second:
                 count, second = self.second[contraction.weight]
-                stored = tensors[contraction.weight].detach()
-                matrix = matrix_of(contraction, stored).double().cpu().numpy()
-                channels = (
-                    matrix.shape[1] // int(np.prod(stored.shape[2:])) if contraction.is_convolution else matrix.shape[1]
-                )
-                weight = matrix.reshape(matrix.shape[0], channels, -1, matrix.shape[2])
+                weight = by_kernel(contraction, numbers_of(tensors[contraction.weight]))
                 result.products[contraction.weight] = Products(weight, second / count, contraction.input_axis)
         if self.tried:
             contractions = {own.weight: own for own in self.contractions.values()}

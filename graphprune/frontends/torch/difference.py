@@ -11,8 +11,9 @@ from ...shapes import Alive, living
 from .calls import base_name
 from .inputs import Inputs
 from .names import QUIET, TRANSLATIONS
+from .opening import opened
 from .read import analyze
-from .record import _opened, _tensors
+from .record import _tensors
 from .run import masked_run
 
 
@@ -50,10 +51,10 @@ class _Keep(TorchFunctionMode):
         """Run one call and keep a copy of what it gives."""
         kwargs = kwargs or {}
         name = base_name(func)
-        opened = _opened(func) if name not in TRANSLATIONS and name not in QUIET else None
-        if opened is not None:
+        inside = opened(func) if name not in TRANSLATIONS and name not in QUIET else None
+        if inside is not None:
             with self:
-                return opened(*args, **kwargs)
+                return inside(*args, **kwargs)
         result = func(*args, **kwargs)
         tensors = [args[0]] if name == "__setitem__" else _tensors(result)
         if name not in QUIET and tensors:

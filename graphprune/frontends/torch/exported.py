@@ -129,14 +129,16 @@ def recover(
     program: ExportedProgram, slim: ExportedProgram, plan: Plan, analysis: Analysis, *rest: Any
 ) -> tuple[ExportedProgram, Recovery]:
     """A program whose weights make up for what is gone; see the frontend for modules."""
-    better, recovery = modules.recover(_unlifted(program), _unlifted(slim), plan, analysis, *rest)
-    if recovery.after >= recovery.before:
+    narrow = _unlifted(slim)
+    better, recovery = modules.recover(_unlifted(program), narrow, plan, analysis, *rest)
+    if better is narrow:
         return slim, recovery
     state = better.state_dict()
     fresh: ExportedProgram = copied(slim)
     with torch.no_grad():
         for name, tensor in fresh.state_dict.items():
             tensor.copy_(state[name])
+    modules.remember_recovery(fresh, slim, recovery)
     return fresh, recovery
 
 

@@ -117,9 +117,17 @@ def recover(
     """
     better, recovery = recovered(original, slim, plan, analysis, *rest)
     if better is not slim:
-        setattr(better, PLAN, copy.deepcopy(plan_of(slim)))  # copies of graphs forget it
-        setattr(better, _NOTE, note_of(slim))
+        remember_recovery(better, slim, recovery)
+        setattr(better, _NOTE, note_of(slim))  # copies of graphs forget it
     return better, recovery
+
+
+def remember_recovery(better: Any, slim: Any, recovery: Recovery) -> None:
+    """Let a recovered program remember the plan of the one that it was made from, and what was won."""
+    plan = copy.deepcopy(plan_of(slim))
+    if plan is not None:
+        plan.report["recovery"] = recovery.as_json()
+    setattr(better, PLAN, plan)
 
 
 def note_of(model: Any) -> str | None:

@@ -3,31 +3,54 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from ...analysis import Analysis
+from ...chains import Chain
 from ...errors import DataError
 from ...graph import Node
+from ...reconstruction import Numbers
+from ...refitting import Indices
 from .calls import is_inplace
-from .chains import Chain, inverse
-from .contractions import Product
 from .follow import Runnable, Visit
 from .inputs import Inputs
+from .links import inverse
 from .lockstep import Show, Walk
 from .places import Places
+from .products import Product
 
 Tensor = torch.Tensor
 Back = Callable[[Tensor], Tensor]
 
 
 class Stop(NamedTuple):
-    """One batch at one chain's end: the product in the pruned module, and what it should give.
+    """One batch at one chain's end: the product in the pruned module, and what it should give, as rows to fit it on.
 
-    The target is None where the input of the product is gone by then.
+    The target is None where the input of the product is gone by then; then there are no rows to take.
     """
 
     product: Product
     target: Tensor | None
+
+    @property
+    def positions(self) -> int:
+        """How many rows there are."""
+        return self.product.positions
+
+    @property
+    def samples(self) -> int:
+        """How many samples they come from."""
+        return self.product.samples
+
+    def features(self, rows: Indices) -> Numbers:
+        """(groups, rows, features), float32."""
+        return np.asarray(self.product.features(rows).float().cpu().numpy())
+
+    def targets(self, rows: Indices) -> Numbers:
+        """(groups, rows, channels), float32."""
+        assert self.target is not None
+        return np.asarray(self.product.targets(self.target, rows).float().cpu().numpy())
 
 
 class Pair:

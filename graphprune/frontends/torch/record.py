@@ -6,7 +6,6 @@ written in Python and have no entry in the translation table are entered, so tha
 seen instead.
 """
 
-import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -22,6 +21,7 @@ from .attention import open_attention
 from .calls import Call, Unsupported, base_name, is_inplace
 from .inputs import Inputs
 from .names import QUIET, TRANSLATIONS
+from .opening import opened
 from .shortcuts import shortcut
 from .twins import Stored, device_of, stored_tensors, twin_of
 
@@ -52,10 +52,10 @@ class Recorder(TorchFunctionMode):
         if name in QUIET:
             return func(*args, **kwargs)
         if name not in TRANSLATIONS:
-            opened = _opened(func)
-            if opened is not None:
+            inside = opened(func)
+            if inside is not None:
                 with self:
-                    return opened(*args, **kwargs)
+                    return inside(*args, **kwargs)
         before: dict[int, Value] = {}
         translated = _exchange(args, self._value, before), _exchange(kwargs, self._value, before)
         inplace = is_inplace(func, kwargs)
@@ -200,28 +200,6 @@ def _exchange(tree: Any, value_of: Callable[[torch.Tensor], Value], seen: dict[i
     if isinstance(tree, dict):
         return {key: _exchange(item, value_of, seen) for key, item in tree.items()}
     return tree
-
-
-def _never(*_: Any, **__: Any) -> bool:
-    return False
-
-
-_OPENED: dict[Any, Callable[..., Any] | None] = {}
-
-
-def _opened(func: Any) -> Callable[..., Any] | None:
-    """A copy of a Python function of torch that no longer hands itself to the active mode."""
-    if func not in _OPENED:
-        opened = None
-        if isinstance(func, types.FunctionType) and func.__module__.startswith("torch"):
-            checks = [name for name in func.__code__.co_names if name.startswith("has_torch_function")]
-            if not checks:  # nothing to take away: entering it would come back here for ever
-                return _OPENED.setdefault(func, None)
-            space = {**func.__globals__, **dict.fromkeys(checks, _never)}
-            opened = types.FunctionType(func.__code__, space, func.__name__, func.__defaults__, func.__closure__)
-            opened.__kwdefaults__ = func.__kwdefaults__
-        _OPENED[func] = opened
-    return _OPENED[func]
 
 
 Kind = TypeVar("Kind", bound=Recorder)

@@ -6,7 +6,7 @@ pruned module really has by then; then both go on. Where the result is added to 
 lost goes into the target, so that errors do not pile up.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,26 +14,19 @@ import numpy as np
 import torch
 
 from ...analysis import Analysis
+from ...chains import Chain, absorber_of, alone, chains_of
+from ...contractions import is_product, matrix_of, refusal_of
 from ...errors import VerifyError
 from ...graph import Node
 from ...plan import Plan
-from ...reconstruction import Matrix, Moments, Refit, fit
+from ...reconstruction import Matrix, Refit
+from ...refitting import TOO_FEW, WIDEST, fit_rows
 from ...shapes import living
-from .chains import Chain, alone, chains_of
-from .contractions import is_product, matrix_of, refusal_of, weight_of
 from .inputs import Inputs
 from .pairs import Pair, Stop
 from .places import Places, places_of
+from .products import numbers_of, stored_as
 from .twins import stored_tensors
-
-ROWS = 40
-"""Rows of calibration data per feature that a fit looks at, at most; beyond, they are chosen at random."""
-
-WIDEST = 6144
-"""Features of a layer above which weights are left alone, and only biases move: moments would not fit into memory."""
-
-HELD = 5
-"""Every so many samples one is held out: it chooses among fits, and tells whether they are better."""
 
 Tensor = torch.Tensor
 
@@ -107,38 +100,19 @@ def _refit_one(chain: Chain, stops: Sequence[Stop], weight: Tensor, bias: "_Bias
     contraction = stops[0].product.contraction if stops else chain.contraction
     if any(stop.target is None for stop in stops):
         return Refit(contraction.weight, None, None, "its input is written in place before its result counts")
-    start = matrix_of(contraction, weight.detach()).double().cpu().numpy()
+    start = matrix_of(contraction, numbers_of(weight))
     solve = method.weights and start.shape[1] <= WIDEST
     if not solve and bias is None:
         return Refit(contraction.weight, None, None, "it has no bias")
     offset = np.zeros((start.shape[0], start.shape[2])) if bias is None else bias.now(start)
-    seen, checked = (Moments.zero(*start.shape) for _ in range(2))
-    for stop, rows, held in _rows(stops, max(ROWS * start.shape[1], 8192) // len(stops) + 1):
-        for moments, part in ((seen, rows[~held]), (checked, rows[held])):
-            if len(part) and stop.target is not None:
-                features = stop.product.features(part).float().cpu().numpy()
-                moments.add(features, stop.product.targets(stop.target, part).float().cpu().numpy())
-    if not seen.rows or not checked.rows:
-        return Refit(contraction.weight, None, None, f"fewer than {HELD} rows of calibration data reach it")
-    found = fit(seen, checked, start, offset, bias is not None, solve)
-    if found.better:
-        weight.copy_(weight_of(contraction, torch.from_numpy(found.weight), weight))
-        if bias is not None:
-            bias.write(found.bias)
+    found = fit_rows(stops, start, offset, bias is not None, solve)
+    if found is None:
+        return Refit(contraction.weight, None, None, TOO_FEW)
+    if found.better and solve:
+        weight.copy_(stored_as(contraction, found.weight, weight))
+    if found.better and bias is not None:
+        bias.write(found.bias)
     return Refit(contraction.weight, found.before, found.after)
-
-
-def _rows(stops: Sequence[Stop], share: int) -> Iterator[tuple[Stop, Tensor, Tensor]]:
-    """Rows of every stop, at most so many, and which of them are held out: whole samples, where there are enough."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = [max(int(stop.product.x.shape[0]), 1) if stop.product.x.dim() > 1 else 1 for stop in stops]
-    by_sample, first = sum(sizes) >= HELD, 0
-    for stop, size in zip(stops, sizes, strict=True):
-        total = stop.product.positions
-        rows = torch.randperm(total, generator=generator)[:share] if total > share else torch.arange(total)
-        unit = rows * size // max(total, 1) if by_sample else rows
-        yield stop, rows, (unit + first) % HELD == HELD - 1
-        first += size if by_sample else total
 
 
 class _Bias(NamedTuple):
@@ -150,8 +124,8 @@ class _Bias(NamedTuple):
 
     def now(self, start: Matrix) -> Matrix:
         """What is added to the product now, (groups, channels)."""
-        value = self.tensor.detach().double().cpu().numpy().reshape(start.shape[0], start.shape[2])
-        return np.asarray(value if self.sign > 0 else np.zeros_like(value))
+        value = numbers_of(self.tensor).reshape(start.shape[0], start.shape[2])
+        return value if self.sign > 0 else np.zeros_like(value)
 
     def write(self, bias: Matrix) -> None:
         """Add this instead."""
@@ -163,14 +137,8 @@ class _Bias(NamedTuple):
 
 
 def _bias_of(chain: Chain, nodes: Sequence[Node], tensors: dict[str, Tensor]) -> _Bias | None:
-    contraction = chain.contraction
-    if contraction.bias is not None:
-        return _Bias(contraction.bias, tensors[contraction.bias], 1.0)
-    value = contraction.node.outputs[0]
-    reader = next((node for node in nodes[chain.start + 1 :] if value in node.inputs), None)
-    if reader is None or reader.op != "batch_norm" or value.uses != 1 or len(reader.inputs) < 4:
+    found = absorber_of(chain, nodes)
+    value = None if found is None else found[0].inputs[found[1]]
+    if found is None or value is None or value.kind not in ("parameter", "buffer"):  # others are not saved
         return None
-    mean = reader.inputs[3]
-    if mean is None or mean.kind != "buffer" or mean.uses != 1:
-        return None
-    return _Bias(mean.name, tensors[mean.name], -1.0)
+    return _Bias(value.name, tensors[value.name], 1.0 if found[0] is chain.contraction.node else -1.0)

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .contractions import Contraction, weight_of
+from ...contractions import Contraction
+from ...statistics import Matrix
 from .follow import moved
 from .inputs import Inputs
 from .losses import first_output
+from .products import stored_as
 from .twins import device_of
 
 WORK = 10**11
@@ -32,13 +33,12 @@ class Trial:
         self._device = device_of(module)
         self._expected: list[torch.Tensor] | None = None
 
-    def __call__(self, replaced: dict[str, NDArray[np.float64]]) -> float:
+    def __call__(self, replaced: dict[str, Matrix]) -> float:
         """The relative error with these weights, each (groups, features, channels out)."""
         if self._expected is None:
             self._expected = self._outputs({})
         fresh = {
-            name: weight_of(self._contractions[name], torch.from_numpy(matrix), self._weights[name]).to(self._device)
-            for name, matrix in replaced.items()
+            name: stored_as(self._contractions[name], matrix, self._weights[name]) for name, matrix in replaced.items()
         }
         apart = energy = 0.0
         for expected, found in zip(self._expected, self._outputs(fresh), strict=True):
