@@ -25,8 +25,9 @@ A trained Llama of 260,032 parameters; perplexity on {count} stories, calibrated
 *ratio*: perplexity over that of the dense model ({dense:.2f}). Heads, key-value heads, inner widths and the width of
 the stream may go; with *stream kept*, the embedding and with it the width of the stream stay."""
 
-SPARSE = """In the table below shapes stay and single weights are zero: {count} parameters are those of linear layers,
-of which half go (the embedding, which is the head too, stays)."""
+SPARSE = """In the table below shapes stay and single weights are zero. {count} parameters are those of linear layers;
+the embedding, which is the head too, stays. *unstructured*: half of all parameters go, *2:4*: half of those of linear
+layers."""
 
 KEPT = {"keep": ["model.embed_tokens"]}
 CASES: list[tuple[str, dict[str, Any]]] = [
