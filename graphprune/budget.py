@@ -143,10 +143,11 @@ def make_plan(
     model = CostModel.of(analysis, clock)
     before = model.totals(np.ones(free.size, dtype=bool))
     limits = {name: int(np.floor(before[name] * (1 - share) + 1e-9)) for name, share in budgets.items()}
+    nothing = [name for name in budgets if not before[name]]
+    if nothing and analysis.stored.any():
+        raise BudgetError(f"budget: this model has no {nothing[0]} that could become fewer; budget another quantity")
     if not free.any() or not (free & exact).any() and options.exact is True:
         raise NothingToPruneError(f"nothing can be dropped from this model.\n{lock_summary(analysis)}")
-    if nothing := [name for name in budgets if not before[name]]:
-        raise BudgetError(f"budget: this model has no {nothing[0]} that could become fewer; budget another quantity")
     ways = [free] if options.exact is False else [free & exact]
     if options.exact == "prefer" and (free & ~exact).any():
         ways.append(free)
