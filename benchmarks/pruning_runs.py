@@ -124,7 +124,8 @@ def no_training_rows(task: str, speedups: Sequence[float], records: Records) -> 
         mine = known.get(f"{task} {speedup} reconstruction recovered")
         lost = f"{100 * (known[f'{task} dense']['accuracy'] - mine['accuracy']):.2f}" if mine else "-"
         theirs = [f"{100 * plain:.2f}", f"{100 * anew:.2f}"] if best != "-" else ["-", "-"]
-        rows.append([f"{task}, {speedup}x", *cells, lost, *theirs, best])
+        if mine or best != "-":
+            rows.append([f"{task}, {speedup}x", *cells, lost, *theirs, best])
     return rows
 
 
