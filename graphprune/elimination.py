@@ -41,7 +41,8 @@ SHRINK = 0.75
 class _Reader:
     """One group of one weight that reads a layer: which unit each of its input channels belongs to.
 
-    `inverse` and `weight` are those of the channels in `left`; what went is taken out of them now and then.
+    `inverse` and `weight` are those of the channels in `left`; what went is taken out of them now and then. The layer's
+    own weights are `scale` times those that it starts with.
     """
 
     name: str
@@ -51,6 +52,7 @@ class _Reader:
     inverse: Matrix
     weight: Matrix
     left: Labels
+    scale: float
 
     def features(self, channels: Labels) -> Labels:
         """Where the features of sets of channels are, (sets, channels): (sets, channels x kernel)."""
@@ -123,9 +125,9 @@ def _reader(name: str, products: Products, group: int, unit: Labels) -> _Reader:
     second = products.second[group].copy()
     second[np.diag_indices_from(second)] += RIDGE * np.trace(second) / second.shape[0] + 1e-12
     weight = products.weight[group].reshape(channels * kernel, width).copy()
-    energy = max(float(np.einsum("fc,fc->", weight, products.second[group] @ weight)), 1e-300)
+    scale = max(float(np.einsum("fc,fc->", weight, products.second[group] @ weight)), 1e-300) ** 0.5
     inverse = cho_solve(cho_factor(second, check_finite=False), np.eye(second.shape[0]), check_finite=False)
-    return _Reader(name, group, unit, kernel, inverse, weight / np.sqrt(energy), np.arange(channels))
+    return _Reader(name, group, unit, kernel, inverse, weight / scale, np.arange(channels), scale)
 
 
 def _readers(analysis: "Analysis", statistics: Statistics, unit_of: Labels, members: Labels) -> Iterator[_Reader]:
@@ -193,9 +195,7 @@ def _tried(readers: list[_Reader], statistics: Statistics) -> float:
         products = statistics.products[reader.name]
         groups, _, _, width = products.weight.shape
         whole = replaced.setdefault(reader.name, products.weight.reshape(groups, -1, width).copy())
-        start = products.weight[reader.group].reshape(-1, width)
-        energy = max(float(np.einsum("fc,fc->", start, products.second[reader.group] @ start)), 1e-300)
-        whole[reader.group] = reader.whole() * np.sqrt(energy)
+        whole[reader.group] = reader.whole() * reader.scale
     assert statistics.trial is not None
     return statistics.trial(replaced)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,3 +74,8 @@ class Statistics:
     trial: Callable[[dict[str, Matrix]], float] | None = None
     costs: dict[bytes, Matrix] = field(default_factory=dict)
     progress: Callable[[str, int, int | None], None] | None = None
+
+
+def added(sums: list[Any] | None, more: list[Any]) -> list[Any]:
+    """Running sums with one batch more; `more` alone where there are none yet."""
+    return more if sums is None else [old + new for old, new in zip(sums, more, strict=True)]

@@ -1,6 +1,6 @@
 """Collect statistics of stored weights over calibration data: what flows into them, and the products of that."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,14 +9,16 @@ import onnx_ir as ir
 from ...analysis import Analysis
 from ...contractions import Contraction, by_kernel, features_of
 from ...criteria import CRITERIA
+from ...effort import samples_to_try
 from ...errors import CriterionError
 from ...graph import Value
+from ...progress import Progress
 from ...refitting import WIDEST, chosen
-from ...statistics import GRADIENTS, INPUTS, PRODUCTS, SENSITIVITIES, InputMoments, Products, Statistics
+from ...statistics import GRADIENTS, INPUTS, PRODUCTS, SENSITIVITIES, InputMoments, Products, Statistics, added
 from .batches import Batch, batches_of, fixed_size, some_of
 from .products import Product, contraction_in, data_of, nodes_of
 from .read import stored
-from .trial import WORK, Trial
+from .trial import Trial
 from .walk import Sessions, Walk, unfit
 
 ROWS = 20
@@ -24,8 +26,6 @@ ROWS = 20
 
 AT_ONCE = 256 * 2**20
 """Bytes of layers' inputs that are looked at together, about."""
-
-Progress = Callable[[str, int, int | None], None]
 
 
 def collect(
@@ -89,7 +89,7 @@ class _Collector:
                     raise unfit(batch, f"{own.op_type} {own.name!r} reads {x.shape}, but takes {wanted[axis]} channels")
                 self._look(contraction, Product.of(contraction, own, x))
         if PRODUCTS in self.wanted:
-            limit = max(8, min(256, WORK * self._example_samples // max(self.analysis.cost().macs, 1)))
+            limit = samples_to_try(self.analysis, self._example_samples)
             left = limit - sum(one.samples for one in self.tried)
             self.tried += some_of([batch], left, fixed_size(self.model) is not None) if left > 0 else []
         self.samples += batch.samples
@@ -119,13 +119,13 @@ class _Collector:
             flat = x.reshape(len(x), -1).astype(np.float64)
             zeros = (flat == 0).sum(axis=1)
             sums = [flat.shape[1], flat.sum(axis=1), np.abs(flat).sum(axis=1), np.square(flat).sum(axis=1), zeros]
-            self.inputs[name] = _added(self.inputs.get(name), sums)
+            self.inputs[name] = added(self.inputs.get(name), sums)
         features = features_of(contraction, tuple(self.tensors[name].shape.numpy())) if PRODUCTS in self.wanted else 0
         if 0 < features <= WIDEST:
             rows = chosen(product.positions, max(ROWS * features, 4096), self.random)
             seen = product.features(rows)
             second = (seen.transpose(0, 2, 1) @ seen).astype(np.float64)
-            self.second[name] = _added(self.second.get(name), [rows.size, second])
+            self.second[name] = added(self.second.get(name), [rows.size, second])
 
     def statistics(self) -> Statistics:
         """Means of what was seen."""
@@ -150,7 +150,3 @@ class _Collector:
 def _data(contraction: Contraction) -> Value:
     """What a contraction reads beside its weight."""
     return next(value for value in contraction.node.inputs if value and value.name == data_of(contraction))
-
-
-def _added(sums: list[Any] | None, more: list[Any]) -> list[Any]:
-    return more if sums is None else [old + new for old, new in zip(sums, more, strict=True)]

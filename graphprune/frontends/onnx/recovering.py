@@ -6,7 +6,7 @@ by then. Where a result is added to a stream, what the stream has already lost g
 not pile up.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from ...chains import Chain, absorber_of, alone, chains_of
 from ...contractions import OPERANDS, is_product, matrix_of, refusal_of, weight_of
 from ...graph import Node, Value
 from ...plan import Plan
+from ...progress import Progress
 from ...reconstruction import Matrix, Refit
 from ...refitting import TOO_FEW, WIDEST, fit_rows
 from ...shapes import Alive, living
@@ -26,8 +27,6 @@ from .masked import dropping
 from .products import Product, contraction_in, data_of, nodes_of
 from .walk import Array, Walk
 from .writing import numbers_of, write
-
-Progress = Callable[[str, int, int | None], None]
 
 
 def refit(

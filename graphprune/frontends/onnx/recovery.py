@@ -1,24 +1,20 @@
 """A pruned ONNX model whose weights make up for what is gone, without training."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from ...analysis import Analysis
+from ...effort import samples_at_once
 from ...errors import DataError, OptionError
 from ...plan import Plan
+from ...progress import Progress
 from ...reconstruction import METHODS, Recovery
 from .batches import Batch, batches_of, fixed_size, some_of
 from .norm_statistics import reestimate
 from .recovering import refit
 from .trial import apart, outputs_of
-
-MEMORY = 2 * 1024**3
-"""Bytes of activations that the calibration batches may take together, about; it decides how many samples are used."""
-
-Progress = Callable[[str, int, int | None], None]
 
 
 def recovered(
@@ -56,5 +52,5 @@ def recovered(
 def _within_memory(model: ir.Model, data: Any, analysis: Analysis) -> list[Batch]:
     """As many of the batches as fit. All of them stand in memory at the same time."""
     shape = analysis.graph.inputs[0].shape if analysis.graph.inputs else ()
-    per_sample = max(analysis.cost().memory // max(shape[0] if shape else 1, 1), 1)
-    return some_of(batches_of(model, data), max(int(MEMORY // (2 * per_sample)), 8), fixed_size(model) is not None)
+    most = samples_at_once(analysis, shape[0] if shape else 1)
+    return some_of(batches_of(model, data), most, fixed_size(model) is not None)

@@ -13,9 +13,6 @@ from .products import data_of, nodes_of
 from .walk import Array, Sessions, Values, Walk, part_of
 from .writing import numbers_of
 
-WORK = 10**11
-"""Multiply-accumulates that one trial may take, about: it decides how many samples are tried."""
-
 Outputs = list[list[Array]]
 
 

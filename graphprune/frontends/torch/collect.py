@@ -1,6 +1,6 @@
 """Collect statistics of stored weights over calibration data: inputs, their products, gradients of a loss."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,24 +9,24 @@ import torch
 
 from ...analysis import Analysis
 from ...contractions import Contraction, by_kernel, contraction_of, features_of
+from ...effort import samples_to_try
 from ...errors import DataError, GraphPruneError, WeightsError
 from ...graph import Node
+from ...progress import Progress
 from ...refitting import WIDEST, chosen
-from ...statistics import GRADIENTS, INPUTS, PRODUCTS, SENSITIVITIES, InputMoments, Products, Statistics
+from ...statistics import GRADIENTS, INPUTS, PRODUCTS, SENSITIVITIES, InputMoments, Products, Statistics, added
 from .batches import NO_BATCHES, Batch, batches_of, running, samples_of
 from .follow import Arguments, Runnable, moved
 from .inputs import Inputs
 from .losses import Loss, loss_of
 from .products import Product, numbers_of
-from .trial import WORK, Trial, some_of
+from .trial import Trial, some_of
 from .twins import stored_tensors
 
 Tensor = torch.Tensor
 
 ROWS = 20
 """Rows per feature that the products of a layer's inputs are taken from, per batch at most an even share of them."""
-
-Progress = Callable[[str, int, int | None], None]
 
 
 def collect(
@@ -86,7 +86,7 @@ class _Collector:
         samples = samples_of(inputs)
         if PRODUCTS in self.wanted:
             if not number:
-                self.wishes = max(8, min(256, WORK * samples // max(self.analysis.cost().macs, 1)))
+                self.wishes = samples_to_try(self.analysis, samples)
             self.tried += some_of([inputs], self.wishes - sum(samples_of(given) for given in self.tried))
         if self.learns:
             self._learn(outputs, moved(batch.targets, self.run.device), samples, number)
@@ -143,14 +143,14 @@ class _Collector:
             flat = x.movedim(axis, 0).reshape(x.shape[axis], -1).double()
             zeros = (flat == 0).sum(1)
             seen = [torch.tensor(flat.shape[1]), flat.sum(1), flat.abs().sum(1), flat.square().sum(1), zeros]
-            self.inputs[name] = _added(self.inputs.get(name), [part.cpu().double().numpy() for part in seen])
+            self.inputs[name] = added(self.inputs.get(name), [part.cpu().double().numpy() for part in seen])
         if PRODUCTS in self.wanted:
             width = features_of(product.contraction, tuple(product.weight.shape))
             if width <= WIDEST:
                 rows = chosen(product.positions, max(ROWS * width, 4096), self.rows)
                 features = product.features(rows).detach().float()
                 second = (features.transpose(1, 2) @ features).double().cpu().numpy()
-                self.second[name] = _added(self.second.get(name), [np.array(float(rows.size)), second])
+                self.second[name] = added(self.second.get(name), [np.array(float(rows.size)), second])
 
     def _feel(self, contraction: Contraction, slope: Tensor) -> None:
         axis = contraction.channel_axis
@@ -180,7 +180,3 @@ class _Collector:
             result.gradients[name], result.squares[name] = slopes / n, squares / n
         result.sensitivities = {name: energy.cpu().numpy() / n for name, energy in self.found.items()}
         return result
-
-
-def _added(sums: list[Any] | None, more: list[Any]) -> list[Any]:
-    return more if sums is None else [old + new for old, new in zip(sums, more, strict=True)]

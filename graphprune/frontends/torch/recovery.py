@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,8 +10,10 @@ import torch
 from torch import fx
 
 from ...analysis import Analysis
+from ...effort import samples_at_once
 from ...errors import DataError, GraphPruneError, OptionError, UnsupportedModelError, WeightsError
 from ...plan import Plan
+from ...progress import Progress
 from ...reconstruction import METHODS, Recovery
 from .batches import NO_BATCHES, Batch, batches_of, running, samples_of
 from .copying import copy_with
@@ -26,13 +28,8 @@ from .synthesis import synthesise
 from .trial import some_of
 from .twins import device_of, stored_tensors
 
-MEMORY = 2 * 1024**3
-"""Bytes of activations that the calibration batches may take together, about; it decides how many samples are used."""
-
 BATCHES = 64
 """Batches that are used, at most: as many runs stand in memory at the same time."""
-
-Progress = Callable[[str, int, int | None], None]
 
 
 def recovered(
@@ -120,8 +117,7 @@ def _operations(graph: Any) -> list[str]:
 
 def _within_memory(data: Any, example: Inputs, analysis: Analysis, device: torch.device) -> list[Inputs]:
     """As many of the batches as fit, on the model's device. All of them stand in memory at the same time."""
-    per_sample = max(analysis.cost().memory // max(samples_of(example), 1), 1)
-    left, chosen = max(int(MEMORY // (2 * per_sample)), 8), list[Inputs]()
+    left, chosen = samples_at_once(analysis, samples_of(example)), list[Inputs]()
     for batch in batches_of(data, example):
         chosen += [moved(given, device) for given in some_of([batch.inputs], left)]
         left -= samples_of(batch.inputs)

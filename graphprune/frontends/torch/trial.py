@@ -15,9 +15,6 @@ from .losses import first_output
 from .products import stored_as
 from .twins import device_of
 
-WORK = 10**11
-"""Multiply-accumulates that one trial may take, about: it decides how many samples are tried."""
-
 
 class Trial:
     """`trial({name: matrix})` is the squared change of the outputs relative to their energy."""
