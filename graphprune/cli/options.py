@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..progress import tell
+from . import completing
 from .output import check_out
 
 MODEL_HELP = (
@@ -23,7 +24,7 @@ THOROUGH_HELP = "Verify over several inputs, not one."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Slim = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="slim.onnx, slim.safetensors or slim.pt2")]
-Target = Annotated[str, typer.Option(help="The machine to compile for.")]
+Target = Annotated[str, typer.Option(help="The machine to compile for.", autocompletion=completing.targets)]
 Thorough = Annotated[bool, typer.Option("--thorough", help=THOROUGH_HELP)]
 Inputs = Annotated[
     list[str] | None, typer.Option("--input", "-i", metavar="SHAPE", help=INPUT_HELP, show_default=False)
@@ -34,7 +35,7 @@ Inputs = Annotated[
 class Given:
     """The model that a command works on."""
 
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=completing.models)]
     inputs: Inputs = None
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help=WEIGHTS_HELP)] = None
     random_weights: Annotated[bool, typer.Option("--random-weights", help=RANDOM_HELP)] = False
