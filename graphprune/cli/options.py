@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import OptionError
 from ..progress import tell
 from . import completing
 from .output import check_out
@@ -56,6 +57,8 @@ class Given:
         import graphprune
 
         tell(f"load {self.model}")
+        if self.random_weights and not self.model.startswith(("timm:", "hf:")):
+            raise OptionError(f"--random-weights is for timm: and hf: models; what {self.model} holds is up to it")
         pretrained = numbers and not self.random_weights and self.weights is None
         loaded = self.source.load_model(self.model, pretrained)
         if self.weights is None:
