@@ -86,7 +86,7 @@ def main() -> None:
 def _run() -> int:
     """The exit code of the command that was asked for."""
     try:
-        app()
+        app(prog_name="graphprune")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
     except KeyboardInterrupt:
