@@ -21,10 +21,11 @@ INPUT_HELP = (
 )
 WEIGHTS_HELP = "Weights to load into the model first: .safetensors (also pruned ones) or a state dict (.pt)."
 RANDOM_HELP = "Of timm: and hf: models: random weights instead of trained ones, which must be downloaded."
+SLIM_HELP = "The pruned model: weights and plan (slim.safetensors), a program (slim.pt2), or slim.onnx."
 THOROUGH_HELP = "Verify over several inputs, not one."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Slim = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="slim.onnx, slim.safetensors or slim.pt2")]
+Slim = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help=SLIM_HELP)]
 Target = Annotated[str, typer.Option(help="The machine to compile for.", autocompletion=completing.targets)]
 Thorough = Annotated[bool, typer.Option("--thorough", help=THOROUGH_HELP)]
 Inputs = Annotated[

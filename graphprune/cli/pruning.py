@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
+from ..errors import DataError
 from . import completing
 
 SPARSITY_HELP = "The share of the budget to remove; patterns such as 2:4 fix it."
@@ -44,6 +45,8 @@ POLICY_HELP = (
 class Pruning:
     """What goes; the names are those of `graphprune.optimize`."""
 
+    PANEL: ClassVar[str] = "What goes"
+
     sparsity: Annotated[float | None, typer.Option(help=SPARSITY_HELP, show_default="0.5")] = None
     budget: Annotated[
         list[str] | None,
@@ -69,9 +72,14 @@ class Pruning:
     seed: Annotated[int, typer.Option(help="For the criterion random.")] = 0
 
     def asked(self) -> dict[str, Any]:
-        """The options by the names that `graphprune.optimize` has for them. Exits with usage for wrong words."""
+        """The options by the names that `graphprune.optimize` has for them.
+
+        Exits with usage for wrong words; raises `DataError` for a criterion that lacks its data.
+        """
         from ..data_files import load_batches
 
+        if self.data is None and _looks_at_data(self.criterion):
+            raise DataError(f"--criterion {self.criterion} looks at data: give it --data FILE, or choose another one")
         return {
             "sparsity": self.sparsity,
             "budget": budget_of(self.budget, 0.5 if self.sparsity is None else self.sparsity),
@@ -90,6 +98,13 @@ class Pruning:
             "seed": self.seed,
             "data": None if self.data is None else load_batches(self.data),
         }
+
+
+def _looks_at_data(criterion: str) -> bool:
+    from ..criteria import CRITERIA
+    from ..masking import DATA_CRITERIA
+
+    return criterion in DATA_CRITERIA or (criterion in CRITERIA and bool(CRITERIA[criterion].needs))
 
 
 def budget_of(words: Iterable[str] | None, sparsity: float) -> Any:
