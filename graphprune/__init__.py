@@ -24,6 +24,7 @@ if _TYPE_CHECKING:
     from .frontends.torch.distilling import teacher as teacher
     from .frontends.torch.regularizers import regularizer as regularizer
     from .masks import Masks as Masks
+    from .ops import register_op as register_op
     from .plan import Plan as Plan
     from .schedule import Schedule as Schedule
     from .sweep_results import Sweep as Sweep
@@ -47,6 +48,7 @@ _HOME = {
     "Analysis": "analysis",
     "Plan": "plan",
     "Masks": "masks",
+    "register_op": "ops",
     "Schedule": "schedule",
     "sweep": "sweeping",
     "Sweep": "sweep_results",

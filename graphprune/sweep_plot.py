@@ -21,9 +21,7 @@ def draw(sweep: "Sweep", path: "str | os.PathLike[str]", quantity: str, title: s
     """Write the picture; see `Sweep.plot`."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-    final = Path(path)
-    if final.suffix not in ENDINGS:
-        raise OptionError(f"{final} must end in one of {', '.join(ENDINGS)}")
+    final = check_ending(Path(path))
     front = sweep.pareto(quantity)
     if not front:
         raise OptionError("no point of the sweep is finished, so there is nothing to draw: print the table for why")
@@ -46,6 +44,13 @@ def draw(sweep: "Sweep", path: "str | os.PathLike[str]", quantity: str, title: s
     with atomic_path(final) as temporary:
         figure.savefig(temporary, format=final.suffix[1:], dpi=150)
     return final
+
+
+def check_ending(path: Path) -> Path:
+    """The path itself. Raises `OptionError` for an ending that no picture is written with."""
+    if path.suffix not in ENDINGS:
+        raise OptionError(f"{path} must end in one of {', '.join(ENDINGS)}")
+    return path
 
 
 def _lines(sweep: "Sweep", quantity: str) -> "dict[str, list[SweepPoint]]":

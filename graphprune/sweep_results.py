@@ -39,6 +39,11 @@ class SweepPoint:
         costs = {quantity: (before, after) for quantity, (before, after) in record.get("costs", {}).items()}
         return cls(record["options"], record.get("score"), costs, record.get("error"), record)
 
+    @property
+    def reason(self) -> str:
+        """Why it failed, in a line; empty where it did not."""
+        return f"{self.error['type']}: {self.error['message']}".splitlines()[0] if self.error else ""
+
     def left(self, quantity: str) -> float:
         """The share of a quantity that is left, 1.0 for all. Raises `OptionError` where it is not known."""
         if quantity not in self.costs:
@@ -155,7 +160,7 @@ class Sweep:
             rows.append([self.name(point) + star, _sparsity(point), self._written(point.score), *left])
         names = [report.QUANTITIES[name][0] for name in quantities]
         caption = f"what is left; * no other point is better and leaves less of the {report.QUANTITIES[quantity][0]}"
-        lines = [f"{self.name(point)} {_sparsity(point)}: {_reason(point)}" for point in self.failed]
+        lines = [f"{self.name(point)} {_sparsity(point)}: {point.reason}" for point in self.failed]
         return report.table("", ["", "sparsity", "score", *names], rows, "\n".join([caption, *lines]))
 
     def __str__(self) -> str:
@@ -209,11 +214,6 @@ def parsed(
 def _sparsity(point: SweepPoint) -> str:
     value = point.options.get("sparsity")
     return "" if value is None else f"{value:g}"
-
-
-def _reason(point: SweepPoint) -> str:
-    assert point.error is not None
-    return f"{point.error['type']}: {point.error['message'].splitlines()[0]}"
 
 
 def _word(name: str, value: Any) -> str:

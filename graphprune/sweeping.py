@@ -191,7 +191,7 @@ class Task:
 def number_of(score: Any) -> float:
     """A score as a finite number. Raises `SweepError` for what is none."""
     try:
-        number = float(score)
+        number = float(getattr(score, "detach", lambda: score)())  # torch warns of numbers that have gradients
     except (TypeError, ValueError) as error:
         raise SweepError(f"the score function returned a {type(score).__name__}, where a number is needed") from error
     if not math.isfinite(number):

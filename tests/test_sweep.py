@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -542,3 +543,87 @@ def test_no_picture_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(errors.OptionError, match="must end in one of .png, .svg, .pdf"):
         run(0.5).plot(tmp_path / "sweep.jpg")
     assert not any(tmp_path.iterdir())
+
+
+# The command line
+
+MODULE = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 4))
+
+images = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
+wanted = net()(images).detach()
+three = 3
+
+def deviation(model):
+    return (model(images) - wanted).square().mean()
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run `graphprune sweep` in a folder with a module; gives exit code, stdout, stderr."""
+    (tmp_path / "sweep_models.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("warnings.formatwarning", warnings.formatwarning)  # main() changes it
+    monkeypatch.delitem(sys.modules, "sweep_models", raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        from graphprune.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["graphprune", "sweep", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+def test_the_command_prints_writes_draws_and_resumes(command, tmp_path: Path) -> None:
+    given = ["sweep_models:net", "--score", "sweep_models:deviation", "--lower", "-o", "out.jsonl"]
+    given += ["--sparsity", "0.3", "--sparsity", "0.999", "--criterion", "l1", "--criterion", "l2", "--of", "macs"]
+    code, out, err = command(*given, "--plot", "out.svg", "--recover", "none", "--recover", "bias", "--keep", "2")
+    assert code == 0, err
+    assert "l1, recover=False" in out.replace("\n", " ") or "recover=False, l1" in out, out
+    assert "written to out.jsonl" in out and "drawn in out.svg" in out and "BudgetError" in out
+    assert (tmp_path / "out.svg").read_text().startswith("<?xml")
+    lines = (tmp_path / "out.jsonl").read_text()
+    code, out, err = command(*given, "--recover", "none", "--recover", "bias", "--keep", "2", "--json")
+    assert code == 0 and (tmp_path / "out.jsonl").read_text() == lines
+    told = json.loads(out)
+    found = Sweep.load(tmp_path / "out.jsonl")
+    assert told["score"] == found.dense == 0 and told["points"] == [point.record for point in found.points]
+    from sweep_models import deviation, net
+
+    for point in found.finished:
+        assert point.score == float(deviation(graphprune.optimize(net().eval(), **point.options)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--score", "sweep_models"], "'sweep_models' names no function"),
+        (["--score", "sweep_models:nothing"], "cannot be imported: AttributeError"),
+        (["--score", "sweep_models:three"], "is a int, not a function"),
+        (["--score", "nowhere:accuracy"], "cannot be imported: ModuleNotFoundError"),
+        (["--score", "sweep_models:deviation", "--criterion", "l7"], "l7"),
+        (["--score", "sweep_models:deviation", "--plot", "a.jpg"], "a.jpg must end in one of"),
+        (["--score", "sweep_models:deviation", "--of", "flops"], "--of flops: choose one of params"),
+    ],
+)
+def test_the_command_refuses_before_it_works(options: list[str], message: str, command, tmp_path: Path) -> None:
+    code, out, err = command("sweep_models:net", "-o", "out.jsonl", *options)
+    assert code == 1 and out == "" and message in err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_command_fails_where_no_point_can_be_reached(command) -> None:
+    given = ["--score", "sweep_models:deviation", "-o", "out.jsonl", "--sparsity", "0.999"]
+    code, out, err = command("sweep_models:net", *given)
+    assert code == 1 and "no point could be reached; out.jsonl holds the reasons" in err and "BudgetError" in err

@@ -23,6 +23,7 @@ COMMANDS = (
     "verify",
     "compile",
     "bench",
+    "sweep",
     "inspect",
     "targets",
     "runtime",
