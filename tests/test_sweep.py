@@ -553,7 +553,7 @@ from torch import nn
 
 def net():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 4))
+    return nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 4))
 
 images = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 wanted = net()(images).detach()
@@ -588,13 +588,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_the_command_prints_writes_draws_and_resumes(command, tmp_path: Path) -> None:
     given = ["sweep_models:net", "--score", "sweep_models:deviation", "--lower", "-o", "out.jsonl"]
     given += ["--sparsity", "0.3", "--sparsity", "0.999", "--criterion", "l1", "--criterion", "l2", "--of", "macs"]
-    code, out, err = command(*given, "--plot", "out.svg", "--recover", "none", "--recover", "bias", "--keep", "2")
+    code, out, err = command(*given, "--plot", "out.svg", "--recover", "none", "--recover", "bias", "--keep", "4")
     assert code == 0, err
     assert "l1, recover=False" in out.replace("\n", " ") or "recover=False, l1" in out, out
     assert "written to out.jsonl" in out and "drawn in out.svg" in out and "BudgetError" in out
     assert (tmp_path / "out.svg").read_text().startswith("<?xml")
     lines = (tmp_path / "out.jsonl").read_text()
-    code, out, err = command(*given, "--recover", "none", "--recover", "bias", "--keep", "2", "--json")
+    code, out, err = command(*given, "--recover", "none", "--recover", "bias", "--keep", "4", "--json")
     assert code == 0 and (tmp_path / "out.jsonl").read_text() == lines
     told = json.loads(out)
     found = Sweep.load(tmp_path / "out.jsonl")
@@ -602,7 +602,7 @@ def test_the_command_prints_writes_draws_and_resumes(command, tmp_path: Path) ->
     from sweep_models import deviation, net
 
     for point in found.finished:
-        assert point.score == float(deviation(graphprune.optimize(net().eval(), **point.options)))
+        assert point.score == deviation(graphprune.optimize(net().eval(), **point.options)).item()
 
 
 @pytest.mark.parametrize(
