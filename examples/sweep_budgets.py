@@ -1,4 +1,4 @@
-"""What does accuracy cost? A sweep over budgets and criteria on handwritten digits, and a picture of the Pareto front."""
+"""What does accuracy cost? A sweep over budgets and criteria on digits, and a picture of the Pareto front."""
 
 import torch
 from sklearn.datasets import load_digits

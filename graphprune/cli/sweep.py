@@ -49,7 +49,7 @@ def sweep(
     executor: Annotated[Literal["serial", "processes", "ray"], typer.Option(help="Where points run.")] = "serial",
     workers: Annotated[int | None, typer.Option(min=1, help="How many points at the same time.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help=PLOT_HELP)] = None,
-    of: Annotated[str, typer.Option(metavar="QUANTITY", help=OF_HELP)] = "params",
+    of: Annotated[str | None, typer.Option(metavar="QUANTITY", help=OF_HELP, show_default="params")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Prune a model in every combination of the given options, score each result, and show what accuracy costs."""
@@ -58,7 +58,7 @@ def sweep(
     from ..sweeping import SPARSITIES
     from ..sweeping import sweep as run
 
-    if of not in report.QUANTITIES:
+    if of is not None and of not in report.QUANTITIES:
         raise OptionError(f"--of {of}: choose one of {', '.join(report.QUANTITIES)}")
     if plot is not None:
         check_ending(plot)
