@@ -89,10 +89,27 @@ def _store(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def _write(node: fx.Node, value: Any) -> None:
-    """Put a number in the place of an argument, everywhere."""
+    """Put a number in the place of an argument, everywhere, also where it is taken out of a tensor first."""
+
+    def put(item: fx.Node) -> Any:
+        return value if item is node else item
+
     for user in list(node.users):
-        swap = lambda item: value if item is node else item  # noqa: E731
-        user.args, user.kwargs = fx.map_arg(user.args, swap), fx.map_arg(user.kwargs, swap)
+        if _takes_out(user):
+            _write(user, value)
+            user.graph.erase_node(user)
+        else:
+            user.args, user.kwargs = fx.map_arg(user.args, put), fx.map_arg(user.kwargs, put)
+
+
+def _takes_out(node: fx.Node) -> bool:
+    return node.op == "call_method" and node.target == "item"
+
+
+def wrapped_numbers(graph: fx.GraphModule) -> set[int]:
+    """The positions of arguments that are numbers, which torch wraps in tensors where they may vary."""
+    nodes = graph.graph.find_nodes(op="placeholder")
+    return {place for place, node in enumerate(nodes) if node.users and all(map(_takes_out, node.users))}
 
 
 def why_shared(graph: fx.GraphModule) -> str:

@@ -24,7 +24,7 @@ from ..api import optimize, plan_of, verify
 from ..errors import CompileError, FallbackWarning, GraphPruneError, NothingToPruneError, TraceError
 from ..errors import UnsupportedModelError
 from ..plan import Plan
-from .captured import bound, exported, weight_names, why_shared
+from .captured import bound, exported, weight_names, why_shared, wrapped_numbers
 from .dynamo_options import Settings
 from .watching import Watch
 
@@ -72,7 +72,7 @@ class CapturedGraph:
 
     def __init__(self, graph: fx.GraphModule, settings: Settings) -> None:
         self.graph, self.settings = graph, settings
-        self.names = weight_names(graph)
+        self.names, self.numbers = weight_names(graph), wrapped_numbers(graph)
         self.shared = why_shared(graph)
         self._own = (*graph.parameters(), *graph.buffers())
         self._versions: dict[tuple[int, ...], _Version] = {}
@@ -80,11 +80,16 @@ class CapturedGraph:
 
     def __call__(self, *arguments: Any) -> Sequence[Any]:
         """What the graph gives; or its pruned form, where it is to be pruned."""
-        run = self.shared or _why_not((*arguments, *self._own)) or self._program(arguments)
+        plain = [item.item() if place in self.numbers else item for place, item in enumerate(arguments)]
+        run = self.shared or _why_not((*plain, *self._own)) or self._program(plain)
         if isinstance(run, str):
             self._tell(f"a captured graph runs in PyTorch as it is, neither pruned nor compiled: {run}")
             return tuple(self.graph(*arguments))
-        return run(*(item for place, item in enumerate(arguments) if place not in self.names and _is_tensor(item)))
+        return run(*self._tensors(plain))
+
+    def _tensors(self, arguments: Sequence[Any]) -> list[torch.Tensor]:
+        """The arguments that are neither weights nor numbers."""
+        return [item for place, item in enumerate(arguments) if place not in self.names and _is_tensor(item)]
 
     def _program(self, arguments: Sequence[Any]) -> Run | str:
         """What runs for these weights and sizes, or why nothing but the graph itself does."""
@@ -118,9 +123,8 @@ class CapturedGraph:
             if self.settings.pruning is None:
                 return f"it was compiled for {limit} sizes of its inputs already"
             version.programs.pop(next(iter(version.programs)))
-        tensors = [item for place, item in enumerate(arguments) if place not in self.names and _is_tensor(item)]
         with torch.inference_mode(False), torch.no_grad():
-            module, inputs = bound(self.graph, self.names, arguments), tuple(map(torch.clone, tensors))
+            module, inputs = bound(self.graph, self.names, arguments), tuple(map(torch.clone, self._tensors(arguments)))
             try:
                 program = exported(module, inputs)
             except _OBSTACLES as error:
