@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import graphprune
+
+sys.modules.setdefault("torchvision", None)  # no pictures here; transformers need not look for it
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 torch.manual_seed(0)
 data = os.environ.get("GRAPHPRUNE_DATA")
