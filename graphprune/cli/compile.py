@@ -1,14 +1,14 @@
 """`graphprune compile`."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .. import report
+from . import completing
 from .options import AsJson, Given, Target
-from .output import print_json, show, spinner
+from .output import check_out, print_json, show, stages
 
 TUNE_HELP = "Measure candidates for the kernels for so many seconds; what was measured is remembered. 0: only use that."
 SEPARATE_HELP = (
@@ -33,7 +33,7 @@ def compile(
     folder: Annotated[bool, typer.Option("--folder", help="Write a folder of parts instead of one file.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Time it here and store the latency in it.")] = False,
     examine: Annotated[bool, typer.Option("--examine", help="Count instructions, for graphprune inspect.")] = False,
-    precision: Annotated[str, typer.Option(help=PRECISION_HELP)] = "fp32",
+    precision: Annotated[str, typer.Option(help=PRECISION_HELP, autocompletion=completing.precisions)] = "fp32",
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="On GPUs: launch all kernels at once.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -42,10 +42,10 @@ def compile(
 
     from ..bench import inputs_of, named, positional
 
-    example_inputs = given.example_inputs()
-    loaded = given.load()
-    # While candidates are measured, there is a progress bar of its own.
-    with nullcontext() if tune else spinner(f"compiling for {target}"):
+    check_out(out)
+    with stages() as report_stage:
+        example_inputs = given.example_inputs()
+        loaded = given.load()
         artifact = graphprune.compile(
             loaded,
             target=target,
@@ -58,6 +58,7 @@ def compile(
             examine=examine,
         )
         if measure:
+            report_stage("measure", 0, None)
             inputs = inputs_of(loaded, example_inputs, artifact)
             artifact.measure(*positional(inputs), **named(inputs))
         artifact.save(out, folder=folder)
