@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .. import report
-from ..errors import OptionError, SweepError
+from ..errors import BudgetError, OptionError, SweepError
+from . import completing
 from .functions import function_of
 from .optimize import STRUCTURE_HELP
 from .options import AsJson, Given
 from .output import print_json, show
-from .pruning import CRITERION_HELP, DATA_HELP, POLICY_HELP
+from .pruning import CRITERION_HELP, DATA_HELP, POLICY_HELP, TARGET_HELP
 
 EXAMPLES = (
     "graphprune sweep my_models:Net --score my_models:accuracy -o sweep.jsonl --sparsity 0.3 --sparsity 0.6",
@@ -32,19 +33,29 @@ def sweep(
     score: Annotated[str, typer.Option(metavar="FUNCTION", help=SCORE_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help=OUT_HELP)],
     sparsity: Annotated[list[float] | None, typer.Option(help="A share to remove; repeat.", show_default="3")] = None,
-    budget: Annotated[list[str] | None, typer.Option(metavar="WORD", help=BUDGET_HELP, show_default="params")] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD", help=BUDGET_HELP, show_default="params", autocompletion=completing.budgets),
+    ] = None,
     criterion: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help=f"{CRITERION_HELP} Repeat.", show_default="l2")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help=f"{CRITERION_HELP} Repeat.", show_default="l2", autocompletion=completing.criteria
+        ),
     ] = None,
     structure: Annotated[list[str] | None, typer.Option(metavar="WORD", help=f"{STRUCTURE_HELP} Repeat.")] = None,
     recover: Annotated[list[str] | None, typer.Option(metavar="WORD", help=RECOVER_HELP)] = None,
-    policy: Annotated[list[str] | None, typer.Option(metavar="WORD", help=POLICY_HELP)] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(metavar="WORD", help=POLICY_HELP, autocompletion=completing.policies)
+    ] = None,
     multiple_of: Annotated[list[int] | None, typer.Option(min=1, help="Keep multiples of this; repeat.")] = None,
     keep: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave in every model.")] = None,
-    target: Annotated[str | None, typer.Option(help="Keep multiples that suit this target, such as x86.")] = None,
+    target: Annotated[str | None, typer.Option(help=TARGET_HELP, autocompletion=completing.targets)] = None,
     data: Annotated[Path | None, typer.Option(metavar="FILE", help=DATA_HELP)] = None,
     lower: Annotated[bool, typer.Option("--lower", help="Lower scores are better: a loss.")] = False,
-    measure: Annotated[str | None, typer.Option(metavar="TARGET", help=MEASURE_HELP)] = None,
+    measure: Annotated[
+        str | None, typer.Option(metavar="TARGET", help=MEASURE_HELP, autocompletion=completing.targets)
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads to measure with.")] = None,
     executor: Annotated[Literal["serial", "processes", "ray"], typer.Option(help="Where points run.")] = "serial",
     workers: Annotated[int | None, typer.Option(min=1, help="How many points at the same time.")] = None,
@@ -72,10 +83,11 @@ def sweep(
         "threads": threads,
     }
     options = {name: value for name, value in given_options.items() if value is not None}
+    scored = function_of(score)
     result = run(
         given.load(),
         sparsity or SPARSITIES,
-        score=function_of(score),
+        score=scored,
         budgets=budget or ["params"],
         criteria=criterion or ["l2"],
         example_inputs=given.example_inputs(),
@@ -92,7 +104,9 @@ def sweep(
     elif result.finished:
         show(result.table(of), f"written to {out}")
     if not result.finished:
-        raise SweepError(f"no point could be reached; {out} holds the reasons. The first: {result.points[0].reason}")
+        pruning = all(point.error is not None and point.error["stage"] == "prune" for point in result.points)
+        kind = BudgetError if pruning else SweepError
+        raise kind(f"no point could be reached; {out} holds the reasons. The first: {result.points[0].reason}")
     if plot is not None:
         result.plot(plot, of, given.model)
         if not as_json:
