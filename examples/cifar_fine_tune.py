@@ -48,7 +48,7 @@ print(f"{after / before:.1%} of the MACs left; accuracy {accuracy(dense):.1%} ->
 
 # An ordinary module of the same class: any training loop will do. This one also learns from what the dense one says.
 teacher = graphprune.teacher(dense)
-optimizer = torch.optim.SGD(slim.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4, nesterov=True)
+optimizer = torch.optim.SGD(slim.parameters(), lr=0.005, momentum=0.9, weight_decay=5e-4, nesterov=True)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 for _ in range(steps):
     images, labels = batch(64)
