@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import warnings
 from pathlib import Path
 
@@ -428,6 +429,14 @@ def test_what_cannot_be_sent_says_so() -> None:
     lock = __import__("threading").Lock()
     with pytest.raises(errors.SweepError, match="cannot be sent to another process"):
         run(0.5, score=lambda model: 0.0 if lock else 1.0, executor="processes", workers=2)
+
+
+def test_a_score_that_workers_cannot_import_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("graphprune_nowhere")
+    exec("def score(model):\n    return 0.5", module.__dict__)
+    monkeypatch.setitem(sys.modules, "graphprune_nowhere", module)
+    with pytest.raises(errors.SweepError, match=r"cannot be sent.*graphprune_nowhere"):
+        run(0.5, score=module.score, executor="processes", workers=2)
 
 
 def test_a_worker_that_dies_does_not_take_the_others_along(tmp_path: Path) -> None:
