@@ -25,6 +25,7 @@ COMMANDS = (
     "verify",
     "compile",
     "bench",
+    "sweep",
     "inspect",
     "targets",
     "runtime",
