@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cost import leaf_product
 from ..errors import PlanError
 from ..graph import Node, Value
 from ..labels import Labels, Product
@@ -70,14 +71,10 @@ def alive_after(analysis: "Analysis", plan: "Plan | None") -> Alive:
 def elements_left(analysis: "Analysis", alive: Alive, masks: "Masks | None" = None) -> dict[str, Pair]:
     """Elements of every stored tensor before and after; where weights are masked, those that may differ from zero."""
     masked = {} if masks is None else {name: int(kept.sum()) for name, kept in masks.kept.items()}
-    found = {}
+    living, found = alive[analysis.solution.classes], {}
     for name, leaf in analysis.graph.leaves.items():
-        left = prod(leaf.shape)
-        for axis in range(len(leaf.shape)):
-            classes = analysis.leaf_classes.get((name, axis))
-            if classes is not None:
-                left = left * int(alive[classes].sum()) // classes.size
-        found[name] = Pair(prod(leaf.shape), masked.get(name, left))
+        left = masked[name] if name in masked else round(_value(leaf_product(analysis, name), living))
+        found[name] = Pair(prod(leaf.shape), left)
     return found
 
 

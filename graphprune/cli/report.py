@@ -1,0 +1,109 @@
+"""`graphprune report`."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import BudgetError, OptionError
+from .options import AsJson, Given
+from .output import print_json, show, spinner
+from .pruning import Pruning
+
+EXAMPLES = (
+    "graphprune report model.onnx -o report.html",
+    "graphprune report my_models:Net -o report.html --sparsity 0.5 --budget macs --bench -i 1,3,32,32",
+    "graphprune report my_models:Net -o report.html --weights trained.pt --slim slim.safetensors",
+    "graphprune report my_models:Net -o report.html --sweep sweep.jsonl --plots plots",
+)
+
+SLIM_HELP = "The pruned model, which optimize wrote: slim.safetensors or slim.onnx."
+PLAN_HELP = "The plan of a pruned model, which plan wrote: plan.json."
+BENCH_HELP = "Compile and time both models for this machine, beside other runtimes."
+TIMES_HELP = "Latencies that [b]graphprune bench MODEL --json[/b] printed into a file."
+SWEEP_HELP = "Results of [b]graphprune sweep[/b]: sweep.jsonl."
+PLOTS_HELP = "Write the drawings as PNG and SVG files, too."
+VERIFY_HELP = "Prove that the pruned model equals the masked original."
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a report shows beside the model."""
+
+    slim: Annotated[Path | None, typer.Option(metavar="FILE", help=SLIM_HELP)] = None
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help=PLAN_HELP)] = None
+    bench: Annotated[bool, typer.Option("--bench", help=BENCH_HELP)] = False
+    times: Annotated[Path | None, typer.Option(metavar="FILE", help=TIMES_HELP)] = None
+    sweep: Annotated[Path | None, typer.Option(metavar="FILE", help=SWEEP_HELP)] = None
+    plots: Annotated[Path | None, typer.Option(metavar="FOLDER", help=PLOTS_HELP)] = None
+    title: Annotated[str | None, typer.Option(help="The head line; the name of the model where it is left out.")] = None
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help=VERIFY_HELP)] = True
+
+
+def report(
+    given: Given,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page: report.html")],
+    shown: Shown,
+    pruning: Pruning,
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML page: costs, widths, where they went, what hangs together, locks, latency, accuracy.
+
+    Of a model alone it shows what could be pruned; with --slim or --plan what was; with --sparsity (or --budget, --latency)
+    the model is pruned for the report. The page holds all that it needs and loads nothing.
+    """
+    import graphprune
+
+    if out.suffix not in (".html", ".htm"):
+        raise typer.BadParameter("must end in .html", param_hint="--out")
+    options = _asked(shown, pruning)
+    model, example_inputs = given.load(), given.example_inputs()
+    plan = None if shown.plan is None else graphprune.Plan.load(shown.plan)
+    with spinner("pruning") as status:
+        slim = _slim(given, shown, plan, options, model, example_inputs)
+        times: Any = shown.times
+        if shown.bench:
+            from ..bench import bench_pair
+
+            if slim is None:
+                raise OptionError("--bench times a pruned model, too: name it by --slim or --plan, or give --sparsity")
+            threads = 1 if pruning.threads is None else pruning.threads
+            target = pruning.target or "x86"
+            times = bench_pair(
+                model, slim, example_inputs, target, threads, progress=lambda step: status.update(f"{step} ...")
+            )
+        status.update("writing the report ...")
+        graphprune.write_report(
+            model,
+            out,
+            slim=slim,
+            example_inputs=example_inputs,
+            verify=shown.verify,
+            bench=times,
+            sweep=shown.sweep,
+            title=shown.title or given.model,
+            plots=shown.plots,
+        )
+    if as_json:
+        print_json({"out": str(out)} | ({} if shown.plots is None else {"plots": str(shown.plots)}))
+    else:
+        show(f"written to {out}" + ("" if shown.plots is None else f"; drawings to {shown.plots}"))
+
+
+def _asked(shown: Shown, pruning: Pruning) -> "dict[str, Any] | None":
+    """The options to prune with, None where the model is not to be pruned; raises `OptionError` for contradictions."""
+    ways = [
+        name
+        for name, there in (
+            ("--slim", shown.slim is not None),
+            ("--plan", shown.plan is not None),
+            ("--sparsity, --budget or --latency", bool(pruning.sparsity or pruning.budget or pruning.latency)),
+        )
+        if there
+    ]
+    if len(ways) > 1:
+        raise OptionError(f"{' and '.join(ways)} each say what is pruned: give one of them")
+    if shown.bench and shown.times is not None:
+        raise OptionError("--bench measures latencies and --times reads them: give one of them")
+    return pruning.asked() if ways and ways[0].startswith("--sparsity") else None
