@@ -26,6 +26,8 @@ if _TYPE_CHECKING:
     from .masks import Masks as Masks
     from .plan import Plan as Plan
     from .schedule import Schedule as Schedule
+    from .sweep_results import Sweep as Sweep
+    from .sweeping import sweep as sweep
 
 __version__ = "0.1.0"
 
@@ -46,6 +48,8 @@ _HOME = {
     "Plan": "plan",
     "Masks": "masks",
     "Schedule": "schedule",
+    "sweep": "sweeping",
+    "Sweep": "sweep_results",
     "regularizer": "frontends.torch.regularizers",
     "distillation": "frontends.torch.distilling",
     "teacher": "frontends.torch.distilling",
