@@ -24,6 +24,7 @@ if _TYPE_CHECKING:
     from .frontends.torch.distilling import teacher as teacher
     from .frontends.torch.regularizers import regularizer as regularizer
     from .masks import Masks as Masks
+    from .page.writing import write_report as write_report
     from .plan import Plan as Plan
     from .schedule import Schedule as Schedule
     from .sweep_results import Sweep as Sweep
@@ -53,6 +54,7 @@ _HOME = {
     "regularizer": "frontends.torch.regularizers",
     "distillation": "frontends.torch.distilling",
     "teacher": "frontends.torch.distilling",
+    "write_report": "page.writing",
     "GraphPruneError": "errors",
 }
 

@@ -23,6 +23,7 @@ COMMANDS = (
     "verify",
     "compile",
     "bench",
+    "report",
     "inspect",
     "targets",
     "runtime",

@@ -59,20 +59,16 @@ def report(
         raise typer.BadParameter("must end in .html", param_hint="--out")
     options = _asked(shown, pruning)
     model, example_inputs = given.load(), given.example_inputs()
-    plan = None if shown.plan is None else graphprune.Plan.load(shown.plan)
     with spinner("pruning") as status:
-        slim = _slim(given, shown, plan, options, model, example_inputs)
+        slim = _slim(given, shown, options, model, example_inputs)
         times: Any = shown.times
         if shown.bench:
             from ..bench import bench_pair
 
             if slim is None:
                 raise OptionError("--bench times a pruned model, too: name it by --slim or --plan, or give --sparsity")
-            threads = 1 if pruning.threads is None else pruning.threads
-            target = pruning.target or "x86"
-            times = bench_pair(
-                model, slim, example_inputs, target, threads, progress=lambda step: status.update(f"{step} ...")
-            )
+            where = pruning.target or "x86", pruning.threads or 1
+            times = bench_pair(model, slim, example_inputs, *where, progress=lambda step: status.update(f"{step} ..."))
         status.update("writing the report ...")
         graphprune.write_report(
             model,
@@ -93,17 +89,33 @@ def report(
 
 def _asked(shown: Shown, pruning: Pruning) -> "dict[str, Any] | None":
     """The options to prune with, None where the model is not to be pruned; raises `OptionError` for contradictions."""
-    ways = [
-        name
-        for name, there in (
-            ("--slim", shown.slim is not None),
-            ("--plan", shown.plan is not None),
-            ("--sparsity, --budget or --latency", bool(pruning.sparsity or pruning.budget or pruning.latency)),
-        )
-        if there
-    ]
-    if len(ways) > 1:
-        raise OptionError(f"{' and '.join(ways)} each say what is pruned: give one of them")
+    given = [field.name for field in fields(Pruning) if getattr(pruning, field.name) not in (field.default, None, [])]
+    what = [f"--{name.replace('_', '-')}" for name in given if name not in ("target", "threads")]
+    ways = [name for name, file in (("--slim", shown.slim), ("--plan", shown.plan)) if file is not None]
+    if len(ways) + bool(what) > 1:
+        raise OptionError(f"{' and '.join([*ways, *what[:1]])} each say what is pruned: give one of them")
     if shown.bench and shown.times is not None:
         raise OptionError("--bench measures latencies and --times reads them: give one of them")
-    return pruning.asked() if ways and ways[0].startswith("--sparsity") else None
+    if given and not what and not shown.bench:
+        raise OptionError(f"--{given[0]} is for pruning or --bench: give --sparsity or --bench, too")
+    return pruning.asked() if what else None
+
+
+def _slim(given: Given, shown: Shown, options: "dict[str, Any] | None", model: Any, example_inputs: Any) -> Any:
+    """The pruned model that the options name or ask for, or None."""
+    from ..passes.chosen import passes_for
+    from ..passes.pipeline import Program, run_passes
+    from ..plan import Plan
+
+    if shown.slim is not None:
+        onnx = shown.slim.suffix == ".onnx"
+        named = replace(given, model=str(shown.slim), weights=None) if onnx else replace(given, weights=shown.slim)
+        return named.load()
+    if shown.plan is not None:
+        return Plan.load(shown.plan).apply(model, example_inputs)
+    if options is None:
+        return None
+    program = run_passes(Program(model, example_inputs), passes_for(options | {"verify": False}))
+    if "unchanged" in program.report:
+        raise BudgetError("what pruning leaves is not faster, so there is nothing to report")
+    return program.model
