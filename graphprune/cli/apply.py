@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from .. import report
+from ..progress import tell
 from .options import AsJson, Given, Slim, Thorough, check_slim
-from .output import print_json, show, spinner
+from .output import print_json, show, stages
 
 EXAMPLES = (
     "graphprune apply my_models:Net plan.json -o slim.safetensors -i 1,3,32,32",
@@ -32,12 +33,12 @@ def apply(
 
     check_slim(out)
     decision = Plan.load(plan)
-    model, inputs = given.load(), given.example_inputs()
-    given.source.check_ending(model, out)
-    with spinner("applying"):
+    with stages():
+        model, inputs = given.load(), given.example_inputs()
+        given.source.check_ending(model, out)
+        tell("apply the plan")
         slim = decision.apply(model, inputs)
         own = frontend_of(slim).plan_of(slim)
-    with spinner("verifying"):
         verified = compare(frontend_of(model), model, slim, own, inputs, thorough, strict=False)
         given.source.save(slim, out, inputs)
     found = {**own.report, "verification": verified}

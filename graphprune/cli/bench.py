@@ -9,7 +9,7 @@ import typer
 from .. import report
 from ..errors import OptionError
 from .options import MODEL_HELP, AsJson, Given, Target
-from .output import print_json, show, spinner
+from .output import print_json, show, stages
 
 RPC_HELP = (
     "Of an artifact: measure on the machine where [b]python -m tvm.exec.rpc_server[/b] runs, such as pi.local:9090."
@@ -58,9 +58,9 @@ def bench(
         raise OptionError(
             "--rpc measures an artifact: compile the model first, then graphprune bench model.gp --rpc ..."
         )
-    example_inputs = given.example_inputs()
-    loaded = given.load()
-    with spinner("starting") as status:
+    with stages():
+        example_inputs = given.example_inputs()
+        loaded = given.load()
         found = measure(
             loaded,
             example_inputs,
@@ -72,7 +72,6 @@ def bench(
             repeats=repeats,
             inductor=inductor,
             profile=profile,
-            progress=lambda step: status.update(f"{step} ..."),
         )
     if as_json:
         print_json(found.figures())
@@ -89,7 +88,8 @@ def _bench_artifact(
     for name in OF_MODELS:
         if _was_given(context, name):
             raise OptionError(f"--{name.replace('_', '-')} is for models; an artifact is measured as it is")
-    with spinner(f"measuring {path} on {rpc or 'this machine'}"):
+    with stages() as report_stage:
+        report_stage(f"measure {path} on {rpc or 'this machine'}", 0, None)
         alone = rpc is None or _was_given(context, "threads")
         found = bench_artifact(path, rpc, repeats, threads if alone else None)
     if as_json:

@@ -1,6 +1,5 @@
 """`graphprune compile`."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from .. import report
 from .options import AsJson, Given, Target
-from .output import print_json, show, spinner
+from .output import check_out, print_json, show, stages
 
 TUNE_HELP = "Measure candidates for the kernels for so many seconds; what was measured is remembered. 0: only use that."
 SEPARATE_HELP = (
@@ -42,10 +41,10 @@ def compile(
 
     from ..bench import inputs_of, named, positional
 
-    example_inputs = given.example_inputs()
-    loaded = given.load()
-    # While candidates are measured, there is a progress bar of its own.
-    with nullcontext() if tune else spinner(f"compiling for {target}"):
+    check_out(out)
+    with stages() as report_stage:
+        example_inputs = given.example_inputs()
+        loaded = given.load()
         artifact = graphprune.compile(
             loaded,
             target=target,
@@ -58,6 +57,7 @@ def compile(
             examine=examine,
         )
         if measure:
+            report_stage("measure", 0, None)
             inputs = inputs_of(loaded, example_inputs, artifact)
             artifact.measure(*positional(inputs), **named(inputs))
         artifact.save(out, folder=folder)

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ..progress import tell
 from .options import AsJson
-from .output import print_json, spinner
+from .output import print_json, stages
 
 EXAMPLES = ("graphprune demo", "graphprune demo --out here --threads 2")
 
@@ -19,7 +20,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train, prune, verify, fine-tune, compile and measure a small network on handwritten digits; a minute."""
-    with spinner("starting"):
+    with stages():
+        tell("start")
         from ..demo import run
 
     figures = run(out, seed, threads, Console(stderr=as_json))

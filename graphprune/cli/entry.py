@@ -3,6 +3,7 @@
 Frameworks are imported inside the commands, so that `--help` answers at once.
 """
 
+import signal
 import sys
 import warnings
 from importlib import import_module
@@ -11,8 +12,9 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..errors import GraphPruneError
+from ..errors import BudgetError, GraphPruneError, VerifyError
 from .groups import spread
+from .stopping import stoppable
 
 COMMANDS = (
     "demo",
@@ -29,6 +31,17 @@ COMMANDS = (
     "runtime",
 )
 """Every command is a function in the file of the same name, with `EXAMPLES` for its help; in the order of `--help`."""
+
+EXIT_CODES: dict[int, tuple[type[Exception] | None, str]] = {
+    0: (None, "done"),
+    1: (None, "an error, told in one line: a wrong model, file or option, or a machine that lacks something"),
+    2: (None, "a command, option or argument that there is not, or a value that it cannot take"),
+    3: (VerifyError, "the pruned model does not compute what the masked original computes"),
+    4: (BudgetError, "the budget cannot be met, nothing can be pruned, or what is pruned is not faster"),
+    130: (None, "stopped by Ctrl-C; nothing is left half-written"),
+    143: (None, "stopped by SIGTERM; nothing is left half-written"),
+}
+"""Exit code -> the errors that lead to it, if they are of one kind, and what it means."""
 
 app = typer.Typer(
     help="Make trained neural networks smaller and faster, and verify that they still compute the same.",
@@ -59,14 +72,33 @@ for _name in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one line and exit code 1."""
+    """Run the command line; errors of ours become one line on stderr and an exit code (see `EXIT_CODES`)."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    with stoppable() as received:
+        code = _run()
+    if received:
+        print("graphprune: stopped", file=sys.stderr)
+        code = 128 + received[0]
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code of the command that was asked for."""
     try:
         app()
-    except (GraphPruneError, OSError) as error:
-        print(f"graphprune: {error}", file=sys.stderr)
-        sys.exit(1)
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 128 + signal.SIGINT
+    except (GraphPruneError, OSError) as error:
+        print(f"graphprune: {_one_line(error)}", file=sys.stderr)
+        return next((code for code, (kind, _) in EXIT_CODES.items() if kind and isinstance(error, kind)), 1)
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return "; ".join(filter(None, map(str.strip, str(error).splitlines()))).replace(":; ", ": ")

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from ..progress import tell
 from .options import AsJson, Given
-from .output import print_json, spinner, write
+from .output import print_json, stages, write
 
 EXAMPLES = (
     "graphprune explain my_models:Net -i 1,3,32,32",
@@ -27,9 +28,10 @@ def explain(
 
     from ..explain import group_rows
 
-    example_inputs = given.example_inputs()
-    loaded = given.load()
-    with spinner("analysing"):
+    with stages():
+        example_inputs = given.example_inputs()
+        loaded = given.load(numbers=False)
+        tell("analyse")
         analysis = graphprune.analyze(loaded, example_inputs=example_inputs)
     for path, text in ((dot, analysis.to_dot), (graphml, analysis.to_graphml)):
         if path:

@@ -7,7 +7,7 @@ import typer
 from .. import report
 from ..errors import BudgetError
 from .options import AsJson, Given, Slim, Thorough, check_slim
-from .output import print_json, show, spinner
+from .output import print_json, show, stages
 from .pruning import Pruning
 
 STRUCTURE_HELP = (
@@ -44,12 +44,11 @@ def optimize(
 
     check_slim(out)
     asked = pruning.asked() | {"structure": structure, "recover": recover or False, "insist": insist}
-    status = spinner("starting")
-    passes = passes_for(asked, lambda stage, done, total: status.update(f"{stage} {done + 1} ..."), thorough)
-    program = Program(given.load(), given.example_inputs())
-    given.source.check_ending(program.model, out)
-    with status:
-        program = run_passes(program, passes, before=lambda step, _: status.update(f"{step.name} ..."))
+    with stages() as report_stage:
+        passes = passes_for(asked, report_stage, thorough)
+        program = Program(given.load(), given.example_inputs())
+        given.source.check_ending(program.model, out)
+        program = run_passes(program, passes, before=lambda step, _: report_stage(step.name, 0, None))
         if "unchanged" in program.report:
             raise BudgetError("what pruning leaves is not faster, so nothing is written; --insist writes it")
         given.source.save(program.model, out, program.example_inputs)

@@ -6,17 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from .output import spinner
+from ..progress import tell
+from .output import check_out
 
 MODEL_HELP = (
-    "A model: [b]package.module:callable[/b] that returns an nn.Module, a saved program [b]model.pt2[/b], or "
-    "[b]model.onnx[/b]."
+    "A model: [b]package.module:callable[/b] that returns an nn.Module, a saved program [b]model.pt2[/b], "
+    "[b]model.onnx[/b], [b]timm:resnet18[/b], or [b]hf:name[/b] or [b]hf:./folder[/b] of Hugging Face."
 )
 INPUT_HELP = (
-    "Shape of one input, [b]1,3,224,224[/b] or [b]1,128:int64[/b]; repeat for several; ONNX inputs also by name, "
+    "Shape of one input, [b]1,3,224,224[/b] or [b]1,128:int64[/b]; repeat for several; also by name, "
     "[b]x=1,3,224,224[/b]. Inferred where possible."
 )
 WEIGHTS_HELP = "Weights to load into the model first: .safetensors (also pruned ones) or a state dict (.pt)."
+RANDOM_HELP = "Of timm: and hf: models: random weights instead of trained ones, which must be downloaded."
 THOROUGH_HELP = "Verify over several inputs, not one."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -35,6 +37,7 @@ class Given:
     model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
     inputs: Inputs = None
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help=WEIGHTS_HELP)] = None
+    random_weights: Annotated[bool, typer.Option("--random-weights", help=RANDOM_HELP)] = False
 
     @property
     def source(self) -> Any:
@@ -47,25 +50,21 @@ class Given:
         """What `--input` asks for, or None."""
         return self.source.example_inputs(self.inputs or [])
 
-    def load(self) -> Any:
-        """The model, with the weights named beside it."""
-        return self.load_with(self.weights)
-
-    def load_with(self, weights: Path | None) -> Any:
-        """The model with other weights."""
+    def load(self, numbers: bool = True) -> Any:
+        """The model, with the weights named beside it; without `numbers`, with any weights that cost no download."""
         import graphprune
 
-        with spinner(f"loading {self.model}"):
-            loaded = self.source.load_model(self.model)
-            if weights is None:
-                return loaded
-            if weights.suffix == ".safetensors":
-                return graphprune.load_weights(loaded, weights)
-            self.source.load_state(loaded, weights)
+        tell(f"load {self.model}")
+        pretrained = numbers and not self.random_weights and self.weights is None
+        loaded = self.source.load_model(self.model, pretrained)
+        if self.weights is None:
             return loaded
+        if self.weights.suffix == ".safetensors":
+            return graphprune.load_weights(loaded, self.weights)
+        self.source.load_state(loaded, self.weights)
+        return loaded
 
 
 def check_slim(path: Path) -> None:
-    """Exit with usage for an ending that no pruned model is written with."""
-    if path.suffix not in (".onnx", ".safetensors", ".pt2"):
-        raise typer.BadParameter("must end in .onnx, .safetensors or .pt2", param_hint="--out")
+    """Exit with usage for a path that no pruned model can be written to."""
+    check_out(path, ".onnx", ".safetensors", ".pt2")

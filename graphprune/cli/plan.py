@@ -9,7 +9,7 @@ import typer
 from .. import report
 from ..errors import BudgetError
 from .options import AsJson, Given
-from .output import print_json, show, spinner
+from .output import check_out, print_json, show, stages
 from .pruning import Pruning
 
 EXAMPLES = (
@@ -31,14 +31,12 @@ def plan(
     from ..passes.chosen import passes_for
     from ..passes.pipeline import Program, run_passes
 
-    if out.suffix != ".json":
-        raise typer.BadParameter("must end in .json", param_hint="--out")
+    check_out(out, ".json")
     asked = pruning.asked() | {"verify": False}
-    status = spinner("starting")
-    passes = passes_for(asked, lambda stage, done, total: status.update(f"{stage} {done + 1} ..."))
-    program = Program(given.load(), given.example_inputs())
-    with status:
-        program = run_passes(program, passes, before=lambda step, _: status.update(f"{step.name} ..."))
+    with stages() as report_stage:
+        passes = passes_for(asked, report_stage)
+        program = Program(given.load(), given.example_inputs())
+        program = run_passes(program, passes, before=lambda step, _: report_stage(step.name, 0, None))
         if program.plan is None:
             raise BudgetError("what pruning leaves is not faster, so there is no plan")
         program.plan.save(out)

@@ -7,7 +7,7 @@ import typer
 
 from .. import report
 from .options import AsJson
-from .output import print_json, show
+from .output import check_out, print_json, show
 
 LIBRARIES_HELP = (
     "Where libtvm_runtime.so and libtvm_ffi.so for another kind of machine lie; without it, those of this one."
@@ -24,6 +24,7 @@ def runtime(
     """Collect what runs artifacts elsewhere: libraries, the loader for Python, the C interface and its sources."""
     from ..backends.collecting import collect
 
+    check_out(out)
     sizes = collect(out, libraries)
     if as_json:
         print_json({"out": str(out), "sizes": sizes})

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import AsJson, Given, Thorough
-from .output import print_json, spinner
+from .output import print_json, stages
 
 EXAMPLES = (
     "graphprune verify my_models:Net slim.safetensors --thorough -i 1,3,32,32",
@@ -24,12 +24,10 @@ def verify(
     """Check that a pruned model computes what the original computes with the same channels set to zero."""
     import graphprune
 
-    example_inputs = given.example_inputs()
     pruned = replace(given, model=str(slim), weights=None) if slim.suffix == ".onnx" else replace(given, weights=slim)
-    loaded = pruned.load()
-    original = given.load()
-    with spinner("verifying"):
-        verified = graphprune.verify(original, loaded, example_inputs=example_inputs, thorough=thorough)
+    with stages():
+        loaded, original, inputs = pruned.load(), given.load(), given.example_inputs()
+        verified = graphprune.verify(original, loaded, example_inputs=inputs, thorough=thorough)
     if as_json:
         print_json(asdict(verified))
     else:
