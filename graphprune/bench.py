@@ -94,7 +94,7 @@ def bench(
     tell("prune")
     aligned = {"target": target} if multiple_of is None else {"multiple_of": multiple_of}
     slim = api.optimize(model, sparsity, budget=budget, example_inputs=example_inputs, **aligned)
-    return bench_pair(model, slim, example_inputs, target, threads, repeats, inductor, profile, progress)
+    return bench_pair(model, slim, example_inputs, target, threads, repeats, inductor, profile)
 
 
 def bench_pair(
@@ -106,7 +106,6 @@ def bench_pair(
     repeats: int = 20,
     inductor: bool = False,
     profile: bool = False,
-    progress: Callable[[str], None] = lambda step: None,
 ) -> Bench:
     """What `bench` measures, of a model and one that was pruned already."""
     models: dict[str, Any] = {"dense": model, "slim": slim}

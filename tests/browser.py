@@ -18,7 +18,8 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
-    --disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --remote-debugging-pipe""".split()
+    --disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars
+    --remote-debugging-pipe""".split()
 PATIENCE = 60.0
 
 
@@ -45,7 +46,7 @@ class Browser:
         inward, self._write = os.pipe()
         self._read, outward = os.pipe()
         # the browser reads commands from descriptor 3 and writes to descriptor 4
-        command = ["sh", "-c", f'exec "$@" 3<&{inward} 4>&{outward}', "sh", path, *FLAGS]
+        command = ["bash", "-c", f'exec "$@" 3<&{inward} 4>&{outward}', "bash", path, *FLAGS]
         self._process = subprocess.Popen(
             [*command, f"--user-data-dir={self._profile.name}", "about:blank"],
             pass_fds=(inward, outward),

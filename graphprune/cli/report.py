@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import BudgetError, OptionError
+from ..progress import Progress
 from .options import AsJson, Given
-from .output import print_json, show, spinner
+from .output import check_out, print_json, show, stages
 from .pruning import Pruning
 
 EXAMPLES = (
@@ -50,26 +51,24 @@ def report(
 ) -> None:
     """Write one HTML page: costs, widths, where they went, what hangs together, locks, latency, accuracy.
 
-    Of a model alone it shows what could be pruned; with --slim or --plan what was; with --sparsity (or --budget, --latency)
-    the model is pruned for the report. The page holds all that it needs and loads nothing.
+    Of a model alone it shows what could be pruned; with --slim or --plan what was; with --sparsity or another option
+    of optimize the model is pruned for the report. The page holds all that it needs and loads nothing.
     """
     import graphprune
 
-    if out.suffix not in (".html", ".htm"):
-        raise typer.BadParameter("must end in .html", param_hint="--out")
+    check_out(out, ".html", ".htm")
     options = _asked(shown, pruning)
-    model, example_inputs = given.load(), given.example_inputs()
-    with spinner("pruning") as status:
-        slim = _slim(given, shown, options, model, example_inputs)
+    with stages() as stage:
+        model, example_inputs = given.load(), given.example_inputs()
+        slim = _slim(given, shown, options, model, example_inputs, stage)
         times: Any = shown.times
         if shown.bench:
             from ..bench import bench_pair
 
             if slim is None:
                 raise OptionError("--bench times a pruned model, too: name it by --slim or --plan, or give --sparsity")
-            where = pruning.target or "x86", pruning.threads or 1
-            times = bench_pair(model, slim, example_inputs, *where, progress=lambda step: status.update(f"{step} ..."))
-        status.update("writing the report ...")
+            times = bench_pair(model, slim, example_inputs, pruning.target or "x86", pruning.threads or 1)
+        stage("write the report", 0, None)
         graphprune.write_report(
             model,
             out,
@@ -101,21 +100,24 @@ def _asked(shown: Shown, pruning: Pruning) -> "dict[str, Any] | None":
     return pruning.asked() if what else None
 
 
-def _slim(given: Given, shown: Shown, options: "dict[str, Any] | None", model: Any, example_inputs: Any) -> Any:
+def _slim(
+    given: Given, shown: Shown, options: "dict[str, Any] | None", model: Any, example_inputs: Any, stage: Progress
+) -> Any:
     """The pruned model that the options name or ask for, or None."""
     from ..passes.chosen import passes_for
     from ..passes.pipeline import Program, run_passes
     from ..plan import Plan
 
     if shown.slim is not None:
-        onnx = shown.slim.suffix == ".onnx"
-        named = replace(given, model=str(shown.slim), weights=None) if onnx else replace(given, weights=shown.slim)
-        return named.load()
+        if shown.slim.suffix == ".onnx":
+            return replace(given, model=str(shown.slim), weights=None).load()
+        return replace(given, weights=shown.slim).load()
     if shown.plan is not None:
         return Plan.load(shown.plan).apply(model, example_inputs)
     if options is None:
         return None
-    program = run_passes(Program(model, example_inputs), passes_for(options | {"verify": False}))
+    passes = passes_for(options | {"verify": False}, stage)  # the report itself verifies
+    program = run_passes(Program(model, example_inputs), passes, before=lambda step, _: stage(step.name, 0, None))
     if "unchanged" in program.report:
         raise BudgetError("what pruning leaves is not faster, so there is nothing to report")
     return program.model

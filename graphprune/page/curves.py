@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ..sweep_results import Sweep, SweepPoint
 
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 54, 16, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 54, 26, 14, 44
 SHOWN = ("params", "macs", "nonzero", "measured", "memory")
 """Quantities that get a chart, where points of the sweep differ in them."""
 

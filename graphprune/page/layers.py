@@ -38,8 +38,8 @@ class Layer:
     """What one stored weight does: the operations that read it, their costs, and the widths that they connect.
 
     `width` counts output channels; None where the operation has no one axis of them. `reads` and `writes` are families
-    of `graphprune.units`: the widths it takes channels from, and those that it gives channels to. `weighty` tells layers
-    that multiply, or store a matrix, from norms and the like.
+    of `graphprune.units`: the widths it takes channels from, and those that it gives channels to. `weighty` tells
+    layers that multiply, or store a matrix, from norms and the like.
     """
 
     name: str
@@ -53,12 +53,14 @@ class Layer:
 
 
 def alive_after(analysis: "Analysis", plan: "Plan | None") -> Alive:
-    """Which classes stay alive under a plan; all of them without one. Raises `PlanError` for a plan of another model."""
+    """Which classes stay alive under a plan; all of them without one. Raises `PlanError` for that of another model."""
     alive = np.ones(analysis.solution.count, dtype=bool)
     if plan is None:
         return alive
     if plan.fingerprint != analysis.fingerprint:
-        raise PlanError("this plan was made for another model: names and shapes of its tensors are not those of this one")
+        raise PlanError(
+            "this plan was made for another model: names and shapes of its tensors are not those of this one"
+        )
     for name, axes in plan.kept.items():
         for axis, index in axes.items():
             classes = analysis.leaf_classes[name, axis]

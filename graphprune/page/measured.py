@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..errors import FileFormatError, OptionError
 from .layers import Pair
@@ -35,24 +35,24 @@ def times_of(bench: "Bench | Mapping[str, Any] | str | os.PathLike[str]") -> Tim
 
     Raises `FileFormatError` where they are missing or damaged.
     """
-    if hasattr(bench, "figures"):
-        bench = bench.figures()
-    place = "bench="
+    place, found = "bench=", cast(Any, bench)
     if isinstance(bench, (str, os.PathLike)):
         place = os.fspath(bench)
         try:
-            bench = json.loads(Path(bench).read_text(encoding="utf-8"))
+            found = json.loads(Path(bench).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise FileFormatError(f"{place} cannot be read as JSON: {error}") from error
+    elif hasattr(bench, "figures"):
+        found = bench.figures()
     try:
-        dense, slim = bench["seconds"]["dense"], bench["seconds"]["slim"]
+        dense, slim = found["seconds"]["dense"], found["seconds"]["slim"]
         return Times(
             {NAMES.get(name, name): (float(dense[name]), float(slim[name])) for name in dense},
-            Pair(*map(int, bench["params"])),
-            Pair(*map(int, bench["macs"])),
-            str(bench["target"]),
-            int(bench["threads"]),
-            max(map(float, bench["difference"].values())),
+            Pair(*map(int, found["params"])),
+            Pair(*map(int, found["macs"])),
+            str(found["target"]),
+            int(found["threads"]),
+            max(map(float, found["difference"].values())),
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise FileFormatError(

@@ -1,6 +1,7 @@
 """The drawings of a report as image files, each as PNG and SVG."""
 
 from pathlib import Path
+from typing import Any
 
 from .. import report
 from ..files import atomic_path
@@ -73,10 +74,10 @@ def _coupling(drawn: Drawing, path: Path) -> Path:
         for y, way in wire.heads:
             shape, fill = {0: ("o", "white"), 1: ("v", report.INK), -1: ("^", report.INK)}[way]
             axes.plot([wire.x], [y - LANE / 15 * way], shape, color=report.INK, markerfacecolor=fill, markersize=5)
-        text = {"rotation": 48, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
+        text: dict[str, Any] = {"rotation": 48, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
         axes.text(wire.x, drawn.top - 4, wire.text, fontsize=7, color=report.INK, parse_math=False, **text)
     for rail in drawn.rails:
-        axes.text(rail.x + 13, rail.y - 5, rail.text, fontsize=7, color=report.INK)
+        axes.text(rail.x + 13, rail.text_y, rail.text, fontsize=7, color=report.INK)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=150)
     return path

@@ -1,4 +1,4 @@
-"""Where the coupling map draws what: widths as rails in lanes, layers as links between them, in the order of the program.
+"""Where the coupling map draws what: widths as rails in lanes, layers as links between them, as the program runs.
 
 A width is a horizontal line from the first layer that touches it to the last one; lines that do not overlap share a
 lane. A layer is a vertical line from the widths that it reads to those that it writes. No two layers share a column, so
@@ -37,7 +37,7 @@ class Map(NamedTuple):
 
 
 def lay_out(layers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Map:
-    """Place layers, given as the keys of the widths that each of them reads and writes; those with neither are left out.
+    """Place layers, given as the keys of the widths that each reads and writes; those with neither are left out.
 
     ```python
     from graphprune.page.rails import lay_out

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Status(NamedTuple):
-    """`kind` is "good", "fair", "bad" or "none"; `text` one line, `detail` the rest; `seen` the verification behind it."""
+    """`kind` is "good", "fair", "bad" or "none"; `text` one line, `detail` the rest; `seen` the verification."""
 
     kind: str
     text: str
@@ -21,29 +21,22 @@ ANALYSED = Status("none", "analysis only", "Nothing was pruned: this is what cou
 UNCHECKED = Status("fair", "not verified", "Verification was switched off: nothing proves that pruning broke nothing.")
 
 
-def checked(
-    model: Any, slim: Any, example_inputs: Any, seen: "Verification | None" = None, thorough: bool = True
-) -> Status:
-    """Compare a pruned model with the masked original; where weights were changed since, prove its plan alone.
-
-    `seen` is what a verification right after pruning said, before weights changed.
-    """
+def checked(model: Any, slim: Any, example_inputs: Any) -> Status:
+    """Compare a pruned model with the masked original; where weights were changed since, prove its plan alone."""
     from .. import api
 
-    if seen is not None:
-        return _proved(seen)
     masks, plan = api.masks_of(slim), api.plan_of(slim)
     if masks is not None and masks.updated:
         return Status("fair", "zeros are where the masks say", "The weights that stay were updated as well.")
     try:
-        return _proved(api.verify(model, slim, example_inputs=example_inputs, thorough=thorough))
+        return _proved(api.verify(model, slim, example_inputs=example_inputs))
     except VerifyError as error:
         message = str(error)
         if plan is None or masks is not None:
             return Status("bad", "differs from the masked original", message)
     try:
         again = plan.apply(model, example_inputs)
-        found = api.verify(model, again, example_inputs=example_inputs, thorough=thorough)
+        found = api.verify(model, again, example_inputs=example_inputs)
     except VerifyError as error:
         return Status("bad", "differs from the masked original", str(error))
     return Status(

@@ -5,14 +5,16 @@ from math import log2
 from typing import Any, NamedTuple
 
 from .. import report
-from . import curves
+from . import curves, rails
 from .blocks import Block
 from .contents import Contents, Group
 from .layers import Layer, Pair
-from .rails import Link
 
-STEP, LANE, LEFT, TOP = 36, 60, 26, 146
-"""Of the coupling map, in pixels: from one layer to the next, from one lane to the next, margins."""
+STEP, LANE, LEFT = 36, 60, 26
+"""Of the coupling map, in pixels: from one layer to the next, from one lane to the next, the margin."""
+
+LETTER = 5.2
+"""By how much a letter of a layer's name, which leans over, makes the coupling map higher."""
 
 NAMED = 26
 """Characters of a layer's name that the coupling map has room for."""
@@ -48,7 +50,7 @@ class Row(NamedTuple):
 
 
 class Rail(NamedTuple):
-    """A width on the map: a strip of which the share `kept` is filled."""
+    """A width on the map: a strip of which the share `kept` is filled, and how many groups it has at `text_y`."""
 
     group: int
     status: str
@@ -58,6 +60,7 @@ class Rail(NamedTuple):
     height: float
     kept: float
     text: str
+    text_y: float
     tip: str
 
 
@@ -100,7 +103,7 @@ def shown(contents: Contents) -> dict[str, Any]:
         "sections": _sections(contents, bool(charts)),
         "times": [] if contents.times is None else times(contents.times.seconds),
         "charts": charts,
-        "size": (curves.WIDTH, curves.HEIGHT, curves.LEFT),
+        "size": (curves.WIDTH, curves.HEIGHT, curves.LEFT, curves.WIDTH - curves.RIGHT),
         "widths": [(name, lengths[place]) for place, (name, _) in enumerate(contents.widths)],
         "block_bars": _costs_of(contents.blocks),
         "layer_bars": _costs_of(contents.layers),
@@ -135,7 +138,7 @@ def times(seconds: Mapping[str, tuple[float, float]]) -> list[Row]:
             name,
             (dense / longest, slim / longest),
             (report.duration(dense), report.duration(slim)),
-            f"{dense / slim:.2f} × as fast",
+            f"{dense / slim:.2f} ×",
         )
         for name, (dense, slim) in seconds.items()
     ]
@@ -180,26 +183,20 @@ def bars(pairs: Mapping[Any, Pair], kind: str) -> dict[Any, Bar]:
 
 def drawing(contents: Contents) -> Drawing:
     """Coordinates of the coupling map."""
-    layout = contents.map
-    rails = []
-    for rail in layout.rails:
-        group = contents.groups[rail.key]
-        height = 5 + 1.5 * log2(1 + group.row.count)
-        x = _x(rail.first) - 8
-        kept = group.kept / group.row.count if group.row.count else 1.0
-        tip = _tip_of_group(group, contents.pruned)
-        text = counted(group, contents.pruned)
-        width = _x(rail.last) + 8 - x
-        y = _y(rail.lane) - height / 2
-        rails.append(Rail(rail.key, group.row.status, x, y, width, height, kept, text, tip))
-    wires = [_wire(link, contents.layers[link.layer], contents.pruned) for link in layout.links]
+    layout, pruned = contents.map, contents.pruned
+    layers = [contents.layers[link.layer] for link in layout.links]
+    top = 22 + LETTER * max((len(shortened(layer.name)) for layer in layers), default=0)
+    strips = [_rail(rail, contents.groups[rail.key], top, pruned) for rail in layout.rails]
+    wires = [_wire(link, layer, top, pruned) for link, layer in zip(layout.links, layers, strict=True)]
     width = _x(max(layout.columns - 1, 0)) + 120  # the name of the last layer leans over
-    return Drawing(width, _y(max(layout.lanes - 1, 0)) + 34, TOP - 22, rails, wires)
+    return Drawing(width, _y(max(layout.lanes - 1, 0), top) + 34, top, strips, wires)
 
 
 def counted(group: Group, pruned: bool) -> str:
     """How many groups there are, and are left: `64 → 37`."""
-    return f"{group.row.count:,} → {group.kept:,}" if pruned and group.kept != group.row.count else f"{group.row.count:,}"
+    return (
+        f"{group.row.count:,} → {group.kept:,}" if pruned and group.kept != group.row.count else f"{group.row.count:,}"
+    )
 
 
 def shortened(name: str, length: int = NAMED) -> str:
@@ -211,19 +208,26 @@ def _x(column: int) -> float:
     return LEFT + column * STEP
 
 
-def _y(lane: int) -> float:
-    return TOP + 18 + lane * LANE
+def _y(lane: int, top: float) -> float:
+    return top + 40 + lane * LANE
 
 
-def _wire(link: Link, layer: Layer, pruned: bool) -> Wire:
-    reads, writes = [_y(lane) for lane in link.reads], [_y(lane) for lane in link.writes]
-    ends = reads + writes
-    source = sum(reads) / len(reads) if reads else TOP - 22  # what reads no channels takes the input of the model
+def _rail(rail: rails.Rail, group: Group, top: float, pruned: bool) -> Rail:
+    height = 5 + 1.5 * log2(1 + group.row.count)
+    x, y = _x(rail.first) - 8, _y(rail.lane, top) - height / 2
+    kept = group.kept / group.row.count if group.row.count else 1.0
+    beside = y - 5 if rail.lane == 0 else y + height + 12  # where no line comes from
+    text, tip, width = counted(group, pruned), _tip_of_group(group, pruned), _x(rail.last) + 8 - x
+    return Rail(rail.key, group.row.status, x, y, width, height, kept, text, beside, tip)
+
+
+def _wire(link: rails.Link, layer: Layer, top: float, pruned: bool) -> Wire:
+    reads, writes = [_y(lane, top) for lane in link.reads], [_y(lane, top) for lane in link.writes]
+    source = sum(reads) / len(reads) if reads else top  # what reads no channels takes the input of the model
     heads = tuple((y, 0 if y in reads else 1 if y > source else -1) for y in writes)
-    top, bottom = min([*ends, *([] if reads else [source])]), max(ends)
-    return Wire(
-        link.layer, _x(link.column), top, bottom, tuple(reads), heads, shortened(layer.name), _tip_of_layer(layer, pruned)
-    )
+    ends = reads + writes if reads else [top, *writes]
+    text, tip = shortened(layer.name), _tip_of_layer(layer, pruned)
+    return Wire(link.layer, _x(link.column), min(ends), max(ends), tuple(reads), heads, text, tip)
 
 
 def _tip_of_group(group: Group, pruned: bool) -> str:
@@ -241,4 +245,6 @@ def _tip_of_layer(layer: Layer, pruned: bool) -> str:
 
     lines = [f"{layer.name} ({layer.op})"]
     lines += [f"{both(layer.width, str)} outputs"] if layer.width else []
-    return "\n".join([*lines, f"{both(layer.params, report.count)} parameters", f"{both(layer.macs, report.count)} MACs"])
+    return "\n".join(
+        [*lines, f"{both(layer.params, report.count)} parameters", f"{both(layer.macs, report.count)} MACs"]
+    )

@@ -113,7 +113,7 @@ def gather(
     results = _sweep_of(sweep, contents.costs)
     if slim is not None:  # last, for it takes the longest
         contents = replace(contents, status=checked(model, slim, example_inputs) if verify else UNCHECKED)
-    return replace(contents, times=times, sweep=results, details=_circumstances(analysis) | contents.details)
+    return replace(contents, times=times, sweep=results, details=_circumstances(analysis) | dict(contents.details))
 
 
 def render(contents: Contents) -> str:
@@ -126,7 +126,13 @@ def render(contents: Contents) -> str:
     style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("style.css", "script.js"))
     # A browser runs the script with this hash and no other, whatever gets into the page.
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    given = {"it": contents, "style": style, "script": script, "script_hash": f"sha256-{digest}", "version": __version__}
+    given = {
+        "it": contents,
+        "style": style,
+        "script": script,
+        "script_hash": f"sha256-{digest}",
+        "version": __version__,
+    }
     return environment.get_template("template.html").render(given | shown(contents))
 
 
