@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .. import report
+from . import completing
 from .options import AsJson, Given, Target
 from .output import check_out, print_json, show, stages
 
@@ -32,7 +33,7 @@ def compile(
     folder: Annotated[bool, typer.Option("--folder", help="Write a folder of parts instead of one file.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Time it here and store the latency in it.")] = False,
     examine: Annotated[bool, typer.Option("--examine", help="Count instructions, for graphprune inspect.")] = False,
-    precision: Annotated[str, typer.Option(help=PRECISION_HELP)] = "fp32",
+    precision: Annotated[str, typer.Option(help=PRECISION_HELP, autocompletion=completing.precisions)] = "fp32",
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="On GPUs: launch all kernels at once.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -87,7 +87,7 @@ def main() -> None:
 def _run() -> int:
     """The exit code of the command that was asked for."""
     try:
-        app()
+        app(prog_name="graphprune")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
     except KeyboardInterrupt:
@@ -101,4 +101,5 @@ def _run() -> int:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return "; ".join(filter(None, map(str.strip, str(error).splitlines()))).replace(":; ", ": ")
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return " ".join(line if line[-1] in ".:;," else f"{line};" for line in lines).removesuffix(";")

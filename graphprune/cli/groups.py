@@ -2,12 +2,15 @@
 
 import inspect
 from collections.abc import Callable
+from copy import copy
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 
 def spread(function: Callable[..., None]) -> Callable[..., None]:
     """The same command with one option for each field of every parameter that is a dataclass.
+
+    In help they stand together, under the dataclass's `PANEL` if it has one.
 
     ```python
     from dataclasses import dataclass
@@ -46,12 +49,21 @@ def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     if not is_dataclass(kind):
         return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
     types = get_type_hints(kind, include_extras=True)
+    panel = getattr(kind, "PANEL", None)
     return [
         inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=types[field.name],
+            annotation=_on_panel(types[field.name], panel),
         )
         for field in fields(kind)
     ]
+
+
+def _on_panel(annotation: Any, panel: str | None) -> Any:
+    if panel is None:
+        return annotation
+    (told,) = map(copy, annotation.__metadata__)
+    told.rich_help_panel = panel
+    return Annotated[annotation.__origin__, told]

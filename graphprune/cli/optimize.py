@@ -6,6 +6,7 @@ import typer
 
 from .. import report
 from ..errors import BudgetError
+from . import completing
 from .options import AsJson, Given, Slim, Thorough, check_slim
 from .output import print_json, show, stages
 from .pruning import Pruning
@@ -28,7 +29,9 @@ def optimize(
     given: Given,
     out: Slim,
     pruning: Pruning,
-    structure: Annotated[str, typer.Option(metavar="WORD", help=STRUCTURE_HELP)] = "channel",
+    structure: Annotated[
+        str, typer.Option(metavar="WORD", help=STRUCTURE_HELP, autocompletion=completing.structures)
+    ] = "channel",
     recover: Annotated[Literal["least_squares", "bias", "batch_norm"] | None, typer.Option(help=RECOVER_HELP)] = None,
     insist: Annotated[bool, typer.Option("--insist", help=INSIST_HELP)] = False,
     thorough: Thorough = False,

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import OptionError
 from ..progress import tell
+from . import completing
 from .output import check_out
 
 MODEL_HELP = (
@@ -19,11 +21,12 @@ INPUT_HELP = (
 )
 WEIGHTS_HELP = "Weights to load into the model first: .safetensors (also pruned ones) or a state dict (.pt)."
 RANDOM_HELP = "Of timm: and hf: models: random weights instead of trained ones, which must be downloaded."
+SLIM_HELP = "The pruned model: weights and plan (slim.safetensors), a program (slim.pt2), or slim.onnx."
 THOROUGH_HELP = "Verify over several inputs, not one."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Slim = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="slim.onnx, slim.safetensors or slim.pt2")]
-Target = Annotated[str, typer.Option(help="The machine to compile for.")]
+Slim = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help=SLIM_HELP)]
+Target = Annotated[str, typer.Option(help="The machine to compile for.", autocompletion=completing.targets)]
 Thorough = Annotated[bool, typer.Option("--thorough", help=THOROUGH_HELP)]
 Inputs = Annotated[
     list[str] | None, typer.Option("--input", "-i", metavar="SHAPE", help=INPUT_HELP, show_default=False)
@@ -34,7 +37,7 @@ Inputs = Annotated[
 class Given:
     """The model that a command works on."""
 
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=completing.models)]
     inputs: Inputs = None
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help=WEIGHTS_HELP)] = None
     random_weights: Annotated[bool, typer.Option("--random-weights", help=RANDOM_HELP)] = False
@@ -55,6 +58,8 @@ class Given:
         import graphprune
 
         tell(f"load {self.model}")
+        if self.random_weights and not self.model.startswith(("timm:", "hf:")):
+            raise OptionError(f"--random-weights is for timm: and hf: models; what {self.model} holds is up to it")
         pretrained = numbers and not self.random_weights and self.weights is None
         loaded = self.source.load_model(self.model, pretrained)
         if self.weights is None:

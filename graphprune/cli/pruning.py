@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
+
+from ..errors import DataError
+from . import completing
 
 SPARSITY_HELP = "The share of the budget to remove; patterns such as 2:4 fix it."
 BUDGET_HELP = (
@@ -31,6 +34,7 @@ WIDTH_HELP = (
     "[b]layer1.*=8:[/b] or [b]fc=:0.5[/b]; repeat."
 )
 MIN_WIDTH_HELP = "The fewest outputs of any layer that is pruned, a number or a share."
+TARGET_HELP = "Keep multiples that suit this target, such as x86."
 EXACT_HELP = "Drop groups for which dropping is not masking: prefer (only when nothing else is left), yes (never), no."
 POLICY_HELP = (
     "What goes where channels are split: heads or dims (head widths), positions (of groups) or groups; repeatable."
@@ -41,11 +45,18 @@ POLICY_HELP = (
 class Pruning:
     """What goes; the names are those of `graphprune.optimize`."""
 
+    PANEL: ClassVar[str] = "What goes"
+
     sparsity: Annotated[float | None, typer.Option(help=SPARSITY_HELP, show_default="0.5")] = None
-    budget: Annotated[list[str] | None, typer.Option(metavar="WORD", help=BUDGET_HELP, show_default="params")] = None
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD", help=BUDGET_HELP, show_default="params", autocompletion=completing.budgets),
+    ] = None
     latency: Annotated[str | None, typer.Option(metavar="TIME", help=LATENCY_HELP)] = None
     threads: Annotated[int | None, typer.Option(min=1, help="Threads to measure latency with.")] = None
-    criterion: Annotated[str, typer.Option(metavar="NAME", help=CRITERION_HELP)] = "l2"
+    criterion: Annotated[str, typer.Option(metavar="NAME", help=CRITERION_HELP, autocompletion=completing.criteria)] = (
+        "l2"
+    )
     data: Annotated[Path | None, typer.Option(metavar="FILE", help=DATA_HELP)] = None
     scope: Annotated[Literal["global", "layer", "isomorphic"] | None, typer.Option(help=SCOPE_HELP)] = None
     allocate: Annotated[Literal["score", "per_cost"] | None, typer.Option(help=ALLOCATE_HELP)] = None
@@ -53,15 +64,22 @@ class Pruning:
     min_width: Annotated[str | None, typer.Option(metavar="BOUND", help=MIN_WIDTH_HELP)] = None
     keep: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Layers to leave; repeat.")] = None
     multiple_of: Annotated[int | None, typer.Option(min=1, help="Keep channel counts multiples of this.")] = None
-    target: Annotated[str | None, typer.Option(help="Keep multiples that suit this target, such as x86.")] = None
+    target: Annotated[str | None, typer.Option(help=TARGET_HELP, autocompletion=completing.targets)] = None
     exact: Annotated[Literal["prefer", "yes", "no"], typer.Option(help=EXACT_HELP)] = "prefer"
-    policy: Annotated[list[str] | None, typer.Option(metavar="WORD", help=POLICY_HELP)] = None
+    policy: Annotated[
+        list[str] | None, typer.Option(metavar="WORD", help=POLICY_HELP, autocompletion=completing.policies)
+    ] = None
     seed: Annotated[int, typer.Option(help="For the criterion random.")] = 0
 
     def asked(self) -> dict[str, Any]:
-        """The options by the names that `graphprune.optimize` has for them. Exits with usage for wrong words."""
+        """The options by the names that `graphprune.optimize` has for them.
+
+        Exits with usage for wrong words; raises `DataError` for a criterion that lacks its data.
+        """
         from ..data_files import load_batches
 
+        if self.data is None and _looks_at_data(self.criterion):
+            raise DataError(f"--criterion {self.criterion} looks at data: give it --data FILE, or choose another one")
         return {
             "sparsity": self.sparsity,
             "budget": budget_of(self.budget, 0.5 if self.sparsity is None else self.sparsity),
@@ -80,6 +98,13 @@ class Pruning:
             "seed": self.seed,
             "data": None if self.data is None else load_batches(self.data),
         }
+
+
+def _looks_at_data(criterion: str) -> bool:
+    from ..criteria import CRITERIA
+    from ..masking import DATA_CRITERIA
+
+    return criterion in DATA_CRITERIA or (criterion in CRITERIA and bool(CRITERIA[criterion].needs))
 
 
 def budget_of(words: Iterable[str] | None, sparsity: float) -> Any:

@@ -1,5 +1,6 @@
 """ONNX models and their inputs as a command line names them."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def load_state(model: Any, path: Path) -> None:
 
 
 def example_inputs(shapes: Sequence[str]) -> Any:
-    """Arrays in order or by name, as `inputs_told` reads them: random floats, or ones of another type."""
+    """Arrays in order or by name, as `inputs_told` reads them: random floats, or ones and zeros of another type."""
     return inputs_told(shapes, _array)
 
 
@@ -44,4 +45,4 @@ def _array(sizes: list[int], kind: str) -> NDArray[Any]:
     dtype = np.dtype(kind)
     if dtype.kind == "f":
         return np.random.default_rng(0).standard_normal(sizes).astype(dtype)
-    return np.ones(sizes, dtype=dtype)
+    return (np.arange(1, 1 + math.prod(sizes)) % 2).reshape(sizes).astype(dtype)  # all ones would move no output

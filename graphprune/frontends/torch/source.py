@@ -1,6 +1,7 @@
 """Models, weights and inputs as a command line names them."""
 
 import importlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ def load_state(model: nn.Module, path: Path) -> None:
 
 
 def example_inputs(shapes: Sequence[str]) -> Any:
-    """Tensors in order or by name, as `inputs_told` reads them: random floats, or ones of another type."""
+    """Tensors in order or by name, as `inputs_told` reads them: random floats, or ones and zeros of another type."""
     return inputs_told(shapes, _tensor)
 
 
@@ -120,7 +121,10 @@ def _tensor(sizes: list[int], kind: str) -> torch.Tensor:
     dtype = getattr(torch, kind, None)
     if not isinstance(dtype, torch.dtype):
         raise TypeError(kind)
-    return torch.randn(sizes, dtype=dtype) if dtype.is_floating_point else torch.ones(sizes, dtype=dtype)
+    if dtype.is_floating_point:
+        return torch.randn(sizes, dtype=dtype)
+    # Both are valid as indices, masks and counts; were all alike, no other input of their range would differ from them.
+    return (torch.arange(1, 1 + math.prod(sizes)) % 2).reshape(sizes).to(dtype)
 
 
 def _first_line(error: Exception) -> str:
