@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import BudgetError, OptionError
+from ..errors import BudgetError, OptionError, VerifyError
 from ..progress import Progress
 from .options import AsJson, Given
 from .output import check_out, print_json, show, stages
@@ -54,7 +54,7 @@ def report(
     Of a model alone it shows what could be pruned; with --slim or --plan what was; with --sparsity or another option
     of optimize the model is pruned for the report. The page holds all that it needs and loads nothing.
     """
-    import graphprune
+    from ..page.writing import gather, write
 
     check_out(out, ".html", ".htm")
     options = _asked(shown, pruning)
@@ -69,21 +69,17 @@ def report(
                 raise OptionError("--bench times a pruned model, too: name it by --slim or --plan, or give --sparsity")
             times = bench_pair(model, slim, example_inputs, pruning.target or "x86", pruning.threads or 1)
         stage("write the report", 0, None)
-        graphprune.write_report(
-            model,
-            out,
-            slim=slim,
-            example_inputs=example_inputs,
-            verify=shown.verify,
-            bench=times,
-            sweep=shown.sweep,
-            title=shown.title or given.model,
-            plots=shown.plots,
-        )
+        title = shown.title or given.model
+        contents = gather(model, slim, None, example_inputs, shown.verify, times, shown.sweep, title)
+        write(contents, out, shown.plots)
+    status = contents.status
     if as_json:
-        print_json({"out": str(out)} | ({} if shown.plots is None else {"plots": str(shown.plots)}))
+        more = {} if shown.plots is None else {"plots": str(shown.plots)}
+        print_json({"out": str(out), "status": status.text, "verified": status.kind == "good"} | more)
     else:
-        show(f"written to {out}" + ("" if shown.plots is None else f"; drawings to {shown.plots}"))
+        show(f"{status.text}; written to {out}" + ("" if shown.plots is None else f", drawings to {shown.plots}"))
+    if status.kind == "bad":
+        raise VerifyError(f"{status.text}: {status.detail}")
 
 
 def _asked(shown: Shown, pruning: Pruning) -> "dict[str, Any] | None":

@@ -72,11 +72,19 @@ def write_report(
     graphprune.write_report(net, "report.html", slim=slim)
     ```
     """
-    final = Path(path)
-    if final.suffix not in (".html", ".htm"):
-        raise OptionError(f"{final} must end in .html: a report is a page for a browser")
-    contents = gather(model, slim, plan, example_inputs, verify, bench, sweep, title)
-    text = render(contents)
+    check_ending(path)
+    return write(gather(model, slim, plan, example_inputs, verify, bench, sweep, title), path, plots)
+
+
+def check_ending(path: "str | os.PathLike[str]") -> None:
+    """Raise `OptionError` for a path that is not one of a page: before the work, not after it."""
+    if Path(path).suffix not in (".html", ".htm"):
+        raise OptionError(f"{os.fspath(path)} must end in .html: a report is a page for a browser")
+
+
+def write(contents: Contents, path: "str | os.PathLike[str]", plots: "str | os.PathLike[str] | None" = None) -> Path:
+    """Write the page, and the drawings before it."""
+    final, text = Path(path), render(contents)
     if plots is not None:
         from .plots import draw_all
 
