@@ -79,7 +79,7 @@ def _pictures(page: Path) -> None:
 
     browser = Browser(chromium())
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, anchor, height, dark in (("report", "", 1000, False), ("report-map", "map", 560, True)):
+    for name, anchor, height, dark in (("report", "", 1000, False), ("report-map", "map", 640, True)):
         browser.open(page, 1200, height, dark)
         browser.run(f"document.documentElement.style.scrollBehavior = 'auto'; location.hash = '{anchor}'")
         browser.screenshot(IMAGES / f"{name}.png")

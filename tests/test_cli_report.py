@@ -69,6 +69,7 @@ def test_latencies_measured_or_read(
         (("--slim", "slim.safetensors", "--sparsity", "0.5"), "give one of them"),
         (("--plan", "plan.json", "--criterion", "l1"), "--criterion"),
         (("--bench",), "--sparsity"),
+        (("--slim", "slim.pt2"), "--plan"),
         (("--bench", "--times", "bench.json", "--sparsity", "0.5"), "--times reads"),
         (("--target", "x86"), "--target is for pruning or --bench"),
         (("--sweep", "absent.jsonl"), "absent.jsonl"),

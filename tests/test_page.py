@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from torch import nn
 
@@ -19,7 +19,7 @@ from graphprune.page.contents import Contents
 from graphprune.page.curves import charts
 from graphprune.page.layers import Layer, Pair
 from graphprune.page.rails import lay_out
-from graphprune.page.view import drawing, times
+from graphprune.page.view import cards, drawing, times
 from graphprune.page.writing import gather
 from helpers import randomise
 from networks import build
@@ -118,6 +118,7 @@ def test_masks_count_what_may_differ_from_zero():
     assert contents.costs["params"].after < contents.costs["params"].before
     assert all(pair.before == pair.after for _, pair in contents.widths)
     assert contents.status.kind == "good"
+    assert cards(contents)[0].label == "Parameters, not zero"
 
 
 def test_onnx_and_its_module_say_the_same(tmp_path: Path):
@@ -175,7 +176,11 @@ def test_a_residual_stream_is_one_long_rail():
 # Blocks.
 
 
-@given(some.lists(some.tuples(some.text("ab./", max_size=8), some.integers(0, 9), some.integers(0, 9)), max_size=80))
+Names = some.text("ab./", max_size=8) | some.integers(0, 99).map("Conv_{}".format)
+
+
+@given(some.lists(some.tuples(Names, some.integers(0, 9), some.integers(0, 9)), max_size=80))
+@example([(f"Conv_{n}", n, 1) for n in range(60)])
 @settings(max_examples=100, deadline=None)
 def test_blocks_add_up(rows):
     layers = [Layer(name, "conv", Pair(p, p // 2), Pair(m, m // 3)) for name, p, m in rows]
@@ -185,6 +190,12 @@ def test_blocks_add_up(rows):
     for index in (0, 1):
         assert sum(block.params[index] for block in blocks) == sum(layer.params[index] for layer in layers)
         assert sum(block.macs[index] for block in blocks) == sum(layer.macs[index] for layer in layers)
+
+
+def test_small_blocks_become_one():
+    found = blocks_of([Layer(f"Conv_{n}", "conv", Pair(n, n), Pair(1, 1)) for n in range(60)])
+    assert [block.name for block in found] == [*(f"Conv_{n}" for n in range(37, 60)), "37 smaller layers"]
+    assert found[-1].layers == 37 and found[-1].params.before == sum(range(37))
 
 
 def test_the_block_that_holds_most_is_taken_apart():

@@ -87,6 +87,10 @@ def _asked(shown: Shown, pruning: Pruning) -> "dict[str, Any] | None":
     given = [field.name for field in fields(Pruning) if getattr(pruning, field.name) not in (field.default, None, [])]
     what = [f"--{name.replace('_', '-')}" for name in given if name not in ("target", "threads")]
     ways = [name for name, file in (("--slim", shown.slim), ("--plan", shown.plan)) if file is not None]
+    if shown.slim is not None and shown.slim.suffix not in (".safetensors", ".onnx"):
+        raise OptionError(
+            f"--slim {shown.slim}: only .safetensors and .onnx files hold the plan; give --plan plan.json"
+        )
     if len(ways) + bool(what) > 1:
         raise OptionError(f"{' and '.join([*ways, *what[:1]])} each say what is pruned: give one of them")
     if shown.bench and shown.times is not None:

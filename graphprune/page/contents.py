@@ -33,7 +33,8 @@ class Contents:
     """All that a report shows.
 
     `costs` are those of `graphprune.cost.Cost` before and after; `groups` are by the families that `map` and the layers
-    speak of; `details` are what was asked for and where.
+    speak of; `masked` tells that single weights are zero, which do not count as parameters then; `details` are what was
+    asked for and where.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Contents:
     groups: dict[int, Group]
     map: Map
     pruned: bool
+    masked: bool = False
     times: Times | None = None
     sweep: "Sweep | None" = None
     details: Mapping[str, str] = field(default_factory=dict)
@@ -75,6 +77,7 @@ def contents_of(
         groups={family: Group(row, _kept(row, alive[family_of == family])) for family, row in rows.items()},
         map=lay_out([(layer.reads, layer.writes) for layer in layers]),
         pruned=plan is not None or masks is not None,
+        masked=masks is not None,
         details=_decided(masks or plan),
     )
 

@@ -119,6 +119,7 @@ def cards(contents: Contents) -> list[Card]:
     for quantity, name in NAMES.items():
         pair, written = contents.costs[quantity], report.QUANTITIES[quantity][1]
         share = (pair.after / pair.before if pair.before else 1.0) if contents.pruned else None
+        name = "Parameters, not zero" if quantity == "params" and contents.masked else name
         found.append(Card(name, written(pair.after), share, written(pair.before)))
     if contents.times is not None:
         dense, slim = next(iter(contents.times.seconds.values()))
