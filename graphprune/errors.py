@@ -98,3 +98,7 @@ class LatencyWarning(UserWarning):
 
 class SlowKernelWarning(UserWarning):
     """A compiled model will spend a notable part of its time in kernels that no schedule was written for."""
+
+
+class FallbackWarning(UserWarning):
+    """A graph that `torch.compile` captured runs in PyTorch as it is, neither pruned nor compiled."""

@@ -22,7 +22,7 @@ def processes(task: Task, points: Sequence[Any], workers: int | None = None) -> 
     The task may be a lambda or stand in a notebook. Raises `SweepError` where a process dies or a task cannot be sent.
     """
     from joblib import Parallel, delayed
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
+    from joblib.externals.loky.process_executor import BrokenProcessPool, TerminatedWorkerError
 
     pool = Parallel(n_jobs=workers or -1, return_as="generator_unordered", pre_dispatch="1 * n_jobs", batch_size=1)
     try:
@@ -32,8 +32,8 @@ def processes(task: Task, points: Sequence[Any], workers: int | None = None) -> 
             "a process of the sweep was ended from outside, perhaps because memory ran out: use fewer workers=. What "
             "was finished is in the file of results"
         ) from error
-    except (TypeError, AttributeError) as error:  # what pickle raises, of all things
-        raise SweepError(_unsendable(error)) from error
+    except (BrokenProcessPool, TypeError, AttributeError) as error:  # what unpickling and pickling raise, of all things
+        raise SweepError(_unsendable(error.__cause__ or error)) from error
     except Exception as error:
         if "pickl" in type(error).__name__.lower():
             raise SweepError(_unsendable(error)) from error
@@ -87,10 +87,11 @@ def _result(ray: Any, reference: Any) -> Any:
         ) from error
 
 
-def _unsendable(error: Exception) -> str:
+def _unsendable(error: BaseException) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[-1]
     return (
-        f"the model, its score or its data cannot be sent to another process: {error}. Use executor='serial', or build "
-        "what cannot be sent (files, sockets, generators) inside the score function"
+        f"the model, its score or its data cannot be sent to another process: {said}. Use executor='serial', or build "
+        "what cannot be sent (files, sockets, generators) inside the score function; what it imports must be there, too"
     )
 
 

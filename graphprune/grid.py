@@ -1,6 +1,5 @@
 """The grid of a sweep: every combination of the options of `graphprune.optimize` that are to be tried."""
 
-import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
@@ -10,6 +9,7 @@ import numpy as np
 
 from .api import optimize
 from .errors import OptionError
+from .options import check_known, keywords_of
 from .structures import CHANNEL, resolve_structure
 
 Options = dict[str, Any]
@@ -19,7 +19,6 @@ LISTS = ("keep", "policy", "block")
 """Options of which a list is one value; several values are a list of lists."""
 
 _PLURALS = {"sparsity": "sparsities", "budget": "budgets", "criterion": "criteria"}
-_GIVEN_ONCE = ("model", "example_inputs", "data", "progress")
 
 
 def points(sparsities: Any, budgets: Any, criteria: Any, options: Mapping[str, Any]) -> list[Options]:
@@ -89,12 +88,9 @@ def _is_list_of_lists(value: Any) -> bool:
 
 
 def _check_names(options: Iterable[str]) -> None:
-    known = [name for name in inspect.signature(optimize).parameters if name not in _GIVEN_ONCE]
-    for name in options:
-        if name in _PLURALS:
-            raise OptionError(f"{name}= is called {_PLURALS[name]}= here, and takes one value or several")
-        if name not in known:
-            raise OptionError(f"{name}= is no option of graphprune.optimize: choose of {', '.join(known)}")
+    for name in _PLURALS.keys() & set(options):
+        raise OptionError(f"{name}= is called {_PLURALS[name]}= here, and takes one value or several")
+    check_known(options, set(keywords_of(optimize)) - {"example_inputs", "data", "progress"})
 
 
 def _without_fixed(point: Options) -> Options:

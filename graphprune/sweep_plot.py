@@ -21,17 +21,19 @@ def draw(sweep: "Sweep", path: "str | os.PathLike[str]", quantity: str, title: s
     """Write the picture; see `Sweep.plot`."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-    final = Path(path)
-    if final.suffix not in ENDINGS:
-        raise OptionError(f"{final} must end in one of {', '.join(ENDINGS)}")
-    front = sweep.pareto(quantity)
+    final = check_ending(Path(path))
+    front = sweep.pareto(quantity) if sweep.finished else []
     if not front:
         raise OptionError("no point of the sweep is finished, so there is nothing to draw: print the table for why")
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.axhline(sweep.dense, color=report.INK, linewidth=0.9, linestyle=(0, (4, 3)), label="dense")
-    axes.plot(*_coordinates(front, quantity), color=report.GREY, linewidth=6, drawstyle="steps-post", label="front")
-    for number, (name, points) in enumerate(_lines(sweep, quantity).items()):
+    lines = _lines(sweep, quantity)
+    left, scores = _coordinates(front, quantity)
+    left.append(max(left[-1], *(100 * point.left(quantity) for points in lines.values() for point in points)))
+    scores.append(scores[-1])  # whoever may leave more can always do as well
+    axes.plot(left, scores, color=report.GREY, linewidth=6, drawstyle="steps-post", label="front")
+    for number, (name, points) in enumerate(lines.items()):
         colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
         axes.plot(*_coordinates(points, quantity), color=colour, marker=mark, linewidth=1.4, markersize=5, label=name)
     axes.set_xlabel(f"{report.QUANTITIES[quantity][0]} left, %", color=report.INK)
@@ -48,10 +50,18 @@ def draw(sweep: "Sweep", path: "str | os.PathLike[str]", quantity: str, title: s
     return final
 
 
+def check_ending(path: Path) -> Path:
+    """The path itself. Raises `OptionError` for an ending that no picture is written with."""
+    if path.suffix not in ENDINGS:
+        raise OptionError(f"{path} must end in one of {', '.join(ENDINGS)}")
+    return path
+
+
 def _lines(sweep: "Sweep", quantity: str) -> "dict[str, list[SweepPoint]]":
-    """The finished points of every set of options, by what is left."""
+    """The points of every set of options of which the quantity is known, by what is left."""
     found: dict[str, list[SweepPoint]] = {}
-    for point in sorted(sweep.finished, key=lambda point: point.left(quantity)):
+    known = [point for point in sweep.finished if quantity in point.costs]
+    for point in sorted(known, key=lambda point: point.left(quantity)):
         found.setdefault(sweep.name(point), []).append(point)
     order = list(dict.fromkeys(map(sweep.name, sweep.points)))
     return {name: found[name] for name in order if name in found}

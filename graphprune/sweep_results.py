@@ -39,6 +39,11 @@ class SweepPoint:
         costs = {quantity: (before, after) for quantity, (before, after) in record.get("costs", {}).items()}
         return cls(record["options"], record.get("score"), costs, record.get("error"), record)
 
+    @property
+    def reason(self) -> str:
+        """Why it failed, in a line; empty where it did not."""
+        return f"{self.error['type']}: {self.error['message']}".splitlines()[0] if self.error else ""
+
     def left(self, quantity: str) -> float:
         """The share of a quantity that is left, 1.0 for all. Raises `OptionError` where it is not known."""
         if quantity not in self.costs:
@@ -96,14 +101,21 @@ class Sweep:
         """A score such that more is better."""
         return score if self.better == "higher" else -score
 
-    def pareto(self, quantity: str = "params") -> list[SweepPoint]:
+    @property
+    def quantity(self) -> str:
+        """What is counted unless another quantity is named: params, or nonzero where no parameter goes."""
+        gone = any(point.left("params") < 1 for point in self.finished)
+        return "params" if gone or "nonzero" not in self.quantities else "nonzero"
+
+    def pareto(self, quantity: str | None = None) -> list[SweepPoint]:
         """The points that no other one beats, by leaving no more of the quantity with a better score, or less with as
         good a one.
 
-        In the order of what is left, so that scores rise along the list (fall, where lower is better).
+        In the order of what is left, so that scores rise along the list (fall, where lower is better). Points of which
+        the quantity is not known stand aside; raises `OptionError` where these are all.
         """
-        front: list[SweepPoint] = []
-        for point in sorted(self.finished, key=lambda point: (point.left(quantity), -self._worth(point))):
+        name, front = quantity or self.quantity, list[SweepPoint]()
+        for point in sorted(self._known(name), key=lambda point: (point.left(name), -self._worth(point))):
             if not front or self._worth(point) > self._worth(front[-1]):
                 front.append(point)
         return front
@@ -114,24 +126,26 @@ class Sweep:
         Of equal ones, the one that leaves the least. Raises `BudgetError` where no point does, `OptionError` for
         unknown quantities.
         """
-        within = [point for point in self.finished if all(point.left(name) <= share for name, share in limits.items())]
+        known = self._known(*limits)
+        within = [point for point in known if all(point.left(name) <= share for name, share in limits.items())]
         if not within:
             asked = " and ".join(f"{share:.0%} of the {name}" for name, share in limits.items()) or "anything"
             raise BudgetError(f"no point of the sweep leaves at most {asked}: add sparsities, or allow more")
         return max(within, key=lambda point: (self._worth(point), *(-point.left(name) for name in limits)))
 
-    def smallest(self, quantity: str = "params", drop: float = 0.0) -> SweepPoint:
+    def smallest(self, quantity: str | None = None, drop: float = 0.0) -> SweepPoint:
         """The point that leaves the least of a quantity and scores at most `drop` worse than the dense model.
 
         Raises `BudgetError` where every point is worse than that.
         """
-        good = [point for point in self.finished if self._worth(point) >= self.worth(self.dense) - drop]
+        name, least = quantity or self.quantity, self.worth(self.dense) - drop
+        good = [point for point in self._known(name) if self._worth(point) >= least]
         if not good:
             raise BudgetError(
                 f"no point of the sweep is within {drop:g} of the dense score {self.dense:.4g}: add smaller "
                 "sparsities, recover=, or train after pruning in the score function"
             )
-        return min(good, key=lambda point: (point.left(quantity), -self._worth(point)))
+        return min(good, key=lambda point: (point.left(name), -self._worth(point)))
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dict per point, for `pandas.DataFrame` or `csv.DictWriter`: options, score, costs, `error`."""
@@ -145,18 +159,18 @@ class Sweep:
             for point in self.points
         ]
 
-    def table(self, quantity: str = "params") -> Table:
+    def table(self, quantity: str | None = None) -> Table:
         """What a person reads; a star marks the front of `quantity`."""
-        front, quantities = self.pareto(quantity), self.quantities
+        quantity = quantity or self.quantity
+        front, quantities = self.pareto(quantity) if self.finished else [], self.quantities
         rows = [["dense", "", self._written(self.dense), *["100.0 %"] * len(quantities)]]
         for point in self.finished:
             left = [report.percent(point.left(name)) if name in point.costs else "" for name in quantities]
             star = " *" * (point in front)
             rows.append([self.name(point) + star, _sparsity(point), self._written(point.score), *left])
-        names = [report.QUANTITIES[name][0] for name in quantities]
-        caption = f"what is left; * no other point is better and leaves less of the {report.QUANTITIES[quantity][0]}"
-        lines = [f"{self.name(point)} {_sparsity(point)}: {_reason(point)}" for point in self.failed]
-        return report.table("", ["", "sparsity", "score", *names], rows, "\n".join([caption, *lines]))
+        caption = f"shares that are left; * no other point is better and leaves less of {quantity}"
+        lines = [f"{self.name(point)} {_sparsity(point)}: {point.reason}" for point in self.failed]
+        return report.table("", ["", "sparsity", "score", *quantities], rows, "\n".join([caption, *lines]))
 
     def __str__(self) -> str:
         console = Console(width=120, no_color=True)
@@ -174,14 +188,22 @@ class Sweep:
         names = varying([point.options for point in self.points])
         return ", ".join(_word(name, point.options.get(name)) for name in names) or "pruned"
 
-    def plot(self, path: "str | os.PathLike[str]", quantity: str = "params", title: str = "") -> Path:
+    def plot(self, path: "str | os.PathLike[str]", quantity: str | None = None, title: str = "") -> Path:
         """Draw score against what is left of a quantity into an image (.png, .svg, .pdf); the front is the grey line.
 
         Raises `OptionError` for other endings, and where no point is finished.
         """
         from .sweep_plot import draw
 
-        return draw(self, path, quantity, title)
+        return draw(self, path, quantity or self.quantity, title)
+
+    def _known(self, *quantities: str) -> list[SweepPoint]:
+        """The finished points of which quantities are known; raises `OptionError` where there are none of them."""
+        found = [point for point in self.finished if all(name in point.costs for name in quantities)]
+        for point in self.finished if not found else ():
+            for name in quantities:
+                point.left(name)
+        return found
 
     def _worth(self, point: SweepPoint) -> float:
         assert point.score is not None
@@ -211,12 +233,9 @@ def _sparsity(point: SweepPoint) -> str:
     return "" if value is None else f"{value:g}"
 
 
-def _reason(point: SweepPoint) -> str:
-    assert point.error is not None
-    return f"{point.error['type']}: {point.error['message'].splitlines()[0]}"
-
-
 def _word(name: str, value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return name if value else f"no {name}"
     if isinstance(value, str):
         return value
     if isinstance(value, list):

@@ -168,6 +168,9 @@ class Task:
             raise BudgetError("; ".join(told) or "what pruning leaves is not faster")
         found = report.facts(program.report)
         line["costs"] = report.costs(found)
+        if program.masks is not None and program.analysis is not None:  # shapes stay, and what follows from them
+            dense = program.analysis.cost()._asdict()
+            line["costs"] = {name: [number, number] for name, number in dense.items()} | line["costs"]
         line |= {name: found[name] for name in ("verification", "recovery", "note") if found.get(name)}
         line |= {"warnings": told} if told else {}
         return program.model
@@ -191,7 +194,7 @@ class Task:
 def number_of(score: Any) -> float:
     """A score as a finite number. Raises `SweepError` for what is none."""
     try:
-        number = float(score)
+        number = float(getattr(score, "detach", lambda: score)())  # torch warns of numbers that have gradients
     except (TypeError, ValueError) as error:
         raise SweepError(f"the score function returned a {type(score).__name__}, where a number is needed") from error
     if not math.isfinite(number):

@@ -34,6 +34,7 @@ def test_stdout_is_json_alone(graphprune_, folder: Path, monkeypatch: pytest.Mon
         "verify": (SMALL, "slim.safetensors", "--thorough", *INPUT),
         "compile": (SMALL, "-o", "small.gp", *INPUT),
         "bench": ("small.gp", "--repeats", "1"),
+        "sweep": (SMALL, "--score", "sys:getsizeof", "-o", "sweep.jsonl", *INPUT),
         "inspect": ("small.gp",),
         "targets": (),
         "runtime": ("deploy",),

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+import types
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +108,7 @@ def test_functions_of_one_name_are_refused() -> None:
         ({"sparsity": 0.5}, "sparsity= is called sparsities= here"),
         ({"sparsities": ()}, r"sparsities=\[\] holds no value"),
         ({"criterion": "l2"}, "criterion= is called criteria= here"),
-        ({"width": 3}, "width= is no option of graphprune.optimize: choose of sparsity, budget"),
+        ({"width": 3}, r"there is no option 'width' \(did you mean 'widths'\?\)"),
         ({"scope": ["global", "everywhere"]}, "scope='everywhere'"),
         ({"sparsities": (0.5, 1.5)}, "sparsity=1.5 must lie between"),
         ({"criteria": ("l2", "l7")}, "l7"),
@@ -149,6 +151,11 @@ def test_single_weights_and_channels_in_one_sweep() -> None:
     found = run(0.5, structure=["channel", "unstructured", "2:4"])
     shares = [point.costs["nonzero"] for point in found.points[1:]]
     assert "nonzero" not in found.points[0].costs
+    assert found.points[1].costs["params"] == (636, 636) and found.points[1].left("macs") == 1.0
+    assert "nonzero" in str(found) and found.quantity == "params"
+    assert found.best(nonzero=0.6) in found.points[1:] and found.best(params=0.6) is found.points[0]
+    assert all(point in found.points[1:] for point in found.pareto("nonzero"))
+    assert run(0.5, structure="unstructured").quantity == "nonzero"
     for point, share in zip(found.points[1:], shares, strict=True):
         slim = graphprune.optimize(network(), **point.options)
         assert share == (636, sum(int(p.count_nonzero()) for p in slim.parameters()))
@@ -424,6 +431,14 @@ def test_what_cannot_be_sent_says_so() -> None:
         run(0.5, score=lambda model: 0.0 if lock else 1.0, executor="processes", workers=2)
 
 
+def test_a_score_that_workers_cannot_import_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("graphprune_nowhere")
+    exec("def score(model):\n    return 0.5", module.__dict__)
+    monkeypatch.setitem(sys.modules, "graphprune_nowhere", module)
+    with pytest.raises(errors.SweepError, match=r"cannot be sent.*graphprune_nowhere"):
+        run(0.5, score=module.score, executor="processes", workers=2)
+
+
 def test_a_worker_that_dies_does_not_take_the_others_along(tmp_path: Path) -> None:
     out, parent = tmp_path / "sweep.jsonl", __import__("os").getpid()
 
@@ -507,6 +522,7 @@ def test_unknown_quantities_are_refused() -> None:
             use("measured")
         with pytest.raises(errors.OptionError, match="'flops' is not known of this point; known is params, macs"):
             use("flops")
+    assert "BudgetError" in str(run(0.999))  # a table of failures alone
 
 
 def test_the_table_and_the_rows_name_every_point() -> None:
@@ -542,3 +558,87 @@ def test_no_picture_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(errors.OptionError, match="must end in one of .png, .svg, .pdf"):
         run(0.5).plot(tmp_path / "sweep.jpg")
     assert not any(tmp_path.iterdir())
+
+
+# The command line
+
+MODULE = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 4))
+
+images = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
+wanted = net()(images).detach()
+three = 3
+
+def deviation(model):
+    return (model(images) - wanted).square().mean()
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run `graphprune sweep` in a folder with a module; gives exit code, stdout, stderr."""
+    (tmp_path / "sweep_models.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("warnings.formatwarning", warnings.formatwarning)  # main() changes it
+    monkeypatch.delitem(sys.modules, "sweep_models", raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        from graphprune.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["graphprune", "sweep", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+def test_the_command_prints_writes_draws_and_resumes(command, tmp_path: Path) -> None:
+    given = ["sweep_models:net", "--score", "sweep_models:deviation", "--lower", "-o", "out.jsonl"]
+    given += ["--sparsity", "0.3", "--sparsity", "0.999", "--criterion", "l1", "--criterion", "l2", "--of", "macs"]
+    code, out, err = command(*given, "--plot", "out.svg", "--recover", "none", "--recover", "bias", "--keep", "4")
+    assert code == 0, err
+    assert "no recover, l1" in out and "recover=" not in out
+    assert "written to out.jsonl" in out and "drawn in out.svg" in out and "BudgetError" in out
+    assert (tmp_path / "out.svg").read_text().startswith("<?xml")
+    lines = (tmp_path / "out.jsonl").read_text()
+    code, out, err = command(*given, "--recover", "none", "--recover", "bias", "--keep", "4", "--json")
+    assert code == 0 and (tmp_path / "out.jsonl").read_text() == lines
+    told = json.loads(out)
+    found = Sweep.load(tmp_path / "out.jsonl")
+    assert told["score"] == found.dense == 0 and told["points"] == [point.record for point in found.points]
+    from sweep_models import deviation, net
+
+    for point in found.finished:
+        assert point.score == deviation(graphprune.optimize(net().eval(), **point.options)).item()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--score", "sweep_models"], "'sweep_models' names no function"),
+        (["--score", "sweep_models:nothing"], "cannot be imported: AttributeError"),
+        (["--score", "sweep_models:three"], "is a int, not a function"),
+        (["--score", "nowhere:accuracy"], "cannot be imported: ModuleNotFoundError"),
+        (["--score", "sweep_models:deviation", "--criterion", "l7"], "l7"),
+        (["--score", "sweep_models:deviation", "--plot", "a.jpg"], "a.jpg must end in one of"),
+        (["--score", "sweep_models:deviation", "--of", "flops"], "--of flops: choose one of params"),
+    ],
+)
+def test_the_command_refuses_before_it_works(options: list[str], message: str, command, tmp_path: Path) -> None:
+    code, out, err = command("sweep_models:net", "-o", "out.jsonl", *options)
+    assert code == 1 and out == "" and message in err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_command_fails_where_no_point_can_be_reached(command) -> None:
+    given = ["--score", "sweep_models:deviation", "-o", "out.jsonl", "--sparsity", "0.999"]
+    code, out, err = command("sweep_models:net", *given)
+    assert code == 4 and "no point could be reached; out.jsonl holds the reasons" in err and "BudgetError" in err

@@ -26,6 +26,7 @@ COMMANDS = (
     "compile",
     "bench",
     "report",
+    "sweep",
     "inspect",
     "targets",
     "runtime",
