@@ -284,7 +284,11 @@ def test_one_number_past_torch_is_seen_where_all_are_watched() -> None:
 
 
 def test_a_sample_sees_what_changes_many_numbers() -> None:
-    for tensor in (torch.randn(7), torch.randn(64, 3, 3, 3).to(memory_format=torch.channels_last), torch.ones(9).bool()):
+    for tensor in (
+        torch.randn(7),
+        torch.randn(64, 3, 3, 3).to(memory_format=torch.channels_last),
+        torch.ones(9).bool(),
+    ):
         watch = Watch([tensor])
         assert watch.unchanged([tensor])
         tensor.data.copy_(tensor.logical_not() if tensor.dtype == torch.bool else tensor + 1)
@@ -428,6 +432,41 @@ def test_results_that_share_memory_go_on_sharing_it(calls) -> None:
         flat.zero_()
         assert not y.any()
     assert not calls.compiled
+
+
+class Counting(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        if kind == "parameter":
+            self.count = nn.Parameter(torch.zeros(1))
+        else:
+            self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count.add_(1)
+        return x * self.count
+
+
+@pytest.mark.parametrize("kind", ["parameter", "buffer"])
+def test_weights_that_the_graph_writes_to(kind, calls) -> None:
+    model = Counting(kind)
+    with torch.no_grad(), pytest.warns(FallbackWarning, match="changes count in its forward pass"):
+        fast = through(model)
+        assert [float(fast(torch.ones(1))) for _ in range(3)] == [1.0, 2.0, 3.0]
+    assert model.count == 3 and not calls.compiled
+    with pytest.raises(graphprune.errors.CompileError, match="changes count in its forward pass"):
+        graphprune.compile(model, example_inputs=torch.ones(1))
+
+
+def test_a_graph_without_inputs(calls) -> None:
+    model = nn.Linear(3, 3)
+
+    def square() -> torch.Tensor:
+        return model.weight @ model.weight
+
+    with torch.no_grad():
+        assert close(through(square)(), square())
+    assert len(calls.compiled) == 1
 
 
 def test_inputs_that_are_written_to(calls) -> None:

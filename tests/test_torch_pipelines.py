@@ -56,7 +56,9 @@ def test_a_pass_among_others() -> None:
     model, x = net(), torch.randn(2, 3, 8, 8)
     graph = fx.symbolic_trace(model)
     code, before = graph.code, copy.deepcopy(graph.state_dict())
-    result = PassManager([graphprune.FxPass(0.4, example_inputs=x), ReluForGelu()], run_checks_after_each_pass=True)(graph)
+    result = PassManager([graphprune.FxPass(0.4, example_inputs=x), ReluForGelu()], run_checks_after_each_pass=True)(
+        graph
+    )
     assert result.modified and isinstance(result.graph_module, fx.GraphModule)
     plan = graphprune.plan_of(result.graph_module)
     assert {"conv.weight", "up.weight"} & plan.kept.keys()

@@ -1,5 +1,6 @@
 """Pruning as a pass of torch.fx."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,16 +18,15 @@ _DONE = "graphprune"
 """Under which name the metadata of a graph module lists the passes that have pruned it."""
 
 
-
 def _fakes(module: fx.GraphModule) -> FakeTensorProp:
     return FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True))
 
 
-_VALUES = {"tensor_meta": ShapeProp, "val": _fakes, "example_value": None}
+_VALUES: dict[str, Callable[..., Any] | None] = {"tensor_meta": ShapeProp, "val": _fakes, "example_value": None}
 """What the metadata of a node says of the size of its value, and the pass that says it anew."""
 
 
-class FxPass(PassBase):  # type: ignore[misc]
+class FxPass(PassBase):
     """A pass for `torch.fx.passes.infra.pass_manager.PassManager` that prunes; options are those of `optimize`.
 
     `example_inputs` may be left out where a pass before (`ShapeProp`, `FakeTensorProp`) or the tracer has written down
