@@ -21,8 +21,14 @@ from torch import fx
 
 from ..api import compile as compile_model
 from ..api import optimize, plan_of, verify
-from ..errors import CompileError, FallbackWarning, GraphPruneError, NothingToPruneError, TraceError
-from ..errors import UnsupportedModelError
+from ..errors import (
+    CompileError,
+    FallbackWarning,
+    GraphPruneError,
+    NothingToPruneError,
+    TraceError,
+    UnsupportedModelError,
+)
 from ..plan import Plan
 from .captured import bound, exported, weight_names, why_shared, wrapped_numbers
 from .dynamo_options import Settings
@@ -48,7 +54,7 @@ def backend(
 
     `options` are the keyword options of `graphprune.optimize` and `graphprune.compile`, and `watch`; without a
     `sparsity` (or another option that says how much is to go) nothing is pruned. Errors are raised by the first call,
-    as they are: `OptionError` for unknown options, and what `optimize` and `compile` raise for those that cannot be met.
+    as they are: `OptionError` for unknown options, and what `optimize` and `compile` raise for what cannot be met.
 
     Inference only: a call that needs gradients runs the graph itself, as does one that cannot be compiled; a
     `FallbackWarning` says so.
@@ -109,8 +115,8 @@ class CapturedGraph:
         self._changes += changed
         if self._changes == _PATIENCE:
             self._tell(
-                f"the weights of a captured graph changed {_PATIENCE} times, and every time it was compiled anew: use "
-                "the compiled model when it is trained, or under torch.compiler.set_stance('force_eager') before"
+                f"the weights of a captured graph changed {_PATIENCE} times, and every time it was compiled anew: call "
+                "the compiled model when it is trained, or until then under torch.compiler.set_stance('force_eager')"
             )
         self._versions = {key: version for key, version in self._versions.items() if version.watch.alive}
         version = _Version(Watch(weights, self.settings.all_numbers))
@@ -131,7 +137,8 @@ class CapturedGraph:
                 return str(error)
             slim = self._pruned(version, module, inputs, weights)
             try:
-                artifact = compile_model(slim or program, example_inputs=inputs, **self.settings.compiling)
+                how = {"threads": torch.get_num_threads(), **self.settings.compiling}
+                artifact = compile_model(program if slim is None else slim, example_inputs=inputs, **how)
             except _OBSTACLES as error:
                 if slim is None:
                     return str(error)
@@ -150,7 +157,7 @@ class CapturedGraph:
         plan = version.plan or _decision(decided, weights)
         if plan is None:
             try:
-                slim = optimize(module, example_inputs=inputs, **pruning)
+                slim: torch.nn.Module = optimize(module, example_inputs=inputs, **pruning)
             except NothingToPruneError as error:
                 self._tell(f"a captured graph is compiled as it is, for nothing in it can be pruned: {error}")
                 return None
@@ -174,9 +181,9 @@ class _Version:
     """What was made of a graph for certain weights: a program for every sizes, and the plan that all of them share."""
 
     def __init__(self, watch: Watch) -> None:
-        self.watch, self.plan, self.programs = watch, None, {}
-        self.plan: Plan | None
-        self.programs: dict[tuple[Any, ...], Run | str]
+        self.watch = watch
+        self.plan: Plan | None = None
+        self.programs: dict[tuple[Any, ...], Run | str] = {}
 
 
 _DECISIONS: list[tuple[tuple[Any, ...], Watch, Plan]] = []
@@ -197,7 +204,7 @@ def _why_not(tensors: Sequence[Any]) -> str:
         return "it is called under autocast; options={'precision': 'bf16'} stores weights in half of the bits"
     for item in tensors:
         if _is_tensor(item) and (type(item) not in (torch.Tensor, torch.nn.Parameter) or item.device.type != "cpu"):
-            return f"it is called with a {type(item).__name__} on {item.device}; only plain tensors on the CPU are taken"
+            return f"it is called with a {type(item).__name__} on {item.device}, not with plain tensors on the CPU"
     return ""
 
 
@@ -206,7 +213,7 @@ def _is_tensor(item: Any) -> bool:
 
 
 def _as_torch(result: Any) -> Any:
-    return result if result is None or _is_tensor(result) else torch.from_dlpack(result)
+    return result if result is None or _is_tensor(result) else torch.utils.dlpack.from_dlpack(result)
 
 
 def _without_gradients(module: torch.nn.Module) -> Run:

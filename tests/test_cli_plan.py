@@ -122,3 +122,14 @@ def test_no_plan_where_pruning_makes_nothing_faster(graphprune_, folder: Path, m
     asked = ("plan", SMALL, "-o", "plan.json", "-i", SHAPE, "--target", "x86-avx2", "--latency", "85 %")
     fails(graphprune_(*asked), "not faster", 4)
     assert not (folder / "plan.json").exists()
+
+
+def test_a_program_is_verified_with_its_plan(graphprune_, folder: Path) -> None:
+    assert graphprune_("plan", SMALL, "-o", "plan.json", "-i", SHAPE)[0] == 0
+    assert graphprune_("apply", SMALL, "plan.json", "-o", "slim.pt2", "-i", SHAPE)[0] == 0
+    asked = ("verify", SMALL, "slim.pt2", "-i", SHAPE)
+    code, out, err = graphprune_(*asked, "--plan", "plan.json", "--json")
+    assert code == 0 and json.loads(out)["error"] < 1e-9, err
+    fails(graphprune_(*asked), "the plan that made it")
+    assert graphprune_("plan", SMALL, "-o", "other.json", "-i", SHAPE, "--sparsity", "0.3")[0] == 0
+    assert graphprune_(*asked, "--plan", "other.json")[0] in (1, 3)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import graphprune
@@ -71,6 +73,24 @@ class Net(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(self.norm(self.conv(x))).mean((2, 3)).view(-1, 16)
         return self.layers[1](F.gelu(self.layers[0](y))) + self.offset
+
+
+class Small(nn.Module):
+    """What compiles fast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(8, 32), nn.Linear(32, 5)])
+        self.norm = nn.BatchNorm1d(32)
+        self.register_buffer("offset", torch.linspace(-1, 1, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers[1](F.relu(self.norm(self.layers[0](x)))) + self.offset
+
+
+def small() -> Small:
+    torch.manual_seed(0)
+    return randomise(Small()).eval()
 
 
 def net() -> Net:
@@ -157,14 +177,14 @@ def test_every_graph_of_a_broken_model_is_pruned(calls) -> None:
 
 
 def test_every_batch_size_is_compiled_and_pruned_alike(calls) -> None:
-    model = net()
+    model = small()
     fast, slim = through(model), through(model, sparsity=0.5)
     with torch.no_grad():
         for size in (2, 3, 5, 3):
-            x = torch.randn(size, 3, 8, 8)
+            x = torch.randn(size, 8)
             assert close(fast(x), model(x))
         dense = len(calls.compiled)
-        one, x = [], torch.randn(5, 3, 8, 8)
+        one, x = [], torch.randn(5, 8)
         for size in (2, 3, 5):
             one.append(slim(x[:size])[:2])
     assert (dense, len(calls.compiled) - dense) == (3, 3)
@@ -175,12 +195,12 @@ def test_every_batch_size_is_compiled_and_pruned_alike(calls) -> None:
 
 @torch._dynamo.config.patch(recompile_limit=2)
 def test_too_many_sizes_run_in_torch(calls) -> None:
-    model = net()
+    model = small()
     fast = torch.compile(model, backend="graphprune", dynamic=True)
     with torch.no_grad():
         for size in (2, 3):
-            fast(torch.randn(size, 3, 8, 8))
-        x = torch.randn(4, 3, 8, 8)
+            fast(torch.randn(size, 8))
+        x = torch.randn(4, 8)
         with pytest.warns(FallbackWarning, match="compiled for 2 sizes of its inputs already"):
             found = fast(x)
         assert torch.equal(found, model(x))
@@ -189,7 +209,7 @@ def test_too_many_sizes_run_in_torch(calls) -> None:
 
 @torch._dynamo.config.patch(recompile_limit=2)
 def test_too_many_sizes_of_a_pruned_graph_push_out_the_oldest(calls) -> None:
-    model, x = net(), torch.randn(5, 3, 8, 8)
+    model, x = small(), torch.randn(5, 8)
     slim = torch.compile(model, backend="graphprune", dynamic=True, options={"sparsity": 0.5})
     with torch.no_grad():
         found = [slim(x[:size])[:2] for size in (2, 3, 4, 2)]
@@ -200,40 +220,40 @@ def test_too_many_sizes_of_a_pruned_graph_push_out_the_oldest(calls) -> None:
 # ---- weights that change ---------------------------------------------------------------------------------------
 
 
-def in_place(model: Net) -> None:
+def in_place(model: Small) -> None:
     model.layers[1].weight.mul_(2)
 
 
-def by_an_optimizer(model: Net) -> None:
+def by_an_optimizer(model: Small) -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.5)
     with torch.enable_grad():
-        nn.Module.__call__(model, torch.ones(1, 3, 8, 8)).square().sum().backward()
+        nn.Module.__call__(model, torch.ones(1, 8)).square().sum().backward()
     optimizer.step()
 
 
-def from_a_file(model: Net) -> None:
+def from_a_file(model: Small) -> None:
     model.load_state_dict({name: tensor * 1.5 for name, tensor in model.state_dict().items()})
 
 
-def another_parameter(model: Net) -> None:
+def another_parameter(model: Small) -> None:
     model.layers[1].bias = nn.Parameter(torch.randn(5))
 
 
-def same_memory_another_object(model: Net) -> None:
+def same_memory_another_object(model: Small) -> None:
     old = model.layers[1].weight
     old.mul_(3)
     model.layers[1].weight = nn.Parameter(old.data)
 
 
-def other_data(model: Net) -> None:
+def other_data(model: Small) -> None:
     model.layers[1].weight.data = torch.randn(5, 32)
 
 
-def written_past_torch(model: Net) -> None:
+def written_past_torch(model: Small) -> None:
     model.layers[1].weight.data.mul_(2)
 
 
-def statistics(model: Net) -> None:
+def statistics(model: Small) -> None:
     model.norm.running_var.mul_(3)
 
 
@@ -250,7 +270,7 @@ CHANGES = [
 
 
 def test_changed_weights_are_never_stale(calls) -> None:
-    model, x = net(), torch.randn(2, 3, 8, 8)
+    model, x = small(), torch.randn(2, 8)
     fast = through(model)
     with torch.no_grad():
         for count, change in enumerate(CHANGES, 1):
@@ -262,7 +282,7 @@ def test_changed_weights_are_never_stale(calls) -> None:
 
 
 def test_pruned_anew_when_weights_change(calls) -> None:
-    model, x = net(), torch.randn(2, 3, 8, 8)
+    model, x = small(), torch.randn(2, 8)
     slim = through(model, sparsity=0.5)
     with torch.no_grad():
         slim(x)
@@ -284,11 +304,42 @@ def test_one_number_past_torch_is_seen_where_all_are_watched() -> None:
 
 
 def test_a_sample_sees_what_changes_many_numbers() -> None:
-    for tensor in (torch.randn(7), torch.randn(64, 3, 3, 3).to(memory_format=torch.channels_last), torch.ones(9).bool()):
+    for tensor in (
+        torch.randn(7),
+        torch.randn(64, 3, 3, 3).to(memory_format=torch.channels_last),
+        torch.ones(9).bool(),
+    ):
         watch = Watch([tensor])
         assert watch.unchanged([tensor])
         tensor.data.copy_(tensor.logical_not() if tensor.dtype == torch.bool else tensor + 1)
         assert not watch.unchanged([tensor])
+
+
+VIEWS = [
+    lambda tensor: tensor,
+    lambda tensor: tensor.transpose(0, -1),
+    lambda tensor: tensor[..., ::2],
+    lambda tensor: tensor[1:],
+    lambda tensor: tensor.flatten()[3:],
+    lambda tensor: tensor[:1].expand(4, *tensor.shape[1:]),
+]
+TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int8, torch.int64, torch.bool]
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_number_of_any_tensor_that_changes_is_seen(data) -> None:
+    """Whatever the type, the strides and the place: past torch by what watches all numbers, else by what samples."""
+    shape = data.draw(st.lists(st.integers(2, 9), min_size=1, max_size=4))
+    dtype, view = data.draw(st.sampled_from(TYPES)), data.draw(st.sampled_from(VIEWS))
+    tensor = view(torch.ones(*shape, 4).to(dtype))
+    place = tuple(data.draw(st.integers(0, size - 1)) for size in tensor.shape)
+    sample, everything = Watch([tensor]), Watch([tensor], all_numbers=True)
+    assert sample.unchanged([tensor]) and everything.unchanged([tensor])
+    past_torch = data.draw(st.booleans())
+    (tensor.data if past_torch else tensor)[place] = 0
+    assert not everything.unchanged([tensor])
+    assert past_torch or not sample.unchanged([tensor])
 
 
 def test_watching_keeps_nothing_alive() -> None:
@@ -303,8 +354,8 @@ def test_watching_keeps_nothing_alive() -> None:
 
 def test_one_graph_serves_several_modules(calls) -> None:
     """torch captures code, not modules: the second one runs the graph of the first with other weights."""
-    first, second = net(), randomise(Net(), seed=5).eval()
-    x = torch.randn(2, 3, 8, 8)
+    first, second = small(), randomise(Small(), seed=5).eval()
+    x = torch.randn(2, 8)
     with torch.no_grad():
         runs = [through(first), through(second)]
         for _ in range(2):  # in turn, and nothing is compiled twice
@@ -314,7 +365,7 @@ def test_one_graph_serves_several_modules(calls) -> None:
 
 
 def test_what_belonged_to_a_module_goes_with_it() -> None:
-    models, x = [net() for _ in range(3)], torch.randn(2, 3, 8, 8)
+    models, x = [small() for _ in range(3)], torch.randn(2, 8)
     graphs = []
     watched = lambda graph, inputs: graphs.append(dynamo.backend(graph, inputs)) or graphs[-1]  # noqa: E731
     with torch.no_grad():
@@ -323,12 +374,12 @@ def test_what_belonged_to_a_module_goes_with_it() -> None:
         assert [len(graph._versions) for graph in graphs] == [3]
         del models[:2], model
         gc.collect()
-        torch.compile(net(), backend=watched)(x)
+        torch.compile(small(), backend=watched)(x)
     assert len(graphs[0]._versions) <= 2
 
 
 def test_weights_that_change_again_and_again_are_told() -> None:
-    model, x = net(), torch.randn(1, 3, 8, 8)
+    model, x = small(), torch.randn(1, 8)
     fast = through(model)
     with torch.no_grad(), pytest.warns(FallbackWarning, match="changed 2 times, and every time"):
         with pytest.MonkeyPatch.context() as patch:
@@ -343,8 +394,8 @@ def test_weights_that_change_again_and_again_are_told() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"sparsity": 0.5}])
 def test_training_gets_the_gradients_of_eager(options, calls) -> None:
-    model = net().train()
-    twin, x = copy.deepcopy(model), torch.randn(4, 3, 8, 8)
+    model = small().train()
+    twin, x = copy.deepcopy(model), torch.randn(4, 8)
     fast = through(model, **options)
     with pytest.warns(FallbackWarning, match="called with gradients; call it under torch.no_grad") as seen:
         for _ in range(2):
@@ -358,7 +409,7 @@ def test_training_gets_the_gradients_of_eager(options, calls) -> None:
 
 
 def test_gradients_of_inputs_alone(calls) -> None:
-    model, x = net().requires_grad_(False), torch.randn(2, 3, 8, 8)
+    model, x = small().requires_grad_(False), torch.randn(2, 8)
     fast = through(model)
     assert close(fast(x), model(x)) and len(calls.compiled) == 1, "nothing asks for gradients"
     wanted, expected = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -369,8 +420,8 @@ def test_gradients_of_inputs_alone(calls) -> None:
 
 
 def test_statistics_of_batches_move_once() -> None:
-    model = net().train()
-    twin, x = copy.deepcopy(model), torch.randn(4, 3, 8, 8)
+    model = small().train()
+    twin, x = copy.deepcopy(model), torch.randn(4, 8)
     with torch.no_grad(), pytest.warns(FallbackWarning, match="running_mean"):
         assert torch.equal(through(model, sparsity=0.5)(x), twin(x))
     assert torch.equal(model.norm.running_mean, twin.norm.running_mean)
@@ -430,6 +481,41 @@ def test_results_that_share_memory_go_on_sharing_it(calls) -> None:
     assert not calls.compiled
 
 
+class Counting(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        if kind == "parameter":
+            self.count = nn.Parameter(torch.zeros(1))
+        else:
+            self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count.add_(1)
+        return x * self.count
+
+
+@pytest.mark.parametrize("kind", ["parameter", "buffer"])
+def test_weights_that_the_graph_writes_to(kind, calls) -> None:
+    model = Counting(kind)
+    with torch.no_grad(), pytest.warns(FallbackWarning, match="changes count in its forward pass"):
+        fast = through(model)
+        assert [float(fast(torch.ones(1))) for _ in range(3)] == [1.0, 2.0, 3.0]
+    assert model.count == 3 and not calls.compiled
+    with pytest.raises(graphprune.errors.CompileError, match="changes count in its forward pass"):
+        graphprune.compile(model, example_inputs=torch.ones(1))
+
+
+def test_a_graph_without_inputs(calls) -> None:
+    model = nn.Linear(3, 3)
+
+    def square() -> torch.Tensor:
+        return model.weight @ model.weight
+
+    with torch.no_grad():
+        assert close(through(square)(), square())
+    assert len(calls.compiled) == 1
+
+
 def test_inputs_that_are_written_to(calls) -> None:
     def count(x, counter):
         counter.add_(1)
@@ -457,7 +543,7 @@ def test_what_cannot_be_compiled_runs_in_torch(function, x, match, calls) -> Non
 
 
 def test_autocast_is_left_to_torch() -> None:
-    model, x = net(), torch.randn(2, 3, 8, 8)
+    model, x = small(), torch.randn(2, 8)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), pytest.warns(FallbackWarning, match="autocast"):
         assert torch.equal(through(model)(x), model(x))
 
@@ -467,7 +553,7 @@ def test_pruned_but_not_compilable_runs_pruned(monkeypatch, calls) -> None:
         raise graphprune.errors.CompileError("not today")
 
     monkeypatch.setattr(dynamo, "compile_model", refusing)
-    model, x = net(), torch.randn(2, 3, 8, 8)
+    model, x = small(), torch.randn(2, 8)
     with torch.no_grad(), pytest.warns(FallbackWarning, match="pruned, and runs in PyTorch, not compiled: not today"):
         found = through(model, sparsity=0.5)(x)
     plan = graphprune.plan_of(calls.pruned[0][2])
@@ -493,7 +579,7 @@ def test_pruned_but_not_compilable_runs_pruned(monkeypatch, calls) -> None:
     ],
 )
 def test_bad_options_are_errors_of_ours(options, error, match) -> None:
-    model, x = net(), torch.randn(2, 3, 8, 8)
+    model, x = small(), torch.randn(2, 8)
     with torch.no_grad(), pytest.raises(error, match=match) as raised:
         through(model, **options)(x)
     assert isinstance(raised.value, GraphPruneError)
@@ -501,7 +587,7 @@ def test_bad_options_are_errors_of_ours(options, error, match) -> None:
 
 def test_a_mode_is_refused() -> None:
     with pytest.raises(OptionError, match="mode='max-autotune' is for the backend inductor"):
-        torch.compile(net(), backend="graphprune", mode="max-autotune")(torch.randn(1, 3, 8, 8))
+        torch.compile(small(), backend="graphprune", mode="max-autotune")(torch.randn(1, 8))
 
 
 def test_options_are_those_of_the_verbs() -> None:
@@ -511,7 +597,7 @@ def test_options_are_those_of_the_verbs() -> None:
 
 
 def test_options_reach_the_compiler(calls) -> None:
-    model, x = net(), torch.randn(2, 3, 8, 8)
+    model, x = small(), torch.randn(2, 8)
     with torch.no_grad():
         found = through(model, precision="bf16", threads=1, watch="all")(x)
         assert 1e-5 < (found - model(x)).abs().max() < 0.05

@@ -53,7 +53,12 @@ CASES = [
     ("BertModel", 0.2, {}, None),
     ("GPT2LMHeadModel", 0.1, EVEN | {"keep": ["*attn*"]}, {"n_inner"}),
     ("GPT2LMHeadModel", 0.2, {}, None),
-    ("ViTForImageClassification", 0.2, {"exact": True, "scope": "layer", "keep": ["*attention*"]}, {"intermediate_size"}),
+    (
+        "ViTForImageClassification",
+        0.2,
+        {"exact": True, "scope": "layer", "keep": ["*attention*"]},
+        {"intermediate_size"},
+    ),
     ("ViTForImageClassification", 0.2, {"policy": "dims"}, None),
 ]
 

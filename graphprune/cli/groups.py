@@ -47,7 +47,7 @@ def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     """The parameter itself, or one for each field where it is a group; by keyword, so that any may lack a default."""
     kind = parameter.annotation
     if not is_dataclass(kind):
-        return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=_told(kind, None))]
     types = get_type_hints(kind, include_extras=True)
     panel = getattr(kind, "PANEL", None)
     return [
@@ -55,15 +55,18 @@ def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=_on_panel(types[field.name], panel),
+            annotation=_told(types[field.name], panel),
         )
         for field in fields(kind)
     ]
 
 
-def _on_panel(annotation: Any, panel: str | None) -> Any:
-    if panel is None:
+def _told(annotation: Any, panel: str | None) -> Any:
+    """The same option in a panel of the help; flags without a name for the value that they do not take."""
+    if not hasattr(annotation, "__metadata__"):
         return annotation
     (told,) = map(copy, annotation.__metadata__)
     told.rich_help_panel = panel
+    if annotation.__origin__ is bool:
+        told.metavar = ""
     return Annotated[annotation.__origin__, told]

@@ -30,7 +30,7 @@ _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "pytorch_model
 """Files that hold weights: those of another model must not be left beside new ones."""
 
 
-def save(slim: torch.nn.Module, folder: "str | os.PathLike[str]", verify: bool) -> bool:
+def save(slim: Any, folder: "str | os.PathLike[str]", verify: bool) -> bool:
     """See `graphprune.save_pretrained`."""
     if not callable(getattr(slim, "save_pretrained", None)) or not hasattr(slim, "config"):
         note = modules.note_of(slim)
@@ -62,7 +62,7 @@ def _mark(path: Path) -> None:
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _check(slim: torch.nn.Module, folder: Path, plain: bool) -> None:
+def _check(slim: Any, folder: Path, plain: bool) -> None:
     """Read what was written, and compare to the last bit. Raises `VerifyError`."""
     options = {"attn_implementation": getattr(slim.config, "_attn_implementation", None)}
     kind = type(slim)
@@ -99,7 +99,9 @@ def _inputs(slim: torch.nn.Module) -> Inputs | None:
 def _outputs(model: torch.nn.Module, inputs: Inputs) -> list[torch.Tensor]:
     modes = [(part, part.training) for part in model.modules()]
     device = next((tensor.device for _, tensor, _ in stored_tensors(model)), torch.device("cpu"))
-    there = torch.utils._pytree.tree_map(lambda item: item.to(device) if isinstance(item, torch.Tensor) else item, inputs)
+    there = torch.utils._pytree.tree_map(
+        lambda item: item.to(device) if isinstance(item, torch.Tensor) else item, inputs
+    )
     try:
         with torch.no_grad():
             found = model.eval()(*there.args, **there.kwargs)
@@ -109,7 +111,7 @@ def _outputs(model: torch.nn.Module, inputs: Inputs) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)]
 
 
-def load(folder: "str | os.PathLike[str]", model_class: Any, options: dict[str, Any]) -> torch.nn.Module:
+def load(folder: "str | os.PathLike[str]", model_class: Any, options: dict[str, Any]) -> Any:
     """See `graphprune.from_pretrained`."""
     place = Path(folder)
     kind = model_class or _class_of(place)
@@ -123,7 +125,8 @@ def load(folder: "str | os.PathLike[str]", model_class: Any, options: dict[str, 
     slim = load_weights(wide, place / WEIGHTS)
     _take_types(slim, place / WEIGHTS)
     if (place / "generation_config.json").is_file() and hasattr(slim, "generation_config"):
-        slim.generation_config = type(slim.generation_config).from_pretrained(place)
+        generation: Any = slim.generation_config
+        slim.generation_config = type(generation).from_pretrained(place)
     return slim.eval()
 
 
