@@ -8,8 +8,8 @@ import torch
 
 import graphprune
 from command_line import SHAPE, SMALL, fails, parameters_of, small_net
-from graphprune import api
 from graphprune.errors import VerifyError
+from graphprune.page import status
 from graphprune.report import count
 
 
@@ -91,7 +91,7 @@ def test_exit_codes_tell_what_failed(graphprune_, folder: Path, monkeypatch: pyt
     def differs(*_, **__):
         raise VerifyError("it differs at node 2")
 
-    monkeypatch.setattr(api, "verify", differs)
+    monkeypatch.setattr(status, "compare", differs)
     code, out, err = graphprune_(*command, "--sparsity", "0.4")
     assert code == 3 and "node 2" in err and "differs" in out
     assert "it differs at node 2" in (folder / "report.html").read_text()

@@ -12,8 +12,8 @@ from hypothesis import strategies as some
 from torch import nn
 
 import graphprune
-from graphprune import api
 from graphprune.errors import FileFormatError, GraphPruneError, OptionError, PlanError, VerifyError
+from graphprune.page import status
 from graphprune.page.blocks import MOST, blocks_of
 from graphprune.page.contents import Contents
 from graphprune.page.curves import charts
@@ -227,9 +227,42 @@ def test_status_tells_what_was_seen(monkeypatch):
     def differs(*_, **__):
         raise VerifyError("it differs at node b")
 
-    monkeypatch.setattr(api, "verify", differs)
+    monkeypatch.setattr(status, "compare", differs)
     bad = gather(module, slim, example_inputs=inputs).status
     assert bad.kind == "bad" and "node b" in bad.detail
+
+
+def test_a_network_that_no_input_moves_is_not_called_verified():
+    module, inputs = build("residual")
+    with torch.no_grad():
+        module.head.weight.zero_()
+    slim = graphprune.optimize(module, 0.4, example_inputs=inputs, verify=False)
+    assert gather(module, slim, example_inputs=inputs).status.text == "the verification says little"
+
+
+def test_zeros_of_updated_weights_are_looked_at():
+    module, inputs = build("chain")
+    randomise(module)
+    data = [torch.randn_like(inputs) for _ in range(4)]
+    options = {"structure": "unstructured", "criterion": "sparsegpt", "data": data}
+    sparse = graphprune.optimize(module, 0.5, example_inputs=inputs, **options)
+    found = gather(module, sparse, example_inputs=inputs).status
+    assert found.kind == "fair" and found.text == "zeros are where the masks say"
+    with torch.no_grad():
+        sparse[0].weight.add_(1)
+    assert gather(module, sparse, example_inputs=inputs).status.kind == "bad"
+
+
+def test_channels_then_weights():
+    module, inputs = build("chain")
+    randomise(module)
+    fewer = graphprune.optimize(module, 0.3, example_inputs=inputs)
+    sparse = graphprune.optimize(fewer, 0.3, example_inputs=inputs, structure="unstructured")
+    contents = gather(module, sparse, example_inputs=inputs)
+    assert contents.status.kind == "good" and contents.masked
+    left = sum(int((value != 0).sum()) for value in sparse.parameters())
+    assert contents.costs["params"] == (sum(value.numel() for value in module.parameters()), left)
+    assert contents.costs["macs"].after == graphprune.analyze(fewer, inputs).cost().macs < contents.costs["macs"].before
 
 
 # What is measured, and what is wrong with it.
@@ -258,6 +291,8 @@ def wrong_figures(contents: Contents) -> Iterator[tuple[object, type[GraphPruneE
     yield figures(contents, macs=[contents.costs["macs"].before, 5]), OptionError, "its slim one has 5 macs"
     yield figures(contents, seconds={"dense": {}}), FileFormatError, "graphprune bench MODEL --json"
     yield figures(contents, difference={}), FileFormatError, "graphprune bench"
+    yield figures(contents, seconds={"dense": {}, "slim": {}}), FileFormatError, "no times"
+    yield figures(contents, seconds={"dense": {"a": 1.0}, "slim": {"a": 0.0}}), FileFormatError, "no times"
     yield {"milliseconds": 3}, FileFormatError, "graphprune bench"
     yield [1, 2], FileFormatError, "graphprune bench"
     yield "there is no such file.json", FileFormatError, "cannot be read"

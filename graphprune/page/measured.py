@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -46,8 +47,11 @@ def times_of(bench: "Bench | Mapping[str, Any] | str | os.PathLike[str]") -> Tim
         found = bench.figures()
     try:
         dense, slim = found["seconds"]["dense"], found["seconds"]["slim"]
+        seconds = {NAMES.get(name, name): (float(dense[name]), float(slim[name])) for name in dense}
+        if not seconds or not all(0 < one < inf for pair in seconds.values() for one in pair):
+            raise ValueError("its seconds are no times")
         return Times(
-            {NAMES.get(name, name): (float(dense[name]), float(slim[name])) for name in dense},
+            seconds,
             Pair(*map(int, found["params"])),
             Pair(*map(int, found["macs"])),
             str(found["target"]),

@@ -32,7 +32,8 @@ def draw_all(contents: Contents, folder: Path) -> list[Path]:
         if contents.map.links:
             found.append(_coupling(drawing(contents), folder / f"coupling{ending}"))
         if contents.sweep is not None and contents.sweep.finished:
-            known = [name for name in SHOWN if name in contents.sweep.quantities]
+            points = contents.sweep.finished
+            known = [name for name in SHOWN if all(name in point.costs for point in points)]
             found += [contents.sweep.plot(folder / f"sweep-{name}{ending}", name) for name in known]
     return found
 

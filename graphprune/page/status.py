@@ -2,10 +2,15 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..equivalence import compare
 from ..errors import VerifyError
+from ..frontends import frontend_of
+from ..plan import UNTOUCHED
 
 if TYPE_CHECKING:
     from ..equivalence import Verification
+    from ..masks import Masks
+    from ..plan import Plan
 
 
 class Status(NamedTuple):
@@ -21,24 +26,23 @@ ANALYSED = Status("none", "analysis only", "Nothing was pruned: this is what cou
 UNCHECKED = Status("fair", "not verified", "Verification was switched off: nothing proves that pruning broke nothing.")
 
 
-def checked(model: Any, slim: Any, example_inputs: Any) -> Status:
+def checked(model: Any, slim: Any, plan: "Plan | None", masks: "Masks | None", example_inputs: Any) -> Status:
     """Compare a pruned model with the masked original; where weights were changed since, prove its plan alone."""
-    from .. import api
-
-    masks, plan = api.masks_of(slim), api.plan_of(slim)
-    if masks is not None and masks.updated:
-        return Status("fair", "zeros are where the masks say", "The weights that stay were updated as well.")
+    if not (masks or plan or UNTOUCHED).kept:
+        return Status("fair", "nothing was dropped", "So there is nothing to verify.")
     try:
-        return _proved(api.verify(model, slim, example_inputs=example_inputs))
+        if masks is not None:
+            return _masked(model, slim, plan, masks, example_inputs)
+        assert plan is not None
+        return _proved(_compared(model, slim, plan, example_inputs))
     except VerifyError as error:
-        message = str(error)
-        if plan is None or masks is not None:
-            return Status("bad", "differs from the masked original", message)
+        differs = Status("bad", "differs from the masked original", str(error))
+    if masks is not None or plan is None:
+        return differs
     try:
-        again = plan.apply(model, example_inputs)
-        found = api.verify(model, again, example_inputs=example_inputs)
-    except VerifyError as error:
-        return Status("bad", "differs from the masked original", str(error))
+        found = _compared(model, plan.apply(model, example_inputs), plan, example_inputs)
+    except VerifyError:
+        return differs
     return Status(
         "fair",
         "plan verified, weights changed since",
@@ -46,6 +50,22 @@ def checked(model: Any, slim: Any, example_inputs: Any) -> Status:
         "computes now is its own.",
         found,
     )
+
+
+def _masked(model: Any, slim: Any, plan: "Plan | None", masks: "Masks", example_inputs: Any) -> Status:
+    """Of a model whose weights became zero, after channels went where there is a plan, too."""
+    if masks.updated:
+        masks.check_zeros(frontend_of(slim).analyze(slim, example_inputs, masks.policy).weights)
+        return Status("fair", "zeros are where the masks say", "The weights that stay were updated as well.")
+    dense = model if plan is None else plan.apply(model, example_inputs)
+    seen = _compared(dense, slim, masks, example_inputs)
+    if plan is not None:
+        seen = max(seen, _compared(model, dense, plan, example_inputs), key=lambda one: one.error)
+    return _proved(seen)
+
+
+def _compared(original: Any, slim: Any, decision: "Plan | Masks", example_inputs: Any) -> "Verification":
+    return compare(frontend_of(original), original, slim, decision, example_inputs, thorough=True, strict=False)
 
 
 def _proved(seen: "Verification") -> Status:

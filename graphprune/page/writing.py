@@ -6,11 +6,12 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, api
-from ..errors import OptionError, PlanError
+from ..errors import FileFormatError, OptionError, PlanError
 from ..files import atomic_path
 from ..policy import DEFAULT
 from .contents import Contents, contents_of
@@ -120,7 +121,7 @@ def gather(
         check_same("bench=", found, contents.costs, slim=contents.pruned and masks is None)
     results = _sweep_of(sweep, contents.costs)
     if slim is not None:  # last, for it takes the longest
-        contents = replace(contents, status=checked(model, slim, example_inputs) if verify else UNCHECKED)
+        contents = replace(contents, status=checked(model, slim, plan, masks, example_inputs) if verify else UNCHECKED)
     return replace(contents, times=times, sweep=results, details=_circumstances(analysis) | dict(contents.details))
 
 
@@ -150,6 +151,8 @@ def _sweep_of(sweep: Any, costs: Mapping[str, Pair]) -> "Sweep | None":
     from ..sweep_results import Sweep
 
     results = sweep if isinstance(sweep, Sweep) else Sweep.load(sweep)
+    if not all(isfinite(score) for score in (results.dense, *(point.score or 0.0 for point in results.finished))):
+        raise FileFormatError("sweep= holds scores that are no finite numbers: sweep again")
     for point in results.finished:
         known = {name: Pair(*point.costs[name]) for name in ("params", "macs") if name in point.costs}
         check_same("sweep=", known, costs, slim=False)
