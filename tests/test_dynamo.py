@@ -342,6 +342,14 @@ def test_any_number_of_any_tensor_that_changes_is_seen(data) -> None:
     assert past_torch or not sample.unchanged([tensor])
 
 
+def test_another_object_in_the_same_memory_is_another_one() -> None:
+    """It counts what is written to it by itself, from zero, and takes what is written to the first one for its own."""
+    tensor = torch.ones(3)
+    watch = Watch([tensor])
+    assert watch.unchanged([tensor])
+    assert not watch.unchanged([tensor.data]) and not watch.unchanged([tensor, tensor])
+
+
 def test_watching_keeps_nothing_alive() -> None:
     tensor = torch.randn(1000)
     watch, gone = Watch([tensor]), weakref.ref(tensor)
@@ -417,6 +425,18 @@ def test_gradients_of_inputs_alone(calls) -> None:
         fast(wanted).sum().backward()
     model(expected).sum().backward()
     assert torch.equal(wanted.grad, expected.grad)
+
+
+def test_gradients_that_the_model_switches_on_itself(calls) -> None:
+    model = small()
+
+    def energy(x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            return model(x).square().sum() * 1
+
+    with torch.no_grad(), pytest.warns(FallbackWarning, match="gradients"):
+        found = through(energy)(torch.randn(2, 8))
+    assert found.requires_grad and not calls.compiled
 
 
 def test_statistics_of_batches_move_once() -> None:
