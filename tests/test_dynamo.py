@@ -525,6 +525,19 @@ def test_weights_that_the_graph_writes_to(kind, calls) -> None:
         graphprune.compile(model, example_inputs=torch.ones(1))
 
 
+def test_empty_caches_are_passed_over(calls) -> None:
+    """Decoders begin with caches of shape (0,), to which torch appends whatever comes."""
+
+    def append(x: torch.Tensor) -> torch.Tensor:
+        cache = torch.cat([torch.tensor([]), x * 2], dim=-2)
+        return torch.cat([cache, torch.zeros(0), x], dim=-2)
+
+    x = torch.randn(1, 2, 3, 4)
+    with torch.no_grad():
+        assert torch.equal(through(append)(x), append(x)) and append(x).shape == (1, 2, 6, 4)
+    assert len(calls.compiled) == 1
+
+
 def test_a_graph_without_inputs(calls) -> None:
     model = nn.Linear(3, 3)
 
