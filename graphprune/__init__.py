@@ -27,8 +27,12 @@ if _TYPE_CHECKING:
     from .frontends.torch.fx_pass import FxPass as FxPass
     from .frontends.torch.regularizers import regularizer as regularizer
     from .masks import Masks as Masks
+    from .ops import register_op as register_op
+    from .page.writing import write_report as write_report
     from .plan import Plan as Plan
     from .schedule import Schedule as Schedule
+    from .sweep_results import Sweep as Sweep
+    from .sweeping import sweep as sweep
 
 __version__ = "0.1.0"
 
@@ -50,11 +54,15 @@ _HOME = {
     "Analysis": "analysis",
     "Plan": "plan",
     "Masks": "masks",
+    "register_op": "ops",
     "Schedule": "schedule",
+    "sweep": "sweeping",
+    "Sweep": "sweep_results",
     "regularizer": "frontends.torch.regularizers",
     "distillation": "frontends.torch.distilling",
     "teacher": "frontends.torch.distilling",
     "FxPass": "frontends.torch.fx_pass",
+    "write_report": "page.writing",
     "GraphPruneError": "errors",
 }
 

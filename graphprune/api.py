@@ -177,7 +177,10 @@ def verify(
         slim = dense
     if plan is None:
         raise PlanError("slim was not made by graphprune: pass the plan that made it")
-    return compare(frontend_of(original), original, slim, plan, example_inputs, thorough, strict=True)
+    frontend, own = frontend_of(original), frontend_of(slim)
+    if frontend is not own and hasattr(own, "as_module"):  # a program that a module was exported to
+        slim = own.as_module(slim)
+    return compare(frontend, original, slim, plan, example_inputs, thorough, strict=True)
 
 
 def plan_of(slim: Any) -> "Plan | None":

@@ -88,6 +88,10 @@ class TrainingError(GraphPruneError, RuntimeError):
     """The model, its optimizer or what belongs to them cannot be pruned between two steps of a training."""
 
 
+class SweepError(GraphPruneError, RuntimeError):
+    """A sweep cannot begin or go on: its score fails on the original model, or its file belongs to another sweep."""
+
+
 class LatencyWarning(UserWarning):
     """A pruned model does not take the time that was asked for, or is not faster than the one before."""
 
