@@ -17,8 +17,8 @@ from ...graph import Node
 from ...labels import Layout
 from ...plan import Plan
 from ...shapes import Alive, attributes_of, eps_key, grown_eps, living
+from ...slicing import slim_array
 from .read import stored
-from .slicing import slim_array
 from .tracing import dtype_named, first_name, set_constant
 from .widen import EXACT
 
