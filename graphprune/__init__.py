@@ -20,6 +20,8 @@ if _TYPE_CHECKING:
     from .api import verify as verify
     from .backends.artifact import load as load
     from .errors import GraphPruneError as GraphPruneError
+    from .frontends.onnx.onnx_pass import OnnxPass as OnnxPass
+    from .frontends.relax.relax_pass import RelaxPass as RelaxPass
     from .frontends.torch.distilling import distillation as distillation
     from .frontends.torch.distilling import teacher as teacher
     from .frontends.torch.regularizers import regularizer as regularizer
@@ -46,6 +48,8 @@ _HOME = {
     "Plan": "plan",
     "Masks": "masks",
     "Schedule": "schedule",
+    "OnnxPass": "frontends.onnx.onnx_pass",
+    "RelaxPass": "frontends.relax.relax_pass",
     "regularizer": "frontends.torch.regularizers",
     "distillation": "frontends.torch.distilling",
     "teacher": "frontends.torch.distilling",

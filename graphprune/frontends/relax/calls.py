@@ -1,6 +1,6 @@
 """One call of a Relax operator as translations see it: tensors as values of our graph, the rest as plain numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +22,9 @@ class Call:
     """A call.
 
     `name` is that of the operator without `relax.`; `step` that of the binding; `results` are the values it gives.
-    `numbers` are those of operands that are known and hold no channels. A translation that needs several canonical
-    operations adds all but the last with `emit`; `emitted` collects them.
+    `numbers` are those of operands that are known and hold no channels; `weights` gives those of stored tensors by
+    name. A translation that needs several canonical operations adds all but the last with `emit`; `emitted` collects
+    them.
     """
 
     name: str
@@ -31,7 +32,8 @@ class Call:
     attrs: Any
     args: tuple[Operand, ...]
     results: tuple[Value, ...]
-    numbers: dict[Value, NDArray[Any]]
+    numbers: Mapping[Value, NDArray[Any]]
+    weights: Callable[[str], NDArray[Any]]
     emitted: list[Node] = field(default_factory=list)
 
     @property
@@ -96,6 +98,10 @@ class Call:
         found = plain(given)
         return found if isinstance(found, (int, float)) else None
 
+    def stored(self, value: Value) -> NDArray[Any] | None:
+        """The numbers of a constant."""
+        return self.weights(value.name) if value.is_leaf else self.numbers.get(value)
+
     def emit(self, op: str, inputs: Sequence[Value | None], attrs: dict[str, Any], shape: Shape) -> Value:
         """Add an operation before the last one; returns what it gives."""
         dtype = next((value.dtype for value in inputs if value is not None), "float32")
@@ -115,7 +121,9 @@ class Call:
             return value
         return self.emit("permute", (value,), {"order": list(order)}, tuple(value.shape[axis] for axis in order))
 
-    def returned(self, op: str, inputs: Sequence[Value | None], attrs: dict[str, Any], order: Sequence[int]) -> Translated:
+    def returned(
+        self, op: str, inputs: Sequence[Value | None], attrs: dict[str, Any], order: Sequence[int]
+    ) -> Translated:
         """An operation whose result has its axes in another order: `order[i]` is what becomes axis i."""
         if list(order) == list(range(len(self.shape))):
             return op, tuple(inputs), attrs

@@ -39,9 +39,7 @@ def _table() -> dict[str, Translation]:
     table |= {name: to.along("argmax", None) for name in ("argmax", "argmin")}
     table |= {name: to.along("cumsum", None) for name in ("cumsum", "cumprod")}
     table |= {"sort": to.along("sort"), "argsort": to.along("sort"), "topk": to.along("topk")}
-    table |= {
-        f"nn.{kind}_pool{dims}d": to.pool for kind in ("max", "avg", "adaptive_avg") for dims in (1, 2, 3)
-    }
+    table |= {f"nn.{kind}_pool{dims}d": to.pool for kind in ("max", "avg", "adaptive_avg") for dims in (1, 2, 3)}
     table |= dict.fromkeys(["image.resize2d", "image.resize3d"], to.resize)
     table |= {"image.grid_sample": to.sample, "vision.roi_align": to.regions, "vision.roi_pool": to.regions}
     table |= dict.fromkeys(["quantize", "dequantize"], to.quantised)

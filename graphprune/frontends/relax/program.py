@@ -96,7 +96,7 @@ def is_constant(expr: Any) -> bool:
 
 
 def _is_vector(constant: Any) -> bool:
-    return max(constant.value.shape, default=1) == prod(constant.value.shape)
+    return bool(max(constant.value.shape, default=1) == prod(constant.value.shape))
 
 
 def _entry(module: tvm.IRModule) -> Any:

@@ -81,7 +81,9 @@ class Reader:
         name = self.program.leaves[step.name, place]
         if name not in self.graph.leaves:
             statistic = place and place[0] in _STATISTICS.get(_name(step.value), ())
-            self.graph.leaves[name] = Value(name, shape, dtype, "buffer" if statistic or dtype == "bool" else "parameter")
+            self.graph.leaves[name] = Value(
+                name, shape, dtype, "buffer" if statistic or dtype == "bool" else "parameter"
+            )
         return self.graph.leaves[name]
 
     def _made(self, name: str, kind: Any, role: str = "computed") -> Any:
@@ -101,7 +103,7 @@ class Reader:
         made = self._made(step.name, step.var.ty)
         results = tuple(_flat(made))
         operands = tuple(self._operand(step, (number,), item) for number, item in enumerate(args))
-        call = Call(name, step.name, step.value.attrs, operands, results, self.numbers)
+        call = Call(name, step.name, step.value.attrs, operands, results, self.numbers, self.program.weights)
         try:
             operation, inputs, attrs = self._translated(call)
         except Unsupported as reason:
@@ -129,9 +131,7 @@ class Reader:
         call = isinstance(step.value, relax.Call)
         parts = enumerate(step.value.args) if call else ((0, step.value),)
         inputs = tuple(
-            value
-            for number, item in parts
-            for value in _flat(self._operand(step, (number,) if call else (), item))
+            value for number, item in parts for value in _flat(self._operand(step, (number,) if call else (), item))
         )
         made = self._made(step.name, step.var.ty)
         results = tuple(_flat(made)) or (Value(f"{step.name}/none", (), "undefined"),)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from ...graph import Value
 from ...translation import broadcast
 from .calls import Call, Translated, Unsupported, axis_of
@@ -227,7 +229,9 @@ def sample(call: Call) -> Translated:
 
 def quantised(call: Call) -> Translated:
     """Numbers times scales: one for all, or one per position of an axis. Zero points are zero where zero stays."""
-    axis, x = axis_of(call.x.shape, int(call.attr("axis", -1))), call.x
+    axis, x, zero = axis_of(call.x.shape, int(call.attr("axis", -1))), call.x, call.get(2)
+    if x.is_leaf and zero is not None and (call.stored(zero) is None or np.any(call.stored(zero))):
+        raise Unsupported("holds weights around a zero point that is not 0", "prune before weights are quantised")
     for place in (1, 2):
         scale = call.get(place)
         if scale is not None and len(scale.shape) == 1 and scale.shape[0] > 1:
