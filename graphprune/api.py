@@ -55,7 +55,7 @@ def optimize(
     **Arguments:**
 
     - `model`: `nn.Module`, `torch.fx.GraphModule`, `torch.export.ExportedProgram`, `onnx.ModelProto`, `onnx_ir.Model`,
-      `onnx_graphsurgeon.Graph`, or the path of an .onnx file. It is not modified.
+      `onnx_graphsurgeon.Graph`, the path of an .onnx file, or a `tvm.IRModule` with bound weights. It is not modified.
     - `sparsity`: the share of the budgeted quantity that goes, between 0 and 1; one half where it is left out. The
       result is never above the budget, and less than one granule below it.
     - `example_inputs`: a tensor, a tuple of positional inputs, or a dict of keyword inputs (ONNX: arrays by input

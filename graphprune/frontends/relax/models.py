@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...analysis import Analysis
 from ...collector import collector_paused
-from ...errors import ApplyError, ExampleInputsError, FileFormatError, UnsupportedModelError
+from ...errors import ApplyError, FileFormatError, UnsupportedModelError
 from ...masks import Masks, masked_names
 from ...packing import packed, unpacked
 from ...places import dropping
@@ -19,8 +19,8 @@ from ...policy import DEFAULT, Policy
 from ...shapes import living, mismatches
 from ...transfer import fitted
 from . import run
-from .inputs import HOW, KEY, Feeds, describe, normalise, random_inputs, shapes_in, symbols_of
-from .program import NUMBERS, Program
+from .inputs import KEY, Feeds, describe, normalise, random_inputs, shapes_in, symbols_of
+from .program import Program
 from .read import analyse, read, static
 from .rebuild import Rebuilder, constant_like
 from .slim import slim_module
@@ -220,6 +220,3 @@ def masks_of(module: tvm.IRModule) -> Masks | None:
 def note_of(module: Any) -> str | None:
     """Nothing is odd about slim Relax modules."""
     return None
-
-
-__all__ = ["ExampleInputsError", "HOW", "NUMBERS", "analyze", "apply", "outputs", "plan_of"]

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import tvm
 from numpy.typing import NDArray
 from tvm import ir, relax, tirx
 
@@ -204,11 +203,3 @@ def _weights(program: Program, name: str) -> NDArray[Any]:
     if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
         raise WeightsError(f"{name} holds numbers that are not finite")
     return numbers
-
-
-def shapes_of(program: Program) -> dict[str, Shape]:
-    """Shapes of stored tensors by name; what a plan's fingerprint is made of."""
-    return {name: tuple(map(int, item.value.shape)) for name, item in program.constants.items()}
-
-
-__all__ = ["Reader", "analyse", "read", "shapes_of", "sizes", "static", "tvm"]

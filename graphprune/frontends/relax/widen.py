@@ -105,7 +105,9 @@ class Masker(Widener):
         reader = Reader(static)
         reader.read()
         self.layouts = {value.name: layout for value, layout in analysis.layouts.items()}
-        self.named: dict[str, Any] = {step.name: reader.values.get(step.var) for step in static.steps if step.var is not None}
+        self.named: dict[str, Any] = {
+            step.name: reader.values.get(step.var) for step in static.steps if step.var is not None
+        }
         self.named |= {var.name: reader.values[var] for var in static.function.params}
         self.values = {var: self.named[var.name] for var in program.function.params}
         self.values |= {step.var: self.named[step.name] for step in program.steps if step.var is not None}
