@@ -73,9 +73,8 @@ def pixel_shuffle(args: list[Any], attrs: Any) -> Any:
 
 
 def _spread(parameter: Any, x: Any, attrs: Any) -> Any:
-    shape, rank = sizes(parameter), len(sizes(x))
-    wide = relax.op.astype(parameter, WIDE)
-    return wide if prod(map(int, shape)) == 1 else _along(wide, int(attrs.axis) % rank, rank)
+    rank, single = len(sizes(x)), prod(map(int, sizes(parameter))) == 1
+    return relax.op.astype(parameter if single else _along(parameter, int(attrs.axis) % rank, rank), WIDE)
 
 
 def quantize(args: list[Any], attrs: Any) -> Any:
