@@ -315,7 +315,10 @@ def save(slim: Any, path: "str | os.PathLike[str]") -> None:
         raise PlanError("this model was not made by graphprune; its plan is not known, so it could not be loaded again")
     frontend = frontend_of(slim)
     if not hasattr(frontend, "save_weights"):
-        raise UnsupportedModelError("save works on modules; an ExportedProgram is saved with torch.export.save")
+        raise UnsupportedModelError(
+            "save works on modules and ONNX models; an ExportedProgram is saved with torch.export.save, a tvm.IRModule "
+            "with tvm.ir.save_json"
+        )
     frontend.save_weights(slim, path)
 
 

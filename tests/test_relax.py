@@ -302,6 +302,25 @@ def test_vectors_that_exporters_merged_are_two() -> None:
     assert graphprune.verify(module, slim).error < 1e-12
 
 
+def test_steps_of_one_name_are_told_apart() -> None:
+    """Names in Relax are hints: passes may give several variables the same one."""
+
+    def write(b, x):
+        lines = [x]
+        for name in ("lv", "lv", "lv1", "lv"):
+            width = 6 if len(lines) == 1 else 16
+            value = b.normalize(relax.op.matmul(lines[-1], weight(width, 16, seed=len(lines))))
+            lines.append(relax.DataflowVar(name, value.ty))
+            b.emit_normalized(relax.VarBinding(lines[-1], value))
+        return b.emit(relax.op.matmul(lines[-1], weight(16, 3)))
+
+    module = built(write, (4, 6))
+    names = list(Program.of(module).constants)
+    slim = graphprune.optimize(module, 0.4)
+    assert list(Program.of(slim).constants) == names and len(set(names)) == 5
+    assert graphprune.verify(module, slim).error < 1e-12
+
+
 # ---- plans, passes, masks --------------------------------------------------------------------------------
 
 
@@ -318,6 +337,29 @@ def test_plans_travel_and_compose() -> None:
     assert np.array_equal(oracle.run(whole.apply(module), x)[0], oracle.run(twice, x)[0])
     with pytest.raises(PlanError, match="another model"):
         whole.apply(built(two_layers, (4, 6)))
+
+
+def test_modules_are_saved_as_tvm_saves_them() -> None:
+    module = built(two_layers, (4, 6))
+    slim = graphprune.optimize(module, 0.4)
+    loaded = tvm.ir.load_json(tvm.ir.save_json(slim))
+    assert graphprune.verify(module, loaded).error < 1e-12
+    with pytest.raises(UnsupportedModelError, match="tvm.ir.save_json"):
+        graphprune.save(slim, "slim.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(dtype: str) -> None:
+    """Weights keep their type; verification widens both programs."""
+
+    def write(b, x):
+        y = b.emit(relax.op.nn.relu(b.emit(relax.op.matmul(x, weight(6, 16, dtype=dtype)))))
+        return b.emit(relax.op.matmul(y, weight(16, 3, dtype=dtype)))
+
+    module = built(write, (4, 6), dtype=dtype)
+    slim = graphprune.optimize(module, 0.4)
+    assert {str(one.ty.dtype) for one in Program.of(slim).constants.values()} == {dtype}
+    assert graphprune.verify(module, slim).error < 1e-12
 
 
 def test_a_wrong_program_is_found_and_the_step_named() -> None:

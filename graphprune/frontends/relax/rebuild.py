@@ -66,31 +66,36 @@ class Rebuilder:
             for block in function.body.blocks:
                 if isinstance(block, relax.DataflowBlock):
                     with self.builder.dataflow():
-                        self._block(block, steps, inside=True)
+                        self._block(block, steps)
                 else:
-                    self._block(block, steps, inside=False)
+                    self._block(block, steps)
             last = next(steps)
             result = self.output(self.expression(last, (), last.value))
             self.builder.emit_func_output(result if isinstance(result, relax.Var) else self.builder.normalize(result))
         return self.builder.get()
 
-    def _block(self, block: Any, steps: Any, inside: bool) -> None:
-        for binding in block.bindings:
+    def _block(self, block: Any, steps: Any) -> None:
+        for _ in block.bindings:
             step = next(steps)
-            leaves = inside and not isinstance(step.var, relax.DataflowVar)
-            self.replaced[step.var] = self.after(step, self._bound(step, binding, leaves))
+            self.replaced[step.var] = self.after(step, self.bound(step))
 
-    def _bound(self, step: Step, binding: Any, leaves: bool) -> Any:
+    def bound(self, step: Step) -> Any:
+        """The variable that is bound to the new form of a step, under its old name."""
         if isinstance(step.value, relax.Call):
             args = [self.expression(step, (number,), item) for number, item in enumerate(step.value.args)]
             value = self.call(step, args)
         else:
             value = self.expression(step, (), step.value)
         if step.cast is not None:
-            return self.builder.match_cast(value, step.cast, binding.var.name)
-        if leaves:
-            return self.builder.emit_output(value, binding.var.name)
-        return self.builder.emit(value, binding.var.name)
+            return self.builder.match_cast(value, step.cast, step.var.name)
+        value = self.builder.normalize(value)
+        var = self.kind(step)(step.var.name, value.ty)
+        self.builder.emit_normalized(relax.VarBinding(var, value))  # emit would give names anew
+        return var
+
+    def kind(self, step: Step) -> Any:
+        """The class of a variable: whether it can be read outside of its block."""
+        return type(step.var)
 
 
 def with_attributes(attrs: Any, changed: dict[str, Any]) -> Any:

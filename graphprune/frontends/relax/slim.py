@@ -94,9 +94,10 @@ class Slimmer(Rebuilder):
             raise self.error(step, str(error)) from error
         return relax.Call(step.value.op, edit.args, with_attributes(step.value.attrs, edit.attrs), step.value.ty_args)
 
-    def _bound(self, step: Step, binding: Any, leaves: bool) -> Any:
+    def bound(self, step: Step) -> Any:
+        """The step, or an error that names it."""
         try:
-            return super()._bound(step, binding, leaves)
+            return super().bound(step)
         except ApplyError:
             raise
         except Exception as error:  # TVM refuses operands that do not fit

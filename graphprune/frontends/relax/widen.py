@@ -91,6 +91,10 @@ class Widener(Rebuilder):
             self.seen.append((step.name, var))
         return var
 
+    def kind(self, step: Step) -> Any:
+        """Variables that can be read outside, where they have to be."""
+        return relax.Var if self.exposed else super().kind(step)
+
     def output(self, expr: Any) -> Any:
         """All results of steps, where they are to be read outside."""
         return relax.Tuple([var for _, var in self.seen]) if self.exposed else expr
