@@ -32,6 +32,7 @@ __all__ = [
     "example_inputs_of",
     "first_difference",
     "inputs_of",
+    "loaded",
     "masks_of",
     "note_of",
     "other_sizes",
@@ -45,6 +46,11 @@ __all__ = [
 
 PLAN = "graphprune.plan"
 """The key of a slim model's metadata under which the plan that made it travels."""
+
+
+def loaded(path: Any) -> Any:
+    """What a path holds, as an `onnx.ModelProto` (an `onnx_ir.Model` above 2 GB)."""
+    return files.give_back(files.read(path), path)
 
 
 @collector_paused()
