@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 from tvm import ir, s_tir, tirx
+from tvm.tirx.analysis import undefined_vars
 
 from .targets import Target
 from .tiling import blocks_of, extent, partition, vectorize
@@ -24,6 +25,7 @@ _SQUARE = 16
 _FAR = 512
 # An expression with as many named parts is not put into another one that has some.
 _MANY_NAMES = 4
+_COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ, tirx.NE)
 
 
 def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
@@ -59,13 +61,7 @@ def _names(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> int:
 
 
 def _names_in(expression: Any) -> int:
-    if isinstance(expression, ir.Call):
-        parts = list(expression.args)
-    else:
-        fields = ("condition", "true_value", "false_value", "a", "b", "value", "body")
-        parts = [getattr(expression, field) for field in fields if hasattr(expression, field)]
-    parts = [part for part in parts if isinstance(part, ir.Expr)]
-    return isinstance(expression, tirx.Let) + sum(map(_names_in, parts))
+    return isinstance(expression, tirx.Let) + sum(map(_names_in, _parts_of(expression)))
 
 
 def _schedule_block(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, target: Target) -> None:
@@ -97,7 +93,7 @@ def _schedule_block(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, target:
         sch.reorder(*order)
     if outer and work >= _WORTH_A_THREAD:
         sch.parallel(sch.fuse(*outer))
-    if lane is not None and _joins(sch, block):
+    if lane is not None and _joins(sch, block, wide[-1][1].var):
         # Whole runs of each operand, instead of a question per number.
         partition(sch, lane)
     elif lane is not None and extent(sch, lane) % target.vector_width == 0:
@@ -114,9 +110,32 @@ def _contiguous(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, axis: tirx.
     return False
 
 
-def _joins(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> bool:
-    """Whether a block concatenates tensors along its last axis."""
-    return sch.get(block).name_hint.startswith("T_concat") and len(sch.get(block).reads) > 1
+def _joins(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, lane: tirx.Var) -> bool:
+    """Whether a block concatenates tensors along its last axis, so that runs of it come from one operand each.
+
+    The runs must be the same in every round of the other loops: of those that depend on them, as where channels that do
+    not fill their vectors are joined, TVM takes rounds apart that do not exist, and writes over what lies before.
+    """
+    if not sch.get(block).name_hint.startswith("T_concat") or len(sch.get(block).reads) < 2:
+        return False
+    asked = [undefined_vars(question) for question in _questions(getattr(sch.get(block).body, "value", None))]
+    runs = [variables for variables in asked if any(variable.same_as(lane) for variable in variables)]
+    return bool(runs) and all(len(variables) == 1 for variables in runs)
+
+
+def _questions(expression: Any) -> list[ir.Expr]:
+    """The comparisons that an expression makes to choose between values."""
+    found = [expression] if isinstance(expression, _COMPARISONS) else []
+    return found + [question for part in _parts_of(expression) for question in _questions(part)]
+
+
+def _parts_of(expression: Any) -> list[ir.Expr]:
+    if isinstance(expression, ir.Call):
+        parts = list(expression.args)
+    else:
+        fields = ("condition", "true_value", "false_value", "a", "b", "value", "body")
+        parts = [getattr(expression, field) for field in fields if hasattr(expression, field)]
+    return [part for part in parts if isinstance(part, ir.Expr)]
 
 
 def _schedule_transpose(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, wide: list[tuple], work: int) -> bool:

@@ -228,6 +228,25 @@ def test_shuffled_channels_move_in_one_kernel():
     assert len(moves) == 4 and not any("transpose" in name or "concat" in name for name in kernels(artifact))
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("plain", "size"), [(5, 6), (38, 22), (30, 20)])
+def test_joining_channels_of_all_kinds(plain, size, target):
+    """Plain ones, blocked ones and gathered ones: what does not fill its vectors leaves the rest alone."""
+    places = torch.arange(size) // 2
+
+    def forward(left, right, last, a, b, c):
+        gathered = right(c).index_select(2, places).index_select(3, places)
+        return last(torch.cat([a, left(b), gathered], 1))
+
+    model = Wrap(forward, nn.Conv2d(8, 44, 1), nn.Conv2d(20, 40, 1), nn.Conv2d(plain + 84, 24, 1)).eval()
+    inputs = torch.randn(1, plain, size, size), torch.randn(1, 8, size, size), torch.randn(1, 20, size // 2, size // 2)
+    artifact = compile_model(model, target, inputs)
+    with torch.no_grad():
+        exact = copy.deepcopy(model).double()(*(x.double() for x in inputs))
+    assert exact.std() > 0.1
+    assert (artifact(*inputs) - exact).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("channels", [24, 64])
 def test_pixel_shuffle(channels):
     def forward(first, last, x):
