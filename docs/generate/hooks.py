@@ -1,0 +1,87 @@
+"""What the site does to pages that also read well where the repository is browsed (see `hooks` in mkdocs.yml).
+
+Links out of docs/ lead to pages made of the files that they name; blocks of code that tests do not run say why.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
+NOT_RUN = re.compile(r'^( *```\w+) no-run="([^"]*)"', re.MULTILINE)
+FENCES = {".py": "python", ".h": "c", ".cc": "cpp", ".txt": "cmake"}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add a page for every file or folder of the repository outside docs/ that a page links to."""
+    waiting = [DOCS / file.src_uri for file in files.documentation_pages()]
+    made = set[Path]()
+    while waiting:
+        page = waiting.pop()
+        for path in linked(page.read_text(encoding="utf-8"), page):
+            if path not in made and not path.is_relative_to(DOCS) and path.exists():
+                made.add(path)
+                files.append(File.generated(config, address(path), content=source_page(path)))
+                waiting += [path] if path.suffix == ".md" else []
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lead links to the pages that were made, and show why a block is not run."""
+    origin = origin_of(page.file.src_uri)
+
+    def moved(link: re.Match[str]) -> str:
+        path = (origin.parent / link[1]).resolve()
+        if not path.is_relative_to(ROOT) or (path.is_relative_to(DOCS) and origin.is_relative_to(DOCS)):
+            return link[0]
+        target = posixpath.relpath(address(path), posixpath.dirname(page.file.src_uri) or ".")
+        return f"]({target}{link[2] or ''})"
+
+    text = markdown if origin.suffix not in FENCES else markdown
+    return NOT_RUN.sub(r'\1 title="not run by the tests: \2"', LINK.sub(moved, text))
+
+
+def linked(text: str, page: Path) -> list[Path]:
+    """The files of the repository that a page links to."""
+    found = ((page.parent / link[1]).resolve() for link in LINK.finditer(text))
+    return [path for path in found if path.is_relative_to(ROOT)]
+
+
+def address(path: Path) -> str:
+    """Where a file of the repository stands on the site: `examples/look_inside.py` at `source/examples/look_inside.py.md`."""
+    if path.is_relative_to(DOCS):
+        return path.relative_to(DOCS).as_posix()
+    name = path.relative_to(ROOT).as_posix()
+    return f"source/{name}" if path.suffix == ".md" else f"source/{name}.md"
+
+
+def origin_of(uri: str) -> Path:
+    """The file of the repository that a page of the site shows."""
+    if not uri.startswith("source/"):
+        return DOCS / uri
+    path = ROOT / uri.removeprefix("source/")
+    return path if path.exists() else path.with_suffix("")
+
+
+def source_page(path: Path) -> str:
+    """A file as a page: Markdown as it is, code in a fence, a folder as all the files in it."""
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    parts = [f"# {path.relative_to(ROOT)}"]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in FENCES)
+        parts += [f"## {file.relative_to(path)}\n\n{fenced(file)}" for file in files]
+    else:
+        parts.append(fenced(path))
+    return "\n\n".join(parts) + "\n"
+
+
+def fenced(path: Path) -> str:
+    """The text of a file in a fence."""
+    return f"````{FENCES.get(path.suffix, '')}\n{path.read_text(encoding='utf-8').rstrip()}\n````"
