@@ -210,7 +210,7 @@ def test_examples_of_docstrings_run() -> None:
 # What is generated
 
 
-@pytest.mark.parametrize("script", ["benchmark_index", "operators"])
+@pytest.mark.parametrize("script", ["benchmark_index", "operator_page"])
 def test_generated_pages_are_up_to_date(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs/generate")
     module = importlib.import_module(script)
