@@ -1,5 +1,6 @@
 """Budgets are met within one granule and never exceeded; criteria, scopes, alignment, what stays."""
 
+import re
 from copy import copy
 from dataclasses import replace
 
@@ -207,3 +208,20 @@ def test_plan_survives_json(tmp_path):
     assert again.to_json() == plan.to_json() and again.fingerprint == plan.fingerprint
     one, two = plan.apply(module), again.apply(module)
     assert all(torch.equal(one.state_dict()[name], tensor) for name, tensor in two.state_dict().items())
+
+
+def test_a_budget_out_of_reach_names_the_options_in_the_way():
+    module, x = wide()
+    analysis = graphprune.analyze(module, x)
+    by_keep = re.escape(
+        f"{48 * (32 * 9 + 1 + 2 + 10):,}  is named by keep= -> keep less"
+    )  # weight, bias, norm, readers
+    for keep, sparsity in ((["8"], 0.98), (["3"], 0.5)):  # something else is free, or nothing
+        with pytest.raises(BudgetError, match=by_keep):
+            analysis.plan(sparsity, keep=keep)
+    with pytest.raises(BudgetError, match="multiples of 16: a smaller multiple_of= may reach further") as caught:
+        analysis.plan(0.95, multiple_of=16)
+    with pytest.raises(BudgetError) as without:
+        analysis.plan(0.9999)
+    assert without.value.reachable > caught.value.reachable
+    assert "keep=" not in str(without.value) and "multiple_of" not in str(without.value)
