@@ -34,9 +34,19 @@ HEADLINES = {
 }
 PICTURES = ("x86_latency", "cifar_pruning")
 
+INTRODUCTION = """
+Every figure in this documentation is printed by a script of the repository; each page names its script, the machine, the
+versions, and what was compared with what. Others are run in the same process or in turn, on the same inputs.
+This index is made from those pages by `python docs/generate/benchmark_index.py`.
+"""
+
 
 def text() -> str:
-    """The page."""
+    """The page; raises `ValueError` where there is a page that no topic names."""
+    named = {Path(page).name for pages in TOPICS.values() for page in pages}
+    missing = {path.stem for path in PAGE.parent.glob("*.md")} - named - {"index"}
+    if missing:
+        raise ValueError(f"name these pages in TOPICS: {sorted(missing)}")
     parts = ["# Benchmarks", INTRODUCTION.strip(), "## In short"]
     for words, (page, header, rows) in HEADLINES.items():
         parts += [f"[{words}]({page}.md).", table(read(page), header, rows)]
@@ -45,13 +55,6 @@ def text() -> str:
         rows = [row(page) for page in pages]
         parts += [f"## {topic}", "\n".join(["| page | printed by | last measured |", "| --- | --- | --- |", *rows])]
     return "\n\n".join(parts) + "\n"
-
-
-INTRODUCTION = """
-Every figure in this documentation is printed by a script that is part of the repository; each page names its script, the
-machine, the versions, and what was compared with what. Others are run in the same process or in turn, on the same inputs.
-This index is made from those pages by `python docs/generate/benchmark_index.py`.
-"""
 
 
 def read(page: str) -> str:
@@ -82,13 +85,5 @@ def row(page: str) -> str:
     return f"| [{title}]({page}.md) | `{script[1] if script else f'benchmarks/{stem}.py'}` | {max(dates, default='')} |"
 
 
-def missing() -> set[str]:
-    """Pages that no topic names."""
-    named = {Path(page).name for pages in TOPICS.values() for page in pages}
-    return {path.stem for path in PAGE.parent.glob("*.md")} - named - {"index"}
-
-
 if __name__ == "__main__":
-    if missing():
-        raise SystemExit(f"name these pages in TOPICS: {sorted(missing())}")
     PAGE.write_text(text(), encoding="utf-8")

@@ -43,8 +43,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = posixpath.relpath(address(path), posixpath.dirname(page.file.src_uri) or ".")
         return f"]({target}{link[2] or ''})"
 
-    text = markdown if origin.suffix not in FENCES else markdown
-    return NOT_RUN.sub(r'\1 title="not run by the tests: \2"', LINK.sub(moved, text))
+    return NOT_RUN.sub(r'\1 title="not run by the tests: \2"', LINK.sub(moved, markdown))
 
 
 def linked(text: str, page: Path) -> list[Path]:
@@ -54,7 +53,7 @@ def linked(text: str, page: Path) -> list[Path]:
 
 
 def address(path: Path) -> str:
-    """Where a file of the repository stands on the site: `examples/look_inside.py` at `source/examples/look_inside.py.md`."""
+    """Where a file of the repository stands on the site: `examples/a.py` at `source/examples/a.py.md`."""
     if path.is_relative_to(DOCS):
         return path.relative_to(DOCS).as_posix()
     name = path.relative_to(ROOT).as_posix()

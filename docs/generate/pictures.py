@@ -1,7 +1,7 @@
 """The pictures of how it works: `python docs/generate/pictures.py` writes docs/pictures/.
 
-Colours and gaps are not drawn by hand: networks of a few channels are analysed and a plan is made, and every channel gets
-the colour of its group.
+Colours and gaps are not drawn by hand: networks of a few channels are analysed and a plan is made, and every channel
+gets the colour of its group.
 """
 
 from collections.abc import Callable, Mapping, Sequence
