@@ -35,8 +35,8 @@ HEADLINES = {
 PICTURES = ("x86_latency", "cifar_pruning")
 
 INTRODUCTION = """
-Every figure in this documentation is printed by a script of the repository; each page names its script, the machine, the
-versions, and what was compared with what. Others are run in the same process or in turn, on the same inputs.
+Every figure in this documentation is printed by a script of the repository; each page names its script, the machine,
+the versions, and what was compared with what. Others are run in the same process or in turn, on the same inputs.
 This index is made from those pages by `python docs/generate/benchmark_index.py`.
 """
 

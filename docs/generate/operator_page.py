@@ -15,9 +15,9 @@ TEXT = """
 # Operators
 
 Models of every framework are translated into one vocabulary; a rule per operation says how channels pass through it.
-What is not in these tables locks the channels that it reads, with a reason that `analysis.explain()` prints: it is never
-guessed. Functions of torch that are written in Python are entered, so whatever is made of these calls is understood, too.
-How whole models fare is on the page [Coverage](coverage.md); how to add an operator on
+What is not in these tables locks the channels that it reads, with a reason that `analysis.explain()` prints: it is
+never guessed. Functions of torch that are written in Python are entered, so whatever is made of these calls is
+understood, too. How whole models fare is on the page [Coverage](coverage.md); how to add an operator on
 [Extending](extending.md#an-operator); how fast each one is when compiled on
 [One operator at a time](benchmarks/operators.md).
 
