@@ -1,15 +1,9 @@
-"""What the documentation shows must run: the README's Python blocks and every example."""
+"""Every example runs (what pages show: test_docs.py)."""
 
-import re
 import runpy
-import sys
-import textwrap
-import types
 from pathlib import Path
 
 import pytest
-
-from helpers import define_missing_operators
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -23,32 +17,3 @@ def test_example(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 3
-
-
-PAGES = "architectures", "budgets", "criteria", "extending", "recovery", "sparse", "training"
-
-
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in PAGES)])
-def test_pages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_page(page, tmp_path, monkeypatch)
-
-
-@pytest.mark.filterwarnings("ignore")  # those of the trainers
-def test_page_of_other_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    define_missing_operators()
-    for package in ("accelerate", "pytorch_lightning", "transformers"):
-        pytest.importorskip(package, reason=f"{package} is not installed")
-    run_page("docs/training-loops.md", tmp_path, monkeypatch)
-
-
-def run_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All blocks of a page run in order, in one namespace, as a reader would type them."""
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / page).read_text()
-    found = re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)
-    blocks = [textwrap.dedent(block) for block in found]
-    assert blocks
-    module = types.ModuleType("page")
-    monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look their module up
-    for block in blocks:
-        exec(compile(block, page, "exec"), module.__dict__)
