@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--turns", type=int, default=50)
+    parser.add_argument("--compile", default="max-autotune", choices=("none", "default", "max-autotune"))
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     if options.pack:
@@ -159,7 +160,7 @@ def run(options: argparse.Namespace) -> None:
         rows = [
             row
             for entry in contents["entries"]
-            for row in _entry(folder, entry, arch, contents["precisions"], options.turns)
+            for row in _entry(folder, entry, arch, contents["precisions"], options.turns, options.compile)
         ]
         rows += _sparse(options.turns)
     text = _page(rows, torch.cuda.get_device_name(), arch)
@@ -205,7 +206,9 @@ def _suitable(architectures: list[str], capability: tuple[int, int]) -> str:
     sys.exit(f"nothing was packed for compute capability {major}.{minor}: pack with --arch sm_{major}{minor}")
 
 
-def _entry(folder: Path, entry: dict[str, Any], arch: str, precisions: list[str], turns: int) -> list[dict[str, Any]]:
+def _entry(
+    folder: Path, entry: dict[str, Any], arch: str, precisions: list[str], turns: int, mode: str
+) -> list[dict[str, Any]]:
     """The rows of one network: every artifact and every peer."""
     import torch
 
@@ -225,8 +228,9 @@ def _entry(folder: Path, entry: dict[str, Any], arch: str, precisions: list[str]
         for precision, dtype in kinds.items():
             own, given, rounded = _copy(model).to(dtype), data.to(dtype), precision == "tf32"
             calls["torch", precision] = _torch(own, given, rounded)
-            compiled = torch.compile(_copy(own), mode="max-autotune")
-            calls["torch.compile", precision] = _torch(compiled, given, rounded)
+            if mode != "none":
+                compiled = torch.compile(_copy(own), mode=mode)
+                calls["torch.compile", precision] = _torch(compiled, given, rounded)
             if rounded:
                 continue
             tensorrt = _tensorrt(own, given, dtype)

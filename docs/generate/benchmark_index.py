@@ -9,7 +9,7 @@ from pathlib import Path
 DOCS = Path(__file__).parents[1]
 PAGE = DOCS / "benchmarks/index.md"
 TOPICS = {
-    "Speed": ["x86_latency", "staircase", "latency_budget", "operators", "sparse", "half", "int8", "loader"],
+    "Speed": ["x86_latency", "staircase", "latency_budget", "operators", "sparse", "half", "int8", "loader", "cuda"],
     "Accuracy": ["cifar_pruning", "cifar", "stories_pruning", "stories"],
     "Right on everything": ["../coverage", "budgets", "fuzz", "fuzz_onnx", "onnx", "onnx_bad_input"],
     "Time of the compiler itself": ["speed", "scaling", "onnx_speed", "onnx_large", "tracers"],
@@ -79,10 +79,13 @@ def picture(page: str) -> str:
 def row(page: str) -> str:
     """Title, script and date of a page."""
     content, stem = read(page), Path(page).stem
-    script = re.search(r"Printed by\s+`(?:python )?([^`]*)`", content)
+    script = re.search(r"(?:Printed|Written) by\s+`?(?:python )?(benchmarks/\w+\.py[^`\n:]*)", content)
+    shown = script[1] if script else f"benchmarks/{stem}.py"
+    if not (DOCS.parent / shown.split()[0]).exists():
+        raise ValueError(f"{page} does not name the script that prints it")
     dates = re.findall(r"\b20\d\d-\d\d-\d\d\b", content)
     title = content.splitlines()[0].removeprefix("# ")
-    return f"| [{title}]({page}.md) | `{script[1] if script else f'benchmarks/{stem}.py'}` | {max(dates, default='')} |"
+    return f"| [{title}]({page}.md) | `{shown}` | {max(dates, default='')} |"
 
 
 if __name__ == "__main__":
