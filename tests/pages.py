@@ -48,8 +48,10 @@ def fences(text: str) -> list[Fence]:
 
 
 def commands(fence: Fence) -> list[list[str]]:
-    """The command lines of a block of sh, as words."""
+    """The command lines of a block of sh, or of what a terminal shows (console), as words."""
     lines = fence.text.replace("\\\n", " ").splitlines()
+    if fence.language == "console":
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
     return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
 

@@ -31,8 +31,10 @@ REASONS = {
     "takes minutes",
     "a sketch",
 }
-LANGUAGES = {"", "python", "sh", "c", "cpp", "cmake", "text", "json", "yaml", "toml", "html", "mermaid"}
-WITH_CODE = [page for page in PAGES if any(fence.language in ("python", "sh") for fence in fences(page.read_text()))]
+LANGUAGES = {"", "python", "sh", "console", "c", "cpp", "cmake", "text", "json", "yaml", "toml", "html", "mermaid"}
+WITH_CODE = [
+    page for page in PAGES if any(fence.language in ("python", "sh", "console") for fence in fences(page.read_text()))
+]
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +63,13 @@ def test_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run_page(text: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks of a page in order, as a reader would type them.
 
-    Python blocks share one namespace. A block with a title is a file. Of sh blocks the lines that call graphprune run.
+    Python blocks share one namespace. A block with a title is a file. Of sh blocks the lines that call graphprune run; of
+    console blocks their options are looked at.
     """
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look their module up
     for fence in fences(text):
-        if fence.language == "sh":
+        if fence.language in ("sh", "console"):
             for words in commands(fence):
                 check_command(words)
         if "no-run" in fence.options:
@@ -166,6 +169,10 @@ def test_figures_of_the_readme_are_on_the_pages_that_it_links() -> None:
     assert [figure for part in paragraphs for figure in missing_figures(part)[1]] == []
     wrong = "It keeps 12.3 % ([table](docs/benchmarks/cifar_pruning.md))."
     assert missing_figures(wrong)[1] == ["12.3"]
+
+
+def test_the_readme_fits_on_a_screen() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 55
 
 
 def missing_figures(paragraph: str) -> tuple[list[str], list[str]]:

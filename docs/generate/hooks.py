@@ -69,11 +69,13 @@ def origin_of(uri: str) -> Path:
 
 
 def source_page(path: Path) -> str:
-    """A file as a page: Markdown as it is, code in a fence, a folder as all the files in it."""
+    """A file as a page: Markdown as it is, code in a fence, a folder as its README and all the code in it."""
     if path.suffix == ".md":
         return path.read_text(encoding="utf-8")
     parts = [f"# {path.relative_to(ROOT)}"]
     if path.is_dir():
+        if (path / "README.md").exists():
+            parts = [(path / "README.md").read_text(encoding="utf-8")]
         files = sorted(file for file in path.rglob("*") if file.suffix in FENCES)
         parts += [f"## {file.relative_to(path)}\n\n{fenced(file)}" for file in files]
     else:
