@@ -63,8 +63,8 @@ def test_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run_page(text: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks of a page in order, as a reader would type them.
 
-    Python blocks share one namespace. A block with a title is a file. Of sh blocks the lines that call graphprune run; of
-    console blocks their options are looked at.
+    Python blocks share one namespace. A block with a title is a file. Of sh blocks the lines that call graphprune run;
+    of console blocks their options are looked at.
     """
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look their module up

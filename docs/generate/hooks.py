@@ -28,16 +28,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if path not in made and not path.is_relative_to(DOCS) and path.exists():
                 made.add(path)
                 files.append(File.generated(config, address(path), content=source_page(path)))
-                waiting += [path] if path.suffix == ".md" else []
+                waiting += [file for file in (path, path / "README.md") if file.suffix == ".md" and file.is_file()]
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Lead links to the pages that were made, and show why a block is not run."""
     origin = origin_of(page.file.src_uri)
+    folder = origin if origin.is_dir() else origin.parent
 
     def moved(link: re.Match[str]) -> str:
-        path = (origin.parent / link[1]).resolve()
+        path = (folder / link[1]).resolve()
         if not path.is_relative_to(ROOT) or (path.is_relative_to(DOCS) and origin.is_relative_to(DOCS)):
             return link[0]
         target = posixpath.relpath(address(path), posixpath.dirname(page.file.src_uri) or ".")
