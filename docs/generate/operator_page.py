@@ -31,7 +31,7 @@ def text() -> str:
     for operation, rule in OPS.items():
         rules[rule].append(operation)
     rows = [
-        f"| {' '.join(f'`{operation}`' for operation in operations)} | {summary(rule)} |"
+        f"| {summary(rule)} | {' '.join(f'`{operation}`' for operation in operations)} |"
         for rule, operations in rules.items()
     ]
     domains = defaultdict(list)
@@ -40,7 +40,7 @@ def text() -> str:
     parts = [
         TEXT.strip(),
         "## Rules",
-        "\n".join(["| operations | what becomes of channels |", "| --- | --- |", *rows]),
+        "\n".join(["| what it is, and what becomes of channels | operations |", "| --- | --- |", *rows]),
         "## Calls of torch",
         f"{len(torch_names.TRANSLATIONS)} functions, methods and ATen operators, by their names:",
         listed(torch_names.TRANSLATIONS),
@@ -52,7 +52,8 @@ def text() -> str:
 
 def summary(rule: object) -> str:
     """The first line of a rule's docstring, for a cell of a table."""
-    return (inspect.getdoc(rule) or "").splitlines()[0].replace("|", "\\|").replace("<", "&lt;")
+    line = (inspect.getdoc(rule) or "").splitlines()[0].partition(" attrs:")[0]
+    return line.replace("|", "\\|").replace("<", "&lt;")
 
 
 def listed(names: Iterable[str]) -> str:
