@@ -46,7 +46,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # "link" brings the linker of ziglang, for machines without a C++ compiler and for ARM; "cuda" the compiler for NVIDIA GPUs.
-EXTRAS := demo,test,lint,bench,docs,link,cuda
+EXTRAS := demo,test,lint,bench,docs,link,cuda,ray
 
 # torchvision is for tests and benchmarks only, and only its models: without its dependencies, which pin a torch.
 $(STAMP): pyproject.toml constraints.txt

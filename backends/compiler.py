@@ -16,11 +16,13 @@ from importlib.metadata import version
 from typing import Any
 
 from ..errors import CompileError, GraphPruneError, OptionError, UnsupportedModelError
+from ..progress import tell
 from .artifact import Artifact, describe
 from .assembly import Loop, loops_of
 from .choices import Choose, first
 from .host import host_architecture
 from .imported import Imported, brief
+from .interrupts import keep_interrupts
 from .linker import linker
 from .manifest import FORMAT, FORMAT_VERSION
 from .precision import SINGLE, Half, half_of
@@ -86,6 +88,8 @@ def compile_model(
     _check_options(target, tune, examine, precision, cuda_graph)
     if sparse not in ("auto", False):
         raise OptionError(f"sparse={sparse!r}: choose 'auto' or False")
+    keep_interrupts()
+    tell("import the model")
     imported = _import(model, example_inputs, batch_sizes)
     # A model whose weights have half precision keeps them so.
     precision = imported.precision if precision == SINGLE else precision
@@ -93,6 +97,7 @@ def compile_model(
     apart: Any = ()
     code: dict[str, Loop] = {}
     if target.device:
+        tell("make machine code")
         library, kernels, about = _build_cuda(imported, target, link, precision, cuda_graph)
     else:
         half = half_of(precision)
@@ -268,10 +273,13 @@ def _build(
     lifting = Lifting()
     try:
         apart = [lifting.as_pass()] if separate else []
+        tell("choose kernels")
         module = pipeline(target, choose, apart, half, imported.named, sparse)(imported.module)
+        tell("make machine code")
         executable = tvm.compile(module, target=llvm_target(target), relax_pipeline=None)
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             path = os.path.join(folder, "library.so")
+            tell("link")
             executable.export_library(path, fcompile=link)
             with open(path, "rb") as file:
                 library = file.read()

@@ -9,7 +9,6 @@ not in common with the first.
 import json
 import re
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import numpy as np
 
 from ..errors import TargetError
 from ..latency import Clock, Kernel, Point, layers_of, points
+from ..progress import shown
 from ..timing import alternate
 from .choices import first, templates
 from .host import processor
@@ -89,7 +89,7 @@ def clock_of(
 ) -> Clock:
     """The clock of a model that takes `dense` seconds; kernels that the table does not know are measured first.
 
-    `measure` tells the time of a kernel (default: on this machine), with a progress bar on a terminal.
+    `measure` tells the time of a kernel (default: on this machine), which shows how far it is.
     """
     table = table or table_of(target, threads)
     wanted = points(layers_of(analysis), target.channel_alignment)
@@ -107,16 +107,10 @@ def clock_of(
 
 def _fill(table: Table, missing: list[tuple[Kernel, Point]], measure: Measure) -> None:
     """Measure one after another, each written down at once."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TextColumn("kernels"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("measuring", total=len(missing))
-        for kernel, point in missing:
+    with shown() as report:
+        for number, (kernel, point) in enumerate(missing):
+            report("measure kernels", number, len(missing))
             table.add(kernel, point, measure(kernel, point))
-            progress.advance(task)
 
 
 class Bench:

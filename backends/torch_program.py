@@ -1,6 +1,7 @@
 """TVM's importer of exported programs, made to say which node it stumbles over."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ def import_program(program: torch.export.ExportedProgram, converters: Mapping[st
     `converters` are asked before TVM's own. Raises `CompileError` that names the node which cannot be imported.
     """
     decomposed = decompose(program, converters)
-    _check_effects(decomposed)
+    check_effects(decomposed)
     _check_shapes(decomposed)
     try:
         return _Importer().from_exported_program(
@@ -43,13 +44,14 @@ def import_program(program: torch.export.ExportedProgram, converters: Mapping[st
 def decompose(program: torch.export.ExportedProgram, converters: Iterable[str]) -> torch.export.ExportedProgram:
     """The program in torch's core operators, but for those that have a converter."""
     try:
-        with _views_as_reshapes(program):
+        with _views_as_reshapes(program), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch copies classes of its own that it does not like
             return program.run_decompositions(decompositions(converters))
     except Exception as error:
         raise CompileError(f"torch cannot decompose the model: {first_line(error)}") from error
 
 
-def _check_effects(program: torch.export.ExportedProgram) -> None:
+def check_effects(program: torch.export.ExportedProgram) -> None:
     """Refuse models that change what they were given; only the decomposed program tells."""
     signature = program.graph_signature
     changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]

@@ -6,7 +6,6 @@ tuned = pipeline(target, record.choose)(module)
 ```
 """
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ from typing import Any
 import tvm
 
 from ..errors import TargetError
+from ..progress import shown
 from .choices import first, workload
 from .measuring import Meter, bytes_of
 from .precision import Half
@@ -131,16 +131,11 @@ def _measure_all(
     seconds: float,
     clock: Callable[[], float],
 ) -> None:
-    """One candidate after the other, each written down at once, with a progress bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    end, console = clock() + seconds, Console(file=sys.stderr)
-    columns = (TextColumn("tuning"), BarColumn(), MofNCompleteColumn(), TextColumn("candidates"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("tuning", total=len(missing))
-        for work, candidate in missing:
+    """One candidate after the other, each written down at once."""
+    end = clock() + seconds
+    with shown() as report:
+        for number, (work, candidate) in enumerate(missing):
             if clock() >= end:
                 break
+            report("measure candidates", number, len(missing))
             record.add(work.key, candidate, measure(work.candidates[0], candidate))
-            progress.advance(task)

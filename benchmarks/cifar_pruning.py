@@ -8,6 +8,7 @@ interrupted. The networks to fine-tune are left in build/cifar_slim, for cifar_t
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,11 @@ def task_of(folder: Path, depth: int, train: Any, test: Any) -> Task:
     return Task(str(depth), dense, torch.zeros(1, 3, 32, 32), some, lambda m: accuracy(m, *test), lambda m: [m.linear])
 
 
-def leave(task: Task, records: Records) -> None:
+def leave(task: Task, speedups: Sequence[float], records: Records) -> None:
     """Keep the networks that are to be fine-tuned: ours, recovered, and the peer's best."""
     SLIM.mkdir(exist_ok=True)
     torch.save(task.dense, SLIM / f"dense{task.name}.pt")
-    for speedup in SPEEDUPS:
+    for speedup in speedups:
         for tool in TOOLS:
             path = SLIM / f"{task.name}-{speedup}-{tool}.pt"
             if path.exists():
@@ -53,6 +54,7 @@ def main() -> None:
     """Measure what is missing, then write the page."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--depths", type=int, nargs="+", default=[20, 32])
+    options.add_argument("--speedups", type=float, nargs="+", default=SPEEDUPS, help="what to measure now")
     options.add_argument("--only", choices=("no-training", "page"))
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
@@ -62,8 +64,8 @@ def main() -> None:
     for depth in given.depths:
         task = task_of(folder, depth, train, test)
         if given.only in (None, "no-training"):
-            without_training(task, SPEEDUPS, records)
-            leave(task, records)
+            without_training(task, given.speedups, records)
+            leave(task, given.speedups, records)
     write(given.depths, records, given.threads, len(test[1]))
 
 

@@ -21,7 +21,7 @@ from tuning import Recipe, fine_tuned
 
 RECIPE = Recipe(rate=0.05, alpha=0.7)
 SPEEDUPS = (1.25, 1.5, 2.0, 2.5, 3.0)
-SHORT, LONG = 5, 40
+SHORT, LONG = 3, 40
 TOOLS = ("ours", "peer")
 DEPTHS = (20, 32)
 

@@ -1,6 +1,6 @@
 """Accuracy of trained ImageNet networks at fewer multiply-adds, without training: SqueezeNet and MobileNetV1.
 
-    GRAPHPRUNE_DATA=... python benchmarks/imagenet_pruning.py [--only page]
+    GRAPHPRUNE_DATA=... python benchmarks/imagenet_pruning.py [--models squeezenet1_1] [--speedups 2] [--only page]
 
 Both tools prune to the same multiply-adds. Of 750 images every third one calibrates, the others test. What was measured
 is kept in build/imagenet_pruning.jsonl and not measured again. About half an hour on two cores.
@@ -62,6 +62,8 @@ def last_layer(model: torch.nn.Module) -> list[torch.nn.Module]:
 def main() -> None:
     """Measure what is missing, then write the page."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS), help="what to measure now")
+    options.add_argument("--speedups", type=float, nargs="+", default=SPEEDUPS, help="what to measure now")
     options.add_argument("--only", choices=("page",))
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
@@ -86,8 +88,10 @@ def main() -> None:
             lambda m, test=test: accuracy(m, *test),
             last_layer,
         )
-        if given.only is None:
-            without_training(task, SPEEDUPS, records)
+        if given.only is None and name in given.models:
+            without_training(task, given.speedups, records)
+        if f"{name} dense" not in records.known:
+            continue
         rows += no_training_rows(name, SPEEDUPS, records)
         dense.append(f"{name} {100 * records.known[f'{name} dense']['accuracy']:.2f}")
     show("ImageNet sample", COLUMNS, rows)

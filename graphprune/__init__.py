@@ -10,22 +10,28 @@ if _TYPE_CHECKING:
     from .api import analyze as analyze
     from .api import compile as compile
     from .api import finalize as finalize
+    from .api import from_pretrained as from_pretrained
     from .api import hold_masks as hold_masks
     from .api import load_weights as load_weights
     from .api import masks_of as masks_of
     from .api import optimize as optimize
     from .api import plan_of as plan_of
     from .api import save as save
+    from .api import save_pretrained as save_pretrained
     from .api import to_semi_structured as to_semi_structured
     from .api import verify as verify
     from .backends.artifact import load as load
     from .errors import GraphPruneError as GraphPruneError
     from .frontends.torch.distilling import distillation as distillation
     from .frontends.torch.distilling import teacher as teacher
+    from .frontends.torch.fx_pass import FxPass as FxPass
     from .frontends.torch.regularizers import regularizer as regularizer
     from .masks import Masks as Masks
+    from .ops import register_op as register_op
     from .plan import Plan as Plan
     from .schedule import Schedule as Schedule
+    from .sweep_results import Sweep as Sweep
+    from .sweeping import sweep as sweep
 
 __version__ = "0.1.0"
 
@@ -38,6 +44,8 @@ _HOME = {
     "save": "api",
     "plan_of": "api",
     "load_weights": "api",
+    "save_pretrained": "api",
+    "from_pretrained": "api",
     "masks_of": "api",
     "hold_masks": "api",
     "finalize": "api",
@@ -45,10 +53,14 @@ _HOME = {
     "Analysis": "analysis",
     "Plan": "plan",
     "Masks": "masks",
+    "register_op": "ops",
     "Schedule": "schedule",
+    "sweep": "sweeping",
+    "Sweep": "sweep_results",
     "regularizer": "frontends.torch.regularizers",
     "distillation": "frontends.torch.distilling",
     "teacher": "frontends.torch.distilling",
+    "FxPass": "frontends.torch.fx_pass",
     "GraphPruneError": "errors",
 }
 

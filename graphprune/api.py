@@ -192,7 +192,10 @@ def verify(
         slim = dense
     if plan is None:
         raise PlanError("slim was not made by graphprune: pass the plan that made it")
-    return compare(frontend_of(original), original, slim, plan, example_inputs, thorough, strict=True)
+    frontend, own = frontend_of(original), frontend_of(slim)
+    if frontend is not own and hasattr(own, "as_module"):  # a program that a module was exported to
+        slim = own.as_module(slim)
+    return compare(frontend, original, slim, plan, example_inputs, thorough, strict=True)
 
 
 def plan_of(slim: Any) -> "Plan | None":
@@ -392,3 +395,59 @@ def load_weights(model: Any, path: "str | os.PathLike[str]") -> Any:
     ```
     """
     return frontend_of(model).load_weights(model, path)
+
+
+def save_pretrained(slim: Any, folder: "str | os.PathLike[str]", verify: bool = True) -> bool:
+    """Write a pruned model of transformers to a folder, as its own `save_pretrained` does; all of it, or nothing.
+
+    Where the config can say the new sizes, the folder is an ordinary one: plain `from_pretrained` of transformers reads
+    it. Where it cannot (layers of different widths, say), the plan goes into the file of the weights;
+    `graphprune.from_pretrained` reads either, and plain `from_pretrained` refuses the latter, for sizes that do not
+    match. Other files in the folder, such as those of a tokenizer, stay.
+
+    With `verify`, the folder is read before it takes its place, and must give the same outputs to the last bit.
+
+    **Returns:** whether plain `from_pretrained` reads the folder.
+
+    **Raises:** `UnsupportedModelError` for what is no model of transformers, such as a `GraphModule`; `PlanError` where
+    the model was not made by graphprune; `VerifyError`, and nothing is written.
+
+    ```python
+    import torch, transformers, graphprune
+
+    config = transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4)
+    model = transformers.GPT2LMHeadModel(config)
+    slim = graphprune.optimize(model, 0.2, example_inputs={"input_ids": torch.ones(1, 8, dtype=torch.int64)})
+    print(graphprune.save_pretrained(slim, "slim"))
+    ```
+    """
+    if plan_of(slim) is None and masks_of(slim) is None:
+        raise PlanError("this model was not made by graphprune: save it with its own save_pretrained")
+    from .importing import part
+
+    written: bool = part("frontends.torch.pretrained").save(slim, folder, verify)
+    return written
+
+
+def from_pretrained(folder: "str | os.PathLike[str]", model_class: Any = None, **options: Any) -> Any:
+    """The model of a folder that `save_pretrained` wrote, pruned, in `eval()` and in the type that it was saved in.
+
+    **Arguments:** `model_class`: the class of the model, where it is not one of transformers; `options` are passed on
+    to the `from_pretrained` of transformers, such as `attn_implementation="eager"`.
+
+    **Raises:** `FileFormatError` for a folder that is none, or damaged; `UnsupportedModelError` where the class is not
+    known here.
+
+    ```python
+    import torch, transformers, graphprune
+
+    config = transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4)
+    model = transformers.GPT2LMHeadModel(config)
+    slim = graphprune.optimize(model, 0.2, example_inputs={"input_ids": torch.ones(1, 8, dtype=torch.int64)})
+    graphprune.save_pretrained(slim, "slim")
+    again = graphprune.from_pretrained("slim")
+    ```
+    """
+    from .importing import part
+
+    return part("frontends.torch.pretrained").load(folder, model_class, options)

@@ -17,6 +17,7 @@ from .backends import peers
 from .backends.remote import random_inputs
 from .errors import OptionError
 from .frontends import frontend_of
+from .progress import tell
 from .timing import alternate
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .backends.profile import Profile
 
 ARTIFACT = "artifact"
-IN_A_ROW = 3
+WARMUP, IN_A_ROW = 3, 3
 # The rows of a profile that are worth reading.
 _MOST = 15
 
@@ -83,15 +84,14 @@ def bench(
     repeats: int = 20,
     inductor: bool = False,
     profile: bool = False,
-    progress: Callable[[str], None] = lambda step: None,
 ) -> Bench:
     """Prune a model, compile both, and time them beside ONNX Runtime and, for modules, PyTorch.
 
     **Arguments:** `sparsity`, `budget`, `threads` as in `optimize` and `compile`; channel counts become multiples of
     `multiple_of`, or of what suits the target; `repeats`: turns of every program; `inductor`: measure `torch.compile`,
-    too; `profile`: measure every kernel, too; `progress` is called with the name of every step as it starts.
+    too; `profile`: measure every kernel, too.
     """
-    progress("pruning")
+    tell("prune")
     aligned = {"target": target} if multiple_of is None else {"multiple_of": multiple_of}
     slim = api.optimize(model, sparsity, budget=budget, example_inputs=example_inputs, **aligned)
     models: dict[str, Any] = {"dense": model, "slim": slim}
@@ -101,24 +101,26 @@ def bench(
     calls: dict[tuple[str, str], Callable[[], Any]] = {}
     difference: dict[str, float] = {}
     for name, one in models.items():
-        progress(f"compiling the {name} model")
+        tell(f"compile the {name} model")
         artifacts[name] = api.compile(one, target, example_inputs=example_inputs, threads=threads)
         inputs = inputs_of(one, example_inputs, artifacts[name])
         runs[name] = partial(artifacts[name], *positional(inputs), **named(inputs))
-        progress(f"preparing the {name} model in other runtimes")
+        tell(f"prepare the {name} model in other runtimes")
         programs: dict[str, Callable[[], Any]] = {ARTIFACT: runs[name]}
         programs |= peers.programs(one, inputs, threads, inductor)
         calls |= {(name, program): call for program, call in programs.items()}
         ours, theirs = (_arrays(call()) for call in list(programs.values())[:2])
         difference[name] = max(map(_difference, ours, theirs), default=0.0)
-    progress("measuring")
-    medians = alternate({"/".join(key): call for key, call in calls.items()}, repeats, in_a_row=IN_A_ROW)
+    named_calls = {"/".join(key): call for key, call in calls.items()}
+    medians = alternate(
+        named_calls, repeats, WARMUP, in_a_row=IN_A_ROW, each_turn=lambda turn: tell("measure", turn, WARMUP + repeats)
+    )
     seconds: dict[str, dict[str, float]] = {"dense": {}, "slim": {}}
     for name, program in calls:
         seconds[name][program] = medians[f"{name}/{program}"]
     profiles: dict[str, Profile] = {}
     for name, run in runs.items() if profile else ():
-        progress(f"profiling the {name} model")
+        tell(f"profile the {name} model")
         profiles[name] = artifacts[name].profile(*run.args, repeats=repeats, **run.keywords)
     params, macs = [cost.params for cost in costs], [cost.macs for cost in costs]
     return Bench(params, macs, seconds, difference, artifacts["dense"].target, threads, profiles)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import VerifyError
 from .masks import Masks
+from .progress import tell
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -83,6 +84,7 @@ def compare(
         return apart
 
     for seed in range(runs):
+        tell("verify", seed, runs)
         inputs = first if seed == 0 else frontend.inputs_of(original, plan, example_inputs, seed)
         found = pruned(inputs)
         if seed == 0:

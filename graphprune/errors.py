@@ -88,9 +88,17 @@ class TrainingError(GraphPruneError, RuntimeError):
     """The model, its optimizer or what belongs to them cannot be pruned between two steps of a training."""
 
 
+class SweepError(GraphPruneError, RuntimeError):
+    """A sweep cannot begin or go on: its score fails on the original model, or its file belongs to another sweep."""
+
+
 class LatencyWarning(UserWarning):
     """A pruned model does not take the time that was asked for, or is not faster than the one before."""
 
 
 class SlowKernelWarning(UserWarning):
     """A compiled model will spend a notable part of its time in kernels that no schedule was written for."""
+
+
+class FallbackWarning(UserWarning):
+    """A graph that `torch.compile` captured runs in PyTorch as it is, neither pruned nor compiled."""

@@ -62,6 +62,45 @@ def atomic_folder(path: "str | os.PathLike[str]") -> Iterator[Path]:
             tmp.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_files(folder: "str | os.PathLike[str]", *stale: str, last: str) -> Iterator[Path]:
+    """Yield a temporary folder; put its files into `folder` when the block succeeds, in the place of those there.
+
+    Files of `folder` that match a pattern of `stale` go, others stay. On any error (Ctrl-C included) `folder` is left
+    as it was. `last` names the file without which the others are not read: it goes first and comes last.
+
+    ```python
+    with atomic_files("model", "*.safetensors", last="config.json") as tmp:
+        (tmp / "config.json").write_text("{}")
+    ```
+    """
+    final = Path(folder)
+    existed = final.is_dir()
+    final.mkdir(parents=True, exist_ok=True)
+    tmp = Path(tempfile.mkdtemp(dir=final, prefix=".", suffix=".tmp"))
+    aside = Path(tempfile.mkdtemp(dir=final, prefix=".", suffix=".old"))
+    moved: list[tuple[Path, Path]] = []
+    try:
+        yield tmp
+        new = sorted(tmp.iterdir(), key=lambda path: (path.name == last, path.name))
+        names = {path.name for path in new} | {path.name for pattern in (*stale, last) for path in final.glob(pattern)}
+        old = sorted((final / name for name in names), key=lambda path: (path.name != last, path.name))
+        steps = [(path, aside / path.name) for path in old if path.exists()]
+        for source, place in [*steps, *((path, final / path.name) for path in new)]:
+            moved.append((source, place))
+            os.replace(source, place)
+    except BaseException:
+        for source, place in reversed(moved):
+            if place.exists():
+                os.replace(place, source)
+        raise
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        if not existed and not any(final.iterdir()):
+            final.rmdir()
+
+
 _CURRENT_FOLDER, _EXCHANGE = -100, 2
 
 

@@ -7,6 +7,7 @@ in `graphprune/rules`, one line here, one name per frontend, one test.
 
 from collections.abc import Callable
 
+from .errors import OptionError
 from .labels import Layout
 from .rules import contract, indexing, norm, patches, pointwise, recurrent, reduce, view
 
@@ -110,3 +111,42 @@ ROLES: dict[str, tuple[str, ...]] = {
     "embedding": ("", "weight"),
 }
 """What a stored tensor is to the operation that reads it, by input position; criteria may ask for it."""
+
+
+def register_op(name: str, rule: Rule) -> None:
+    """Teach GraphPrune an operator of your own, such as one made by `torch.library.custom_op`.
+
+    **Arguments:** `name`: with its namespace, `"my_library::softclip"`; `rule`: what it does to channels, a pure
+    function `rule(equations, node, *layouts)` with one layout per tensor that the operator is given, in order. It
+    returns the layout of its result, or a list of them. Those of `graphprune.rules` serve for many:
+    `pointwise.keeps_zero` for a function of single numbers with f(0) = 0. `node.attrs["arguments"]` are its arguments
+    that are no tensors; those given by keyword stand beside them, by name. A rule holds in this process, and replaces
+    one of the same name.
+
+    What is not registered locks the channels that it touches. A rule that is wrong is found by `verify`.
+
+    **Raises:** `OptionError` for a name without a namespace, or in one whose operators are known.
+
+    ```python
+    import torch, graphprune
+    from graphprune.rules.pointwise import keeps_zero
+
+    @torch.library.custom_op("my_library::softclip", mutates_args=())
+    def softclip(x: torch.Tensor, limit: float) -> torch.Tensor:
+        return limit * torch.tanh(x / limit)
+
+    softclip.register_fake(lambda x, limit: torch.empty_like(x))
+    graphprune.register_op("my_library::softclip", keeps_zero)
+    ```
+    """
+    space, colons, word = name.partition("::")
+    if not (space and colons and word) or space == "aten":
+        raise OptionError(f"{name!r} is no operator of your own: name it with its namespace, 'my_library::softclip'")
+    if not callable(rule):
+        raise OptionError(f"the rule for {name!r} is {rule!r}, not a function of equations, node and layouts")
+    OPS[name] = rule
+
+
+def is_registered(name: str) -> bool:
+    """Whether a name is that of an operator of the user's, and has a rule."""
+    return "::" in name and name in OPS

@@ -16,6 +16,7 @@ def alternate(
     arguments: Callable[[], tuple[Any, ...]] = tuple,
     in_a_row: int = 1,
     summary: Callable[[list[float]], float] = statistics.median,
+    each_turn: Callable[[int], object] = lambda turn: None,
 ) -> dict[str, float]:
     """Median seconds of each call over `repeats` turns.
 
@@ -28,10 +29,11 @@ def alternate(
 
     `in_a_row` is how many times a call that has its turn is timed; where that is more than once, it is called once
     before that without being timed, while the threads of its predecessor go to sleep. `summary=min` tells what a call
-    takes at best instead of the median.
+    takes at best instead of the median. `each_turn` is called with the number of every turn, warming up included.
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warmup + repeats):
+        each_turn(turn)
         for name, call in calls.items():
             if in_a_row > 1:
                 call(*arguments())

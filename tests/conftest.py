@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from command_line import folder as folder
+from command_line import graphprune_ as graphprune_
+
 # The networks here are tiny: threads that wait for each other cost more than they bring.
 torch.set_num_threads(1)
 

@@ -89,10 +89,11 @@ def fill_like(eq: Equations, node: Node, x: Layout) -> Layout:
 
 def unknown(eq: Equations, node: Node, *inputs: Layout) -> Layout:
     """No rule: lock everything that goes in; nothing is known of what comes out."""
+    unlock = str(node.attrs.get("unlock") or "add a rule: graphprune.register_op, or docs/extending.md")
     text = str(node.attrs.get("reason") or f"operation '{node.attrs.get('name', node.op)}' has no rule")
     for layout in inputs:
         for array in layout:
-            eq.lock(array.labels, text, str(node.attrs.get("unlock") or "add a rule: docs/extending.md"))
+            eq.lock(array.labels, text, unlock)
     return ()
 
 

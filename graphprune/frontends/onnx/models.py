@@ -33,6 +33,7 @@ __all__ = [
     "example_inputs_of",
     "first_difference",
     "inputs_of",
+    "loaded",
     "masks_of",
     "note_of",
     "other_sizes",
@@ -49,6 +50,11 @@ PLAN = "graphprune.plan"
 
 LARGEST_PLAN = 1 << 28
 """Bytes of a plan at most: a few of them may unpack to any number."""
+
+
+def loaded(path: Any) -> Any:
+    """What a path holds, as an `onnx.ModelProto` (an `onnx_ir.Model` above 2 GB)."""
+    return files.give_back(files.read(path), path)
 
 
 @collector_paused()

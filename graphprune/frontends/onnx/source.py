@@ -1,5 +1,6 @@
 """ONNX models and their inputs as a command line names them."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ExampleInputsError, UnsupportedModelError
+from ...errors import UnsupportedModelError
+from ..told import inputs_told
 from .saving import save as save_model
 
 ENDING = ".onnx"
 
 
-def load_model(source: str) -> Path:
+def load_model(source: str, pretrained: bool = True) -> Path:
     """The path itself: every command reads as much of the file as it needs."""
     return Path(source)
 
@@ -24,16 +26,8 @@ def load_state(model: Any, path: Path) -> None:
 
 
 def example_inputs(shapes: Sequence[str]) -> Any:
-    """Arrays for `["1,3,224,224", "1,128:int64"]` in order, or for `["name=1,3,224,224"]` by name; None for no shapes.
-
-    Random floats, or ones of another type.
-    """
-    if not shapes:
-        return None
-    named = [text.rpartition("=") for text in shapes]
-    if all(name for name, _, _ in named):
-        return {name: _array(shape) for name, _, shape in named}
-    return tuple(_array(shape) for _, _, shape in named)
+    """Arrays in order or by name, as `inputs_told` reads them: random floats, or ones and zeros of another type."""
+    return inputs_told(shapes, _array)
 
 
 def check_ending(model: Any, path: Path) -> None:
@@ -47,14 +41,8 @@ def save(model: Any, path: Path, inputs: Any) -> None:
     save_model(model, path)
 
 
-def _array(text: str) -> NDArray[Any]:
-    shape, _, kind = text.partition(":")
-    try:
-        sizes, dtype = [int(part) for part in shape.split(",")], np.dtype(kind or "float32")
-    except (ValueError, TypeError):
-        sizes, dtype = [0], np.dtype("float32")
-    if min(sizes) < 1:
-        raise ExampleInputsError(f"--input {text!r} is not a shape: write 1,3,224,224 or, for other types, 1,128:int64")
+def _array(sizes: list[int], kind: str) -> NDArray[Any]:
+    dtype = np.dtype(kind)
     if dtype.kind == "f":
         return np.random.default_rng(0).standard_normal(sizes).astype(dtype)
-    return np.ones(sizes, dtype=dtype)
+    return (np.arange(1, 1 + math.prod(sizes)) % 2).reshape(sizes).astype(dtype)  # all ones would move no output

@@ -49,9 +49,19 @@ class Call:
         return tuple(value) if isinstance(value, (tuple, list)) else tuple(self.args[position:]) or (value,)
 
 
+_TORCHS_OWN = frozenset({"aten", "prim", "prims", "torchvision"})
+"""The namespaces whose operators are what their names say."""
+
+
 def base_name(func: Any) -> str:
-    """ "add" for torch.add, Tensor.add_, aten.add.Tensor; properties give their own name."""
+    """ "add" for torch.add, Tensor.add_, aten.add.Tensor; properties give their own name.
+
+    Operators of somebody else keep their namespace, "mylib::add": nothing is known of what they do.
+    """
     packet = getattr(func, "overloadpacket", None)
+    qualified = str(getattr(func if packet is None else packet, "_qualified_op_name", "aten::"))
+    if qualified.partition("::")[0] not in _TORCHS_OWN:
+        return qualified
     name: str = packet.__name__ if packet is not None else getattr(func, "__name__", str(func))
     if name == "__get__":
         return "." + str(getattr(func.__self__, "__name__", "?"))

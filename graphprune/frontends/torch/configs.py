@@ -19,7 +19,7 @@ from ...plan import Plan
 from ...shapes import eps_key, grown_eps, living, mismatches, shape_of
 from .calls import base_name, is_inplace
 from .inputs import Inputs
-from .record import record
+from .read import trace
 from .slots import Slot, own_holders, plain_objects, put, slots_of
 from .twins import stored_tensors
 
@@ -108,6 +108,34 @@ def _built(kind: type, config: Any, place: Any = None) -> torch.nn.Module | None
     return model.eval() if isinstance(model, torch.nn.Module) else None
 
 
+def skeleton(kind: type, config: Any) -> torch.nn.Module | None:
+    """A model whose parameters are zeros that take no memory; None where it cannot be built."""
+    model = _built(kind, config, _empty_parameters())
+    if model is None:
+        return None
+    if hasattr(model, "tie_weights"):  # what was tied when it was built has come apart
+        model.tie_weights()
+    return _filled(model)
+
+
+def _filled(wide: torch.nn.Module) -> torch.nn.Module:
+    """The same module with zeros for parameters without numbers: some models look at numbers when they run."""
+    fresh: dict[int, torch.nn.Parameter] = {}
+    for part in wide.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                zeros = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+                part._parameters[name] = fresh.setdefault(
+                    id(parameter), torch.nn.Parameter(zeros, parameter.requires_grad)
+                )
+    return wide
+
+
+def says_sizes(module: torch.nn.Module) -> bool:
+    """Whether a model that is built from the config of this one has the same tensors with the same shapes."""
+    return has_config(module) and _distance(type(module), module.config, _shapes(module)) == 0
+
+
 def _shapes(module: torch.nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
@@ -191,10 +219,10 @@ def _is_right(kind: type, config: Any, slim: torch.nn.Module, plan: Plan, analys
     try:
         if hasattr(type(config), "from_dict"):  # what is saved is read and checked by this
             config = type(config).from_dict(config.to_dict())
-        model = _built(kind, config, _empty_parameters())
+        model = skeleton(kind, config)
         if model is None or _shapes(model) != _shapes(slim) or not _same_constants(model, slim):
             return False
-        graph = record(model, inputs, "meta")
+        graph, _ = trace(model, inputs)
     except Exception:  # it is not taken, or does not run: then it is not right
         return False
     return next(mismatches(analysis, plan, graph, living(analysis, plan)), None) is None

@@ -22,7 +22,7 @@ from .masked import masks_of
 from .modules import note_of, plan_of
 
 
-def _unlifted(program: ExportedProgram) -> fx.GraphModule:
+def as_module(program: ExportedProgram) -> fx.GraphModule:
     """The program as a GraphModule with its parameters, without run-time guards on its sizes."""
     try:
         module = program.module(check_guards=False)
@@ -54,7 +54,7 @@ def _like(value: Any) -> Any:
 
 def analyze(program: ExportedProgram, example_inputs: Any = None, policy: Policy = DEFAULT) -> Analysis:
     """Analyse an exported program. Parameters keep the names they have in its state dict."""
-    return modules.analyze(_unlifted(program), _inputs(program, example_inputs), policy)
+    return modules.analyze(as_module(program), _inputs(program, example_inputs), policy)
 
 
 def apply(
@@ -62,7 +62,7 @@ def apply(
 ) -> ExportedProgram:
     """A slim ExportedProgram with the same signature and dynamic axes."""
     inputs = _inputs(program, example_inputs)
-    slim = modules.apply(_unlifted(program), plan, inputs, analysis)
+    slim = modules.apply(as_module(program), plan, inputs, analysis)
     result = torch.export.export(slim, inputs.args, inputs.kwargs, dynamic_shapes=_dynamic(program), strict=False)
     modules.attach_plan(result, program, plan)
     return result
@@ -70,7 +70,7 @@ def apply(
 
 def with_masks(program: ExportedProgram, masks: Masks, weights: Mapping[str, NDArray[Any]]) -> ExportedProgram:
     """An ExportedProgram with new weights where they are given, and zeros where the masks say so."""
-    sparse, inputs = masked.with_masks(_unlifted(program), masks, weights), _inputs(program, None)
+    sparse, inputs = masked.with_masks(as_module(program), masks, weights), _inputs(program, None)
     result = torch.export.export(sparse, inputs.args, inputs.kwargs, dynamic_shapes=_dynamic(program), strict=False)
     earlier = plan_of(program)
     if earlier is not None:
@@ -82,7 +82,7 @@ def with_masks(program: ExportedProgram, masks: Masks, weights: Mapping[str, NDA
 
 def calibration(program: ExportedProgram, example_inputs: Any, data: Any, criterion: str) -> Calibration:
     """A copy that runs calibration batches; see the frontend for modules."""
-    return Calibration(_unlifted(program), _inputs(program, example_inputs), data, criterion)
+    return Calibration(as_module(program), _inputs(program, example_inputs), data, criterion)
 
 
 def _dynamic(program: ExportedProgram) -> Any:
@@ -107,7 +107,7 @@ def _dynamic(program: ExportedProgram) -> Any:
 
 def outputs(program: ExportedProgram, inputs: Inputs, plan: Plan | None = None) -> Any:
     """All output tensors of one run; see the frontend for modules."""
-    return run.outputs(_unlifted(program), inputs, plan)
+    return run.outputs(as_module(program), inputs, plan)
 
 
 def inputs_of(program: ExportedProgram, plan: Plan | None, example_inputs: Any, seed: int) -> Inputs:
@@ -122,15 +122,15 @@ def example_inputs_of(program: ExportedProgram, example_inputs: Any) -> Any:
 
 def first_difference(original: ExportedProgram, slim: ExportedProgram, plan: Plan, inputs: Inputs) -> str:
     """The first operation that differs."""
-    return module_difference(_unlifted(original), _unlifted(slim), plan, inputs)
+    return module_difference(as_module(original), as_module(slim), plan, inputs)
 
 
 def recover(
     program: ExportedProgram, slim: ExportedProgram, plan: Plan, analysis: Analysis, *rest: Any
 ) -> tuple[ExportedProgram, Recovery]:
     """A program whose weights make up for what is gone; see the frontend for modules."""
-    narrow = _unlifted(slim)
-    better, recovery = modules.recover(_unlifted(program), narrow, plan, analysis, *rest)
+    narrow = as_module(slim)
+    better, recovery = modules.recover(as_module(program), narrow, plan, analysis, *rest)
     if better is narrow:
         return slim, recovery
     state = better.state_dict()

@@ -50,7 +50,29 @@ def candidates(module: torch.nn.Module) -> Iterator[Inputs]:
     if size:
         yield Inputs((torch.randn(1, *size, generator=_seeded()),), {})
         return
+    if isinstance(module, torch.fx.GraphModule):
+        yield from _from_placeholders(module)
     yield from _from_first_layer(module)
+
+
+def _from_placeholders(module: torch.fx.GraphModule) -> Iterator[Inputs]:
+    """What the tracer, or a pass that infers shapes, has written down of every input."""
+    nodes = module.graph.find_nodes(op="placeholder")
+    known = [next((node.meta[key] for key in _VALUES if node.meta.get(key) is not None), None) for node in nodes]
+    if known and all(hasattr(value, "shape") for value in known):
+        yield Inputs(tuple(_random({"dtype": _name(v.dtype), "shape": _sizes(v.shape)}, _seeded()) for v in known), {})
+
+
+_VALUES = ("val", "example_value", "tensor_meta")
+"""Under which names the metadata of a node holds its value, or the shape of it."""
+
+
+def _sizes(shape: Any) -> list[int]:
+    return [size if isinstance(size, int) else 2 for size in shape]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _from_first_layer(module: torch.nn.Module) -> Iterator[Inputs]:
@@ -78,8 +100,7 @@ def describe(inputs: Inputs) -> Any:
 
     def one(item: Any) -> Any:
         if isinstance(item, torch.Tensor):
-            dtype = str(item.dtype).removeprefix("torch.")
-            described: dict[str, Any] = {"shape": list(item.shape), "dtype": dtype}
+            described: dict[str, Any] = {"shape": list(item.shape), "dtype": _name(item.dtype)}
             if not item.dtype.is_floating_point and item.numel() and not item.is_meta:
                 described |= {"low": int(item.min()), "high": int(item.max())}
             return {"tensor": described}

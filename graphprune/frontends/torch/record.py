@@ -17,8 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...graph import Graph, Node, Value
+from ...ops import is_registered
 from .attention import open_attention
-from .calls import Call, Unsupported, base_name, is_inplace
+from .calls import Call, Translated, Unsupported, base_name, is_inplace
 from .inputs import Inputs
 from .names import QUIET, TRANSLATIONS
 from .opening import opened
@@ -84,7 +85,10 @@ class Recorder(TorchFunctionMode):
             return
         call = Call(name, *translated, tuple(tuple(tensor.shape) for tensor in produced))
         try:
-            operation, inputs, attrs = TRANSLATIONS[name](call) if name in TRANSLATIONS else _unknown(name, before)
+            if name in TRANSLATIONS:
+                operation, inputs, attrs = TRANSLATIONS[name](call)
+            else:
+                operation, inputs, attrs = _registered(call) if is_registered(name) else _unknown(name, before)
         except Unsupported as reason:
             operation, inputs, attrs = "unknown", before, {"name": name, "reason": str(reason), "unlock": reason.unlock}
         if not before and operation == "unknown":
@@ -175,8 +179,17 @@ def _storage(tensor: torch.Tensor) -> int:
         return -id(tensor)
 
 
-def _unknown(name: str, before: tuple[Value, ...]) -> tuple[str, tuple[Value | None, ...], dict[str, Any]]:
+def _unknown(name: str, before: tuple[Value, ...]) -> Translated:
     return "unknown", before, {"name": name}
+
+
+def _registered(call: Call) -> Translated:
+    """An operator of the user's, with a rule for its tensors in order; the rest are attributes."""
+    tensors = tuple(item for item in tree_leaves(call.args) if isinstance(item, Value))
+    if any(isinstance(item, Value) for item in tree_leaves(call.kwargs)):
+        raise Unsupported(f"'{call.name}' is given a tensor by keyword", "pass its tensors by position")
+    others = tuple(item for item in call.args if not isinstance(item, Value))
+    return call.name, tensors, {"arguments": others, **call.kwargs}
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

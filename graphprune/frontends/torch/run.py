@@ -137,7 +137,8 @@ def outputs(module: torch.nn.Module, inputs: Inputs, plan: Plan | None = None) -
     except Exception as error:
         kind = type(module).__name__
         raise VerifyError(
-            f"{kind} does not run in float64, so it cannot be verified: {error}. Pass verify=False."
+            f"{kind} does not run in float64, so it cannot be verified: {error}. Look at rules of your own "
+            "(graphprune.register_op); for a model that runs in other precisions only, pass verify=False."
         ) from error
     tensors = [leaf for leaf in tree_leaves(_plain(result)) if isinstance(leaf, torch.Tensor)]
     return [np.asarray(tensor.detach().cpu().numpy()) for tensor in tensors]

@@ -1,6 +1,7 @@
 """Models, weights and inputs as a command line names them."""
 
 import importlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -13,19 +14,25 @@ from torch.export import ExportedProgram
 
 import graphprune
 
-from ...errors import ExampleInputsError, FileFormatError, UnsupportedModelError
+from ...errors import FileFormatError, UnsupportedModelError
 from ...files import atomic_path
+from ..told import inputs_told
+from .hubs import is_hub
+from .hubs import load as load_by_name
 from .modules import example_inputs_of
 
-HOW = "name a model as package.module:callable or as a saved program (model.pt2)"
+HOW = "name a model as package.module:callable, timm:name, hf:name, hf:./folder, or as a saved program (model.pt2)"
 
 
-def load_model(source: str) -> Any:
+def load_model(source: str, pretrained: bool = True) -> Any:
     """Load `package.module:callable` (a module is set to `eval()`) or a program saved by `torch.export.save`.
 
     The callable takes no arguments and returns an `nn.Module`; a module attribute that is a model also does.
-    The current folder is searched first, as for `python -m`.
+    The current folder is searched first, as for `python -m`. Models of `hubs` come with trained weights unless
+    `pretrained` is False; of others the callable decides.
     """
+    if is_hub(source):
+        return load_by_name(source, pretrained)
     if source.endswith(".pt2"):
         return _load_program(Path(source))
     place, colon, attribute = source.partition(":")
@@ -51,9 +58,9 @@ def load_state(model: nn.Module, path: Path) -> None:
         raise FileFormatError(f"{path} does not hold the weights of this model: {_first_line(error)}") from error
 
 
-def example_inputs(shapes: Sequence[str]) -> "tuple[torch.Tensor, ...] | None":
-    """Tensors for `["1,3,224,224", "1,128:int64"]`, or None for no shapes: random floats, or ones of another type."""
-    return tuple(_tensor(shape) for shape in shapes) or None
+def example_inputs(shapes: Sequence[str]) -> Any:
+    """Tensors in order or by name, as `inputs_told` reads them: random floats, or ones and zeros of another type."""
+    return inputs_told(shapes, _tensor)
 
 
 def check_ending(model: Any, path: Path) -> None:
@@ -64,7 +71,7 @@ def check_ending(model: Any, path: Path) -> None:
         raise UnsupportedModelError(f"a saved program has no class to load weights into: write it to {path.stem}.pt2")
 
 
-def save(model: Any, path: Path, inputs: "tuple[torch.Tensor, ...] | None") -> None:
+def save(model: Any, path: Path, inputs: Any) -> None:
     """Write a pruned model: weights and plan (`.safetensors`), or an exported program (`.pt2`)."""
     if path.suffix == ".safetensors":
         graphprune.save(model, path)
@@ -110,16 +117,14 @@ def _call(found: Any, source: str) -> Any:
         raise UnsupportedModelError(message) from error
 
 
-def _tensor(text: str) -> torch.Tensor:
-    shape, _, kind = text.partition(":")
-    dtype = getattr(torch, kind or "float32", None)
-    try:
-        sizes = [int(part) for part in shape.split(",")]
-    except ValueError:
-        sizes = [0]
-    if min(sizes) < 1 or not isinstance(dtype, torch.dtype):
-        raise ExampleInputsError(f"--input {text!r} is not a shape: write 1,3,224,224 or, for other types, 1,128:int64")
-    return torch.randn(sizes, dtype=dtype) if dtype.is_floating_point else torch.ones(sizes, dtype=dtype)
+def _tensor(sizes: list[int], kind: str) -> torch.Tensor:
+    dtype = getattr(torch, kind, None)
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(kind)
+    if dtype.is_floating_point:
+        return torch.randn(sizes, dtype=dtype)
+    # Both are valid as indices, masks and counts; were all alike, no other input of their range would differ from them.
+    return (torch.arange(1, 1 + math.prod(sizes)) % 2).reshape(sizes).to(dtype)
 
 
 def _first_line(error: Exception) -> str:

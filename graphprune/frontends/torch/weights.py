@@ -15,7 +15,7 @@ from .masked import check_free, masks_of, remember
 from .slicing import canonical_names, slim_copy
 from .twins import stored_tensors
 
-_KEY, _MASKS = "graphprune_plan", "graphprune_masks"
+KEY, _MASKS = "graphprune_plan", "graphprune_masks"
 
 
 def save_weights(slim: torch.nn.Module, path: "str | os.PathLike[str]") -> None:
@@ -24,7 +24,7 @@ def save_weights(slim: torch.nn.Module, path: "str | os.PathLike[str]") -> None:
 
     check_free(slim)
     plan, masks = plan_of(slim), masks_of(slim)
-    facts = {_KEY: plan.to_json()} if plan else {}
+    facts = {KEY: plan.to_json()} if plan else {}
     facts |= {_MASKS: masks.facts()} if masks else {}
     names, tensors = canonical_names(slim), {}
     for name, tensor, _ in stored_tensors(slim):
@@ -41,13 +41,14 @@ def load_weights(module: torch.nn.Module, path: "str | os.PathLike[str]") -> tor
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            if _KEY not in metadata and _MASKS not in metadata:
+            if KEY not in metadata and _MASKS not in metadata:
                 raise FileFormatError(f"{os.fspath(path)} holds no plan: write it with graphprune.save(slim, path)")
-            plan = Plan.from_json(metadata[_KEY]) if _KEY in metadata else None
+            plan = Plan.from_json(metadata[KEY]) if KEY in metadata else None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise FileFormatError(f"{os.fspath(path)} cannot be read, or is damaged: {error}. Save it again.") from error
     slim = apply(module, plan) if plan else slim_copy(module, UNTOUCHED)
+    _part(slim, set(tensors))
     names = canonical_names(slim)
     own = {name: tensor for name, tensor, _ in stored_tensors(slim) if names[id(tensor)] == name}
     _check_same(own, tensors, os.fspath(path))
@@ -62,6 +63,15 @@ def load_weights(module: torch.nn.Module, path: "str | os.PathLike[str]") -> tor
         zeros = {name: (tensors[name] != 0).numpy() for name in masked_names(text) if name in tensors}
         remember(slim, Masks.of_facts(text, zeros))
     return slim
+
+
+def _part(slim: torch.nn.Module, saved: set[str]) -> None:
+    """Give buffers and constants that were saved under two names two tensors: casts part what was one before."""
+    names = canonical_names(slim)
+    for name, tensor, kind in list(stored_tensors(slim)):
+        if kind != "parameter" and name in saved and names[id(tensor)] != name:
+            prefix, _, leaf = name.rpartition(".")
+            setattr(slim.get_submodule(prefix), leaf, tensor.detach().clone())
 
 
 def _check_same(own: dict[str, Any], given: dict[str, Any], path: str) -> None:

@@ -1,0 +1,5 @@
+"""`python -m graphprune` is the command `graphprune`."""
+
+from .cli import main
+
+main()
