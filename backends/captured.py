@@ -1,4 +1,4 @@
-"""Graphs that `torch.compile` captured: what is a weight in them, and the same graph as a module that holds its weights.
+"""Graphs that `torch.compile` captured: what is a weight in them; the same graph as a module that holds its weights.
 
 Weights are arguments of a captured graph: where it serves several modules, or a parameter is replaced, the next call
 brings others.

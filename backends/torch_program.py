@@ -53,8 +53,8 @@ def decompose(program: torch.export.ExportedProgram, converters: Iterable[str]) 
 
 def check_effects(program: torch.export.ExportedProgram) -> None:
     """Refuse models that change what they were given; only the decomposed program tells."""
-    signature = program.graph_signature
-    changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    specs = program.graph_signature.output_specs
+    changed = [str(spec.target) for spec in specs if spec.kind.name.endswith("_MUTATION")]  # of whatever it holds
     if changed:
         raise CompileError(f"the model changes {', '.join(changed)} in its forward pass; make it free of side effects")
 

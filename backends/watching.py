@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 _LOOKS = 32
 """How many numbers of a tensor are looked at, unless all are."""
@@ -51,7 +52,7 @@ def _mark(tensor: torch.Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version
 
 
-def _view(tensor: torch.Tensor, all_numbers: bool) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def _view(tensor: torch.Tensor, all_numbers: bool) -> NDArray[np.uint8]:
     """Some or all bytes of a tensor, as an array that goes on showing what lies at that address.
 
     It does not own the memory, which may go or grow as its owner likes: look at it only while the mark is the same.
@@ -61,5 +62,5 @@ def _view(tensor: torch.Tensor, all_numbers: bool) -> "np.ndarray[tuple[int, ...
     width = tensor.element_size()
     reach = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     memory = (ctypes.c_uint8 * (reach * width)).from_address(tensor.data_ptr())
-    numbers = np.frombuffer(memory, dtype=np.uint8).reshape(reach, width)
+    numbers: NDArray[np.uint8] = np.ctypeslib.as_array(memory).reshape(reach, width)
     return numbers if all_numbers else numbers[:: max(1, (reach - 1) // (_LOOKS - 1))]

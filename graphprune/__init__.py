@@ -28,6 +28,7 @@ if _TYPE_CHECKING:
     from .frontends.torch.regularizers import regularizer as regularizer
     from .masks import Masks as Masks
     from .ops import register_op as register_op
+    from .page.writing import write_report as write_report
     from .plan import Plan as Plan
     from .schedule import Schedule as Schedule
     from .sweep_results import Sweep as Sweep
@@ -61,6 +62,7 @@ _HOME = {
     "distillation": "frontends.torch.distilling",
     "teacher": "frontends.torch.distilling",
     "FxPass": "frontends.torch.fx_pass",
+    "write_report": "page.writing",
     "GraphPruneError": "errors",
 }
 

@@ -94,6 +94,20 @@ def bench(
     tell("prune")
     aligned = {"target": target} if multiple_of is None else {"multiple_of": multiple_of}
     slim = api.optimize(model, sparsity, budget=budget, example_inputs=example_inputs, **aligned)
+    return bench_pair(model, slim, example_inputs, target, threads, repeats, inductor, profile)
+
+
+def bench_pair(
+    model: Any,
+    slim: Any,
+    example_inputs: Any = None,
+    target: str = "x86",
+    threads: int = 1,
+    repeats: int = 20,
+    inductor: bool = False,
+    profile: bool = False,
+) -> Bench:
+    """What `bench` measures, of a model and one that was pruned already."""
     models: dict[str, Any] = {"dense": model, "slim": slim}
     costs = [api.analyze(one, example_inputs).cost() for one in models.values()]
     artifacts: dict[str, Artifact] = {}

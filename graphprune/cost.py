@@ -48,7 +48,7 @@ class CostModel:
         """Collect the products behind every quantity of `Cost`, and of "latency" where there is a `clock`."""
         names, steps = analysis.graph.leaves, activations(analysis)
         saved = [name for name, leaf in names.items() if leaf.kind in ("parameter", "buffer")]
-        elements = {name: _leaf_product(analysis, name) for name in names}
+        elements = {name: leaf_product(analysis, name) for name in names}
         sums = {
             "params": [elements[name] for name in saved if names[name].kind == "parameter"],
             "macs": [product for node, product in analysis.equations.macs if node is None or node.measured],
@@ -173,7 +173,8 @@ def _scaled(product: Product, factor: float) -> Product:
     return product._replace(coefficient=product.coefficient * factor)
 
 
-def _leaf_product(analysis: "Analysis", name: str) -> Product:
+def leaf_product(analysis: "Analysis", name: str) -> Product:
+    """The elements of a stored tensor."""
     leaf = analysis.graph.leaves[name]
     size, arrays, shares = 1, [], []
     for axis, length in enumerate(leaf.shape):

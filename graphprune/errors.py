@@ -101,4 +101,4 @@ class SlowKernelWarning(UserWarning):
 
 
 class FallbackWarning(UserWarning):
-    """A graph that `torch.compile` captured runs in PyTorch as it is, neither pruned nor compiled."""
+    """A graph that `torch.compile` captured is not pruned, or not compiled, as was asked for."""

@@ -90,8 +90,9 @@ def _result(ray: Any, reference: Any) -> Any:
 def _unsendable(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip('" ')] or [type(error).__name__]
     return (
-        f"the model, its score or its data cannot be sent to another process: {lines[-1]}. Use executor='serial', or build "
-        "what cannot be sent (files, sockets, generators) inside the score function; what it imports must be there, too"
+        f"the model, its score or its data cannot be sent to another process: {lines[-1]}. Use executor='serial', or "
+        "build what cannot be sent (files, sockets, generators) inside the score function; what it imports must be "
+        "there, too"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .cost import CostModel
 from .report import size
-from .units import build_units
+from .units import Units, build_units
 
 if TYPE_CHECKING:
     from .analysis import Analysis
@@ -34,15 +34,24 @@ class GroupRow:
 
 def group_rows(analysis: "Analysis") -> list[GroupRow]:
     """One row per width of the model, free ones first, largest first."""
-    solution = analysis.solution
-    units = build_units(analysis, np.zeros(solution.count), analysis.free)
+    return list(rows_by_family(analysis).values())
+
+
+def units_of(analysis: "Analysis") -> Units:
+    """What is dropped at once, whatever its scores: the families of these units are the widths of the model."""
+    return build_units(analysis, np.zeros(analysis.solution.count), analysis.free)
+
+
+def rows_by_family(analysis: "Analysis") -> dict[int, GroupRow]:
+    """The rows of `group_rows`, in their order, by the family of `units_of`."""
+    solution, units = analysis.solution, units_of(analysis)
     model = CostModel.of(analysis)
     whole = model.cost(np.ones(solution.count, dtype=bool))
     members: dict[int, list[str]] = {}
     for (name, axis), classes in analysis.leaf_classes.items():
         for family in np.unique(units.family[units.of_class[classes]]):
             members.setdefault(int(family), []).append(f"{name}[{axis}]")
-    rows = []
+    rows = {}
     for family, names in members.items():
         own = np.flatnonzero(units.family == family)
         classes = np.flatnonzero(np.isin(units.of_class, own))
@@ -51,9 +60,9 @@ def group_rows(analysis: "Analysis") -> list[GroupRow]:
         cost = model.cost(alive)
         status, reason, unlock = _status(analysis, classes)
         saved = whole.params - cost.params, whole.macs - cost.macs
-        rows.append(GroupRow(own.size, *saved, status, reason, unlock, tuple(names)))
+        rows[family] = GroupRow(own.size, *saved, status, reason, unlock, tuple(names))
     rank = {"free": 0, "inexact": 1, "locked": 2}
-    return sorted(rows, key=lambda row: (rank[row.status], -row.params * row.count))
+    return dict(sorted(rows.items(), key=lambda item: (rank[item[1].status], -item[1].params * item[1].count)))
 
 
 def _status(analysis: "Analysis", classes: Any) -> tuple[str, str, str]:

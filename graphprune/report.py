@@ -145,18 +145,27 @@ def tuning(figures: Mapping[str, int]) -> str:
     return f"{found}; {figures['measured']} of {figures['candidates']} candidates are measured, run again to go on"
 
 
-def picture(widths: Sequence[Width], path: "str | os.PathLike[str]", title: str) -> Path:
-    """Draw the channels of every layer before and after as horizontal bars, into an image file (PNG, SVG, PDF)."""
+def picture(
+    widths: Sequence[Width],
+    path: "str | os.PathLike[str]",
+    title: str,
+    written: Callable[[int], str] = str,
+    names: tuple[str, str] = ("before", "after"),
+) -> Path:
+    """Draw the channels of every layer before and after as horizontal bars, into an image file (PNG, SVG, PDF).
+
+    Other figures than channels, too: `written` is how they are read, `names` what the two bars are called.
+    """
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     figure = Figure(figsize=(8, 1.3 + 0.34 * len(widths)), layout="constrained")
     axes = figure.subplots()
     places = range(len(widths))
-    axes.barh(places, [width.before for width in widths], height=0.72, color=GREY, label="before")
-    axes.barh(places, [width.after for width in widths], height=0.72, color=BLUE, label="after")
+    axes.barh(places, [width.before for width in widths], height=0.72, color=GREY, label=names[0])
+    axes.barh(places, [width.after for width in widths], height=0.72, color=BLUE, label=names[1])
     for place, width in zip(places, widths, strict=True):
         axes.annotate(
-            f"{width.before} → {width.after}" if width.after != width.before else f"{width.before}",
+            written(width.before) + (f" → {written(width.after)}" if width.after != width.before else ""),
             (width.before, place),
             xytext=(5, 0),
             textcoords="offset points",
@@ -164,12 +173,13 @@ def picture(widths: Sequence[Width], path: "str | os.PathLike[str]", title: str)
             fontsize=9,
             color=INK,
         )
-    axes.set_yticks(places, [width.name for width in widths], fontsize=9, color=INK)
+    # names are no formulas, whatever is in them
+    axes.set_yticks(places, [width.name for width in widths], fontsize=9, color=INK, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max((width.before for width in widths), default=1))
     axes.set_xticks([])  # every bar carries its number
     axes.margins(y=0.02)
-    axes.set_title(title, fontsize=11, color=INK, loc="left")
+    axes.set_title(title, fontsize=11, color=INK, loc="left", parse_math=False)
     axes.legend(fontsize=9, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
     axes.tick_params(length=0, colors=INK)
     for side in axes.spines.values():

@@ -28,6 +28,7 @@ REASONS = {
     "needs several processes",
     "needs a download",
     "names files of yours",
+    "needs more packages",
     "takes minutes",
     "a sketch",
 }
@@ -72,7 +73,7 @@ def run_page(text: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if fence.language in ("sh", "console"):
             for words in commands(fence):
                 check_command(words)
-        if "no-run" in fence.options:
+        if fence.options.keys() & {"no-run", "with"}:
             continue
         if "title" in fence.options:
             Path(fence.options["title"]).write_text(fence.text)
@@ -115,6 +116,26 @@ def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert not end.code, words
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_other_side_of_the_page_for_those_who_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page says that one writes with Torch-Pruning works with it, each block on a fresh model."""
+    require_packages("import timm, torch_pruning")
+    import timm
+    import torch
+
+    first, *shown = fences((ROOT / "docs/from-torch-pruning.md").read_text())
+    space = {"__name__": "page", "image": torch.randn(1, 3, 32, 32)}
+    monkeypatch.setitem(sys.modules, "page", types.SimpleNamespace(**space))
+    exec(first.text, space)
+    monkeypatch.setattr(sys.modules["page"], "Net", space["Net"], raising=False)  # torch.save looks it up
+    space["vit"] = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=10)
+    blocks = [fence for fence in shown if "with" in fence.options]
+    assert len(blocks) >= 8
+    for block in blocks:
+        space["model"] = space["Net"]().eval()
+        exec(block.text, space)
+
+
 def test_a_page_that_does_not_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """The checks above see a wrong line, an option that is gone, a file that is missing."""
     run_page('```python title="of_page.py"\nx = 1\n```\n\n```python\nimport of_page\n```', "page", monkeypatch)
@@ -135,7 +156,7 @@ def test_blocks_that_do_not_run_say_why() -> None:
             where = f"{name(page)}:{fence.line}"
             assert fence.language in LANGUAGES, where
             assert fence.options.get("no-run", "a sketch") in REASONS, where
-            assert fence.options.keys() <= {"no-run", "title"}, where
+            assert fence.options.keys() <= {"no-run", "title", "with"}, where
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -14,7 +14,9 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
-NOT_RUN = re.compile(r'^( *```\w+) no-run="([^"]*)"', re.MULTILINE)
+# What options of fences say to readers: `no-run="reason"`, `with="another library"`.
+OPTION = re.compile(r'^( *```\w+) (no-run|with)="', re.MULTILINE)
+SAID = {"no-run": "not run by the tests: ", "with": "with "}
 FENCES = {".py": "python", ".h": "c", ".cc": "cpp", ".txt": "cmake"}
 
 
@@ -44,7 +46,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = posixpath.relpath(address(path), posixpath.dirname(page.file.src_uri) or ".")
         return f"]({target}{link[2] or ''})"
 
-    return NOT_RUN.sub(r'\1 title="not run by the tests: \2"', LINK.sub(moved, markdown))
+    return OPTION.sub(lambda found: f'{found[1]} title="{SAID[found[2]]}', LINK.sub(moved, markdown))
 
 
 def linked(text: str, page: Path) -> list[Path]:

@@ -25,6 +25,7 @@ COMMANDS = (
     "verify",
     "compile",
     "bench",
+    "report",
     "sweep",
     "inspect",
     "targets",

@@ -110,7 +110,7 @@ def _built(kind: type, config: Any, place: Any = None) -> torch.nn.Module | None
 
 def skeleton(kind: type, config: Any) -> torch.nn.Module | None:
     """A model whose parameters are zeros that take no memory; None where it cannot be built."""
-    model = _built(kind, config, _empty_parameters())
+    model: Any = _built(kind, config, _empty_parameters())
     if model is None:
         return None
     if hasattr(model, "tie_weights"):  # what was tied when it was built has come apart

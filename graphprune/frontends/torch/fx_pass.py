@@ -1,9 +1,11 @@
 """Pruning as a pass of torch.fx."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.fx.passes.shape_prop import ShapeProp
@@ -15,11 +17,16 @@ from .modules import example_inputs_of
 _DONE = "graphprune"
 """Under which name the metadata of a graph module lists the passes that have pruned it."""
 
-_VALUES = {"tensor_meta": ShapeProp, "val": FakeTensorProp, "example_value": None}
+
+def _fakes(module: fx.GraphModule) -> FakeTensorProp:
+    return FakeTensorProp(module, FakeTensorMode(allow_non_fake_inputs=True))
+
+
+_VALUES: dict[str, Callable[..., Any] | None] = {"tensor_meta": ShapeProp, "val": _fakes, "example_value": None}
 """What the metadata of a node says of the size of its value, and the pass that says it anew."""
 
 
-class FxPass(PassBase):  # type: ignore[misc]
+class FxPass(PassBase):
     """A pass for `torch.fx.passes.infra.pass_manager.PassManager` that prunes; options are those of `optimize`.
 
     `example_inputs` may be left out where a pass before (`ShapeProp`, `FakeTensorProp`) or the tracer has written down
@@ -40,7 +47,7 @@ class FxPass(PassBase):  # type: ignore[misc]
     """
 
     def __init__(self, sparsity: float | None = None, *, example_inputs: Any = None, **options: Any) -> None:
-        check_known(options, keywords_of(optimize))
+        check_known(options, ("sparsity", *keywords_of(optimize)))
         self.sparsity, self.example_inputs, self.options = sparsity, example_inputs, options
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:

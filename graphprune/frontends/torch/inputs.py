@@ -58,9 +58,16 @@ def candidates(module: torch.nn.Module) -> Iterator[Inputs]:
 def _from_placeholders(module: torch.fx.GraphModule) -> Iterator[Inputs]:
     """What the tracer, or a pass that infers shapes, has written down of every input."""
     nodes = module.graph.find_nodes(op="placeholder")
-    known = [next((node.meta[key] for key in _VALUES if node.meta.get(key) is not None), None) for node in nodes]
-    if known and all(hasattr(value, "shape") for value in known):
-        yield Inputs(tuple(_random({"dtype": _name(v.dtype), "shape": _sizes(v.shape)}, _seeded()) for v in known), {})
+    found: list[Any] = [
+        next((node.meta[key] for key in _VALUES if node.meta.get(key) is not None), None) for node in nodes
+    ]
+    known = [(_name(value.dtype), _sizes(value.shape)) for value in filter(_has_shape, found)]
+    if known and len(known) == len(nodes):
+        yield Inputs(tuple(_random({"dtype": dtype, "shape": shape}, _seeded()) for dtype, shape in known), {})
+
+
+def _has_shape(value: Any) -> bool:
+    return hasattr(value, "shape")
 
 
 _VALUES = ("val", "example_value", "tensor_meta")
