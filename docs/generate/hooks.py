@@ -14,9 +14,10 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
-# What options of fences say to readers: `no-run="reason"`, `with="another library"`.
-OPTION = re.compile(r'^( *```\w+) (no-run|with)="', re.MULTILINE)
+# What options of fences say to readers: `no-run="reason"`, `with="another library"`. Some reasons are plain to see.
+OPTION = re.compile(r'^( *```\w+) (no-run|with)="([^"]*)"', re.MULTILINE)
 SAID = {"no-run": "not run by the tests: ", "with": "with "}
+PLAIN = ("names files of yours",)
 FENCES = {".py": "python", ".h": "c", ".cc": "cpp", ".txt": "cmake"}
 
 
@@ -46,7 +47,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = posixpath.relpath(address(path), posixpath.dirname(page.file.src_uri) or ".")
         return f"]({target}{link[2] or ''})"
 
-    return OPTION.sub(lambda found: f'{found[1]} title="{SAID[found[2]]}', LINK.sub(moved, markdown))
+    return OPTION.sub(titled, LINK.sub(moved, markdown))
+
+
+def titled(fence: re.Match[str]) -> str:
+    """The first line of a block with a title in the place of the option."""
+    start, option, words = fence.groups()
+    return start if words in PLAIN else f'{start} title="{SAID[option]}{words}"'
 
 
 def linked(text: str, page: Path) -> list[Path]:
