@@ -22,7 +22,7 @@ This page is written by `python benchmarks/public_api.py`, and a test compares i
 def page() -> str:
     """The page as it should be."""
     parts = [HEAD]
-    for name in sorted(set(graphprune.__all__) - {"__version__"}, key=str.lower):
+    for name in sorted(set(graphprune.__all__) - {"__version__"}, key=lambda name: (name.lower(), name)):
         found = getattr(graphprune, name)
         about = (inspect.getdoc(found) or "").splitlines()[0]
         listed = "\n".join(signatures(name, found))

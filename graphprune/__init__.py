@@ -22,6 +22,8 @@ if _TYPE_CHECKING:
     from .api import verify as verify
     from .backends.artifact import load as load
     from .errors import GraphPruneError as GraphPruneError
+    from .frontends.onnx.onnx_pass import OnnxPass as OnnxPass
+    from .frontends.relax.relax_pass import RelaxPass as RelaxPass
     from .frontends.torch.distilling import distillation as distillation
     from .frontends.torch.distilling import teacher as teacher
     from .frontends.torch.fx_pass import FxPass as FxPass
@@ -56,6 +58,8 @@ _HOME = {
     "Masks": "masks",
     "register_op": "ops",
     "Schedule": "schedule",
+    "OnnxPass": "frontends.onnx.onnx_pass",
+    "RelaxPass": "frontends.relax.relax_pass",
     "sweep": "sweeping",
     "Sweep": "sweep_results",
     "regularizer": "frontends.torch.regularizers",

@@ -55,7 +55,7 @@ def optimize(
     **Arguments:**
 
     - `model`: `nn.Module`, `torch.fx.GraphModule`, `torch.export.ExportedProgram`, `onnx.ModelProto`, `onnx_ir.Model`,
-      `onnx_graphsurgeon.Graph`, or the path of an .onnx file. It is not modified.
+      `onnx_graphsurgeon.Graph`, the path of an .onnx file, or a `tvm.IRModule` with bound weights. It is not modified.
     - `sparsity`: the share of the budgeted quantity that goes, between 0 and 1; one half where it is left out. The
       result is never above the budget, and less than one granule below it.
     - `example_inputs`: a tensor, a tuple of positional inputs, or a dict of keyword inputs (ONNX: arrays by input
@@ -375,7 +375,10 @@ def save(slim: Any, path: "str | os.PathLike[str]") -> None:
         raise PlanError("this model was not made by graphprune; its plan is not known, so it could not be loaded again")
     frontend = frontend_of(slim)
     if not hasattr(frontend, "save_weights"):
-        raise UnsupportedModelError("save works on modules; an ExportedProgram is saved with torch.export.save")
+        raise UnsupportedModelError(
+            "save works on modules and ONNX models; an ExportedProgram is saved with torch.export.save, a tvm.IRModule "
+            "with tvm.ir.save_json"
+        )
     frontend.save_weights(slim, path)
 
 

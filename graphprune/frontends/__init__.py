@@ -17,6 +17,7 @@ _FRONTENDS = {
     ("onnx.onnx_ml_pb2", "ModelProto"): "onnx.models",
     ("onnx_ir", "Model"): "onnx.models",
     ("onnx_graphsurgeon.ir.graph", "Graph"): "onnx.models",
+    ("tvm.ir.module", "IRModule"): "relax.models",
 }
 
 
@@ -35,8 +36,8 @@ def frontend_of(model: Any) -> ModuleType:
         return import_module(".torch.state", __name__)
     raise UnsupportedModelError(
         f"a model of type {type(model).__name__} is not supported: pass a torch.nn.Module, a torch.fx.GraphModule, a "
-        "torch.export.ExportedProgram, an onnx.ModelProto, an onnx_ir.Model, an onnx_graphsurgeon.Graph or the path of "
-        "an .onnx file"
+        "torch.export.ExportedProgram, an onnx.ModelProto, an onnx_ir.Model, an onnx_graphsurgeon.Graph, the path of "
+        "an .onnx file or a tvm.IRModule"
     )
 
 

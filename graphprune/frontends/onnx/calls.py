@@ -11,18 +11,11 @@ from numpy.typing import NDArray
 
 from ...errors import GraphPruneError
 from ...graph import Node, Shape, Value
+from ...translation import Translated as Translated
+from ...translation import Unsupported as Unsupported
+from ...translation import axis_of as axis_of
 from .inputs import grown, real_inputs
 from .tracing import Trace, first_name, trace
-
-Translated = tuple[str, tuple[Value | None, ...], dict[str, Any]]
-
-
-class Unsupported(Exception):
-    """A form of an operator that has no translation; the node is locked with this reason."""
-
-    def __init__(self, reason: str, unlock: str = "") -> None:
-        super().__init__(reason)
-        self.unlock = unlock
 
 
 @contextmanager
@@ -142,11 +135,3 @@ class Call:
         node = Node(outputs[0].name, op, tuple(inputs), outputs, attrs or {}, label, True, self.node)
         self.emitted.append(node)
         return outputs[0]
-
-
-def axis_of(shape: Shape, axis: int) -> int:
-    """An axis counted from the front."""
-    rank = max(len(shape), 1)
-    if not -rank <= axis < rank:
-        raise Unsupported(f"axis {axis} of a tensor of rank {rank}")
-    return axis % rank

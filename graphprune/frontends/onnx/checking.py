@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from ...analysis import Analysis
 from ...errors import ExampleInputsError
+from ...places import dropping
 from ...plan import Plan
 from ...shapes import Alive, living
 from . import files
 from .inputs import HOW, Feeds, describe, grown, normalise
-from .masked import dropping, masked
+from .masked import masked
 from .read import analyse, prepare
 from .run import Runner
 from .tracing import trace

@@ -5,20 +5,19 @@ original, the original gathers the living positions for exactly these operators,
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...analysis import Analysis
-from ...errors import VerifyError
 from ...graph import Node
-from ...labels import Layout
+from ...places import Places, dropping
 from ...plan import Plan
 from ...shapes import Alive, attributes_of, eps_key, grown_eps, living
+from ...slicing import slim_array
 from .read import stored
-from .slicing import slim_array
 from .tracing import dtype_named, first_name, set_constant
 from .widen import EXACT
 
@@ -181,7 +180,7 @@ class _Survivors:
         for position, value in enumerate(node.inputs):
             if value is not None:
                 for places in self._places(value.name):
-                    value = places.taken(self, node, value)
+                    value = _taken(places, self, node, value)
                 node.replace_input_with(position, value)
         groups = attributes_of(canonical, self.analysis, self.plan, self.alive).get("groups")
         if groups is not None and "num_groups" in node.attributes:
@@ -195,7 +194,7 @@ class _Survivors:
             places_out = [place for place, one in enumerate(outputs) if one is old]
             old.name = self.fresh(name)
             for places in reversed(found):
-                value, last = places.put(self, last, value, self.values[name].dtype)
+                value, last = _put(places, self, last, value, self.values[name].dtype)
             for use in uses:
                 use.node.replace_input_with(use.idx, value)
             for place in places_out:
@@ -223,90 +222,29 @@ class _Survivors:
         node.name = node.outputs[0].name = self.fresh(inputs[0].name)
         return node
 
-    def _places(self, name: "str | None") -> "list[Places]":
+    def _places(self, name: "str | None") -> list[Places]:
         value = self.values.get(name or "")
         return [] if value is None else list(dropping(self.analysis.layouts[value], value.shape, self.alive))
 
 
-def dropping(layout: Layout, shape: tuple[int, ...], alive: Alive) -> "Iterator[Places]":
-    """Where something is dropped along the axes of a value."""
-    for array in layout:
-        kept = alive[array.labels]
-        if not kept.all():
-            yield Places.of(array.axes, kept, shape)
-            shape = Places.of(array.axes, kept, shape).after
+def _taken(places: Places, work: _Survivors, node: ir.Node, value: ir.Value) -> ir.Value:
+    """What lives of a value, computed before a node."""
+    made = [work.node("Gather", [value, work.constant(places.rows)], axis=places.axes[0])]
+    if places.columns is not None:
+        made.append(work.node("GatherElements", [made[0].outputs[0], work.constant(places.inner)], axis=places.axes[1]))
+    assert isinstance(node.graph, ir.Graph)
+    node.graph.insert_before(node, made)
+    return made[-1].outputs[0]
 
 
-class Places(NamedTuple):
-    """Living positions: rows of the first axis and, where there is a second one, as many positions of every row.
-
-    `shape` is that of the value before anything of these axes is dropped, `after` what it is then.
-    """
-
-    axes: tuple[int, ...]
-    kept: Alive
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64] | None
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, axes: tuple[int, ...], kept: Alive, shape: tuple[int, ...]) -> "Places":
-        """From what lives of an array of labels over the axes."""
-        if kept.ndim == 1:
-            return cls(axes, kept, kept.nonzero()[0], None, shape)
-        rows = kept.any(axis=tuple(range(1, kept.ndim))).nonzero()[0]
-        counts = kept[rows].reshape(rows.size, -1).sum(axis=1)
-        if kept.ndim > 2 or (counts != counts[:1]).any():
-            raise VerifyError("an inexact operation on channels that depend on several axes cannot be verified")
-        return cls(axes, kept, rows, kept[rows].nonzero()[1].reshape(rows.size, -1), shape)
-
-    @property
-    def after(self) -> tuple[int, ...]:
-        """The shape of what lives."""
-        shape = list(self.shape)
-        shape[self.axes[0]] = self.rows.size
-        if self.columns is not None:
-            shape[self.axes[1]] = self.columns.shape[1]
-        return tuple(shape)
-
-    def compress(self, array: NDArray[Any]) -> NDArray[Any]:
-        """What lives of an array."""
-        array = array.take(self.rows, self.axes[0])
-        if self.columns is None:
-            return array
-        index = _along(self.columns, self.axes, array.ndim)
-        return np.take_along_axis(array, index, self.axes[1])
-
-    def taken(self, work: _Survivors, node: ir.Node, value: ir.Value) -> ir.Value:
-        """What lives of a value, computed before a node."""
-        made = [work.node("Gather", [value, work.constant(self.rows)], axis=self.axes[0])]
-        if self.columns is not None:
-            index = np.broadcast_to(_along(self.columns, self.axes, len(self.shape)), self.after)
-            made.append(work.node("GatherElements", [made[0].outputs[0], work.constant(index)], axis=self.axes[1]))
-        assert isinstance(node.graph, ir.Graph)
-        node.graph.insert_before(node, made)
-        return made[-1].outputs[0]
-
-    def put(self, work: _Survivors, node: ir.Node, value: ir.Value, dtype: str) -> tuple[ir.Value, ir.Node]:
-        """Living positions in their places among zeros, computed after a node; and the last node of that."""
-        rows = np.maximum(np.cumsum(self.kept.reshape(len(self.kept), -1).any(axis=1)) - 1, 0)
-        made = [work.node("Gather", [value, work.constant(rows)], axis=self.axes[0])]
-        if self.columns is not None:
-            columns = np.maximum(np.cumsum(self.kept, axis=1) - 1, 0)
-            index = np.broadcast_to(_along(columns, self.axes, len(self.shape)), self.shape)
-            made.append(work.node("GatherElements", [made[0].outputs[0], work.constant(index)], axis=self.axes[1]))
-        kind = dtype_named(dtype).numpy()
-        mask = work.constant(_along(self.kept, self.axes, len(self.shape)).astype(kind))
-        made.append(work.node("Mul", [made[-1].outputs[0], mask]))
-        assert isinstance(node.graph, ir.Graph)
-        node.graph.insert_after(node, made)
-        return made[-1].outputs[0], made[-1]
-
-
-def _along(array: NDArray[Any], axes: tuple[int, ...], rank: int) -> NDArray[Any]:
-    """An array over some axes, with 1 for the others."""
-    shape = [1] * rank
-    for axis, size in zip(axes, array.shape, strict=True):
-        shape[axis] = size
-    ordered = array if list(axes) == sorted(axes) else array.T
-    return ordered.reshape(shape)
+def _put(places: Places, work: _Survivors, node: ir.Node, value: ir.Value, dtype: str) -> tuple[ir.Value, ir.Node]:
+    """Living positions in their places among zeros, computed after a node; and the last node of that."""
+    made = [work.node("Gather", [value, work.constant(places.outer_rows)], axis=places.axes[0])]
+    if places.columns is not None:
+        index = work.constant(places.outer)
+        made.append(work.node("GatherElements", [made[0].outputs[0], index], axis=places.axes[1]))
+    mask = work.constant(places.mask.astype(dtype_named(dtype).numpy()))
+    made.append(work.node("Mul", [made[-1].outputs[0], mask]))
+    assert isinstance(node.graph, ir.Graph)
+    node.graph.insert_after(node, made)
+    return made[-1].outputs[0], made[-1]

@@ -1,7 +1,5 @@
 """The frontend for ONNX: a path, an onnx.ModelProto, an onnx_ir.Model or an onnx_graphsurgeon.Graph."""
 
-import base64
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +10,7 @@ import onnx_ir as ir
 from ...analysis import Analysis
 from ...collector import collector_paused
 from ...errors import ApplyError, ExampleInputsError, FileFormatError
+from ...packing import packed, unpacked
 from ...plan import Plan
 from ...policy import DEFAULT, Policy
 from ...reconstruction import Recovery
@@ -47,9 +46,6 @@ __all__ = [
 
 PLAN = "graphprune.plan"
 """The key of a slim model's metadata under which the plan that made it travels."""
-
-LARGEST_PLAN = 1 << 28
-"""Bytes of a plan at most: a few of them may unpack to any number."""
 
 
 def loaded(path: Any) -> Any:
@@ -125,7 +121,7 @@ def apply(origin: Any, plan: Plan, example_inputs: Any = None, analysis: Analysi
     problem = next(mismatches(analysis, plan, read(new), living(analysis, plan)), None)
     if problem is not None:
         raise _error(problem, analysis)
-    slim.metadata_props[PLAN] = _packed(plan if earlier is None else earlier.then(plan))
+    slim.metadata_props[PLAN] = packed((plan if earlier is None else earlier.then(plan)).to_json())
     slim.metadata_props.pop(MASKS, None)  # it tells the shapes before
     return files.give_back(slim, origin)
 
@@ -157,14 +153,10 @@ def plan_of(origin: Any) -> Plan | None:
     if text is None:
         return None
     try:
-        unpacked = zlib.decompressobj().decompress(base64.b85decode(text), LARGEST_PLAN).decode()
-    except (ValueError, zlib.error) as error:
+        plan = unpacked(text)
+    except ValueError as error:
         raise FileFormatError(f"metadata {PLAN!r} of the model is damaged ({error}): remove that entry") from error
-    return Plan.from_json(unpacked)
-
-
-def _packed(plan: Plan) -> str:
-    return base64.b85encode(zlib.compress(plan.to_json().encode(), 9)).decode()
+    return Plan.from_json(plan)
 
 
 def recover(
@@ -184,7 +176,7 @@ def recover(
     known = plan_of(model)
     if known is not None:
         known.report["recovery"] = recovery.as_json()
-        model.metadata_props[PLAN] = _packed(known)
+        model.metadata_props[PLAN] = packed(known.to_json())
     return files.give_back(model, slim), recovery
 
 

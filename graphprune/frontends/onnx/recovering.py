@@ -16,6 +16,7 @@ from ...analysis import Analysis
 from ...chains import Chain, absorber_of, alone, chains_of
 from ...contractions import OPERANDS, is_product, matrix_of, refusal_of, weight_of
 from ...graph import Node, Value
+from ...places import dropping
 from ...plan import Plan
 from ...progress import Progress
 from ...reconstruction import Matrix, Refit
@@ -23,7 +24,6 @@ from ...refitting import TOO_FEW, WIDEST, fit_rows
 from ...shapes import Alive, living
 from .batches import Batch
 from .links import back_through, before, leads_back, other_of
-from .masked import dropping
 from .products import Product, contraction_in, data_of, nodes_of
 from .walk import Array, Walk
 from .writing import numbers_of, write

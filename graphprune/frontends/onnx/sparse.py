@@ -1,7 +1,5 @@
 """Zeros in the weights of an ONNX model, and the note in its metadata that tells which weights they are in."""
 
-import base64
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...errors import FileFormatError
 from ...masks import Masks, masked_names
+from ...packing import packed, unpacked
 from . import files
 from .read import stored
 from .slicing import LAZY
@@ -31,7 +30,7 @@ def with_masks(origin: Any, masks: Masks, weights: Mapping[str, NDArray[Any]]) -
     for name, mask in masks.kept.items():
         value, tensor = tensors[name]
         set_constant(value, _masked(tensor, mask))
-    model.metadata_props[MASKS] = base64.b85encode(zlib.compress(masks.facts().encode(), 9)).decode()
+    model.metadata_props[MASKS] = packed(masks.facts())
     return files.give_back(model, origin)
 
 
@@ -56,8 +55,8 @@ def masks_of(origin: Any) -> Masks | None:
     if text is None:
         return None
     try:
-        facts = zlib.decompressobj().decompress(base64.b85decode(text), LARGEST).decode()
-    except (ValueError, zlib.error) as error:
+        facts = unpacked(text, LARGEST)
+    except ValueError as error:
         raise FileFormatError(f"metadata {MASKS!r} of the model is damaged ({error}): remove that entry") from error
     tensors = {value.name or "": tensor for value, tensor in stored(model).items()}
     names = masked_names(facts)

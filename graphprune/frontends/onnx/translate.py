@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from ...graph import Shape, Value
+from ...graph import Value
+from ...translation import broadcast as broadcast
 from .calls import Call, Translated, Unsupported, axis_of
 
 Translation = Callable[[Call], Translated]
@@ -50,12 +51,6 @@ def many(name: str) -> Translation:
         return name, (left, operands[-1]), {}
 
     return translate
-
-
-def broadcast(first: Shape, second: Shape) -> Shape:
-    rank = max(len(first), len(second))
-    pairs = zip((1,) * (rank - len(first)) + first, (1,) * (rank - len(second)) + second, strict=True)
-    return tuple(right if left == 1 else left for left, right in pairs)
 
 
 def power(call: Call) -> Translated:

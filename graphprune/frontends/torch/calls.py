@@ -4,16 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...graph import Shape, Value
-
-Translated = tuple[str, tuple[Value | None, ...], dict[str, Any]]
-
-
-class Unsupported(Exception):
-    """This call of a known function has no counterpart; the message becomes the reason of the lock, with a way out."""
-
-    def __init__(self, reason: str, unlock: str = "") -> None:
-        super().__init__(reason)
-        self.unlock = unlock
+from ...translation import Translated as Translated
+from ...translation import Unsupported as Unsupported
 
 
 @dataclass(frozen=True)

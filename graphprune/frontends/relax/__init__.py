@@ -1,0 +1,1 @@
+"""TVM's Relax: read a function into our Graph, run it, write plans into it."""
