@@ -135,6 +135,12 @@ def _storage(node: fx.Node) -> int:
     return int(value.untyped_storage()._cdata) if isinstance(value, torch.Tensor) else 0
 
 
+def enables_gradients(graph: fx.GraphModule) -> bool:
+    """Whether the graph switches gradients on, whatever they are when it is called."""
+    nodes = graph.graph.find_nodes(op="call_function", target=torch._C._set_grad_enabled)
+    return any(node.args[0] is True for node in nodes)
+
+
 def exported(module: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
     """The module as a program without random numbers and without effects on what it is given.
 

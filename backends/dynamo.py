@@ -30,7 +30,7 @@ from ..errors import (
     UnsupportedModelError,
 )
 from ..plan import Plan
-from .captured import bound, exported, weight_names, why_shared, wrapped_numbers
+from .captured import bound, enables_gradients, exported, weight_names, why_shared, wrapped_numbers
 from .dynamo_options import Settings
 from .watching import Watch
 
@@ -79,7 +79,7 @@ class CapturedGraph:
     def __init__(self, graph: fx.GraphModule, settings: Settings) -> None:
         self.graph, self.settings = graph, settings
         self.names, self.numbers = weight_names(graph), wrapped_numbers(graph)
-        self.shared = why_shared(graph)
+        self.shared, self.enabling = why_shared(graph), enables_gradients(graph)
         self._own = (*graph.parameters(), *graph.buffers())
         self._versions: dict[tuple[int, ...], _Version] = {}
         self._lock, self._told, self._changes = threading.Lock(), set[str](), 0
@@ -87,7 +87,8 @@ class CapturedGraph:
     def __call__(self, *arguments: Any) -> Sequence[Any]:
         """What the graph gives; or its pruned form, where it is to be pruned."""
         plain = [item.item() if place in self.numbers else item for place, item in enumerate(arguments)]
-        run = self.shared or _why_not((*plain, *self._own)) or self._program(plain)
+        gradients = self.enabling or torch.is_grad_enabled()
+        run = self.shared or _why_not((*plain, *self._own), gradients) or self._program(plain)
         if isinstance(run, str):
             self._tell(f"a captured graph runs in PyTorch as it is, neither pruned nor compiled: {run}")
             return tuple(self.graph(*arguments))
@@ -196,9 +197,9 @@ def _decision(decided: tuple[Any, ...], weights: list[torch.Tensor]) -> Plan | N
     return next((plan for key, watch, plan in _DECISIONS if key == decided and watch.unchanged(weights)), None)
 
 
-def _why_not(tensors: Sequence[Any]) -> str:
+def _why_not(tensors: Sequence[Any], gradients: bool) -> str:
     """Why this call cannot take compiled code; the empty string where it can."""
-    if torch.is_grad_enabled() and any(_is_tensor(item) and item.requires_grad for item in tensors):
+    if gradients and any(_is_tensor(item) and item.requires_grad for item in tensors):
         return "it is called with gradients; call it under torch.no_grad() or torch.inference_mode()"
     if torch.is_autocast_enabled("cpu"):
         return "it is called under autocast; options={'precision': 'bf16'} stores weights in half of the bits"

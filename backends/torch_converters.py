@@ -151,8 +151,18 @@ def _divide(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Expr:
     return emit(relax.op.add(low, emit(relax.op.astype(up, dtype))))
 
 
+def _concatenate(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Expr:
+    """Tensors one after the other; torch passes over those of shape (0,) whatever the others' shapes: empty caches."""
+    sources, axis = _given(node, "tensors", "dim")
+    filled = [source for source in sources if tuple(source.meta["val"].shape) != (0,)] or sources[:1]
+    if len(filled) == 1:
+        return importer.env[filled[0]]
+    return importer.block_builder.emit(relax.op.concat([importer.env[source] for source in filled], axis or 0))
+
+
 CONVERTERS: dict[str, Converter] = {
     **{f"{name}.vec": _upsample for name in _UPSAMPLING},
+    "cat.default": _concatenate,
     "pad.default": _pad,
     "elu.default": _elu,
     "div.Tensor": _divide,

@@ -34,15 +34,15 @@ def test_stdout_is_json_alone(graphprune_, folder: Path, monkeypatch: pytest.Mon
         "verify": (SMALL, "slim.safetensors", "--thorough", *INPUT),
         "compile": (SMALL, "-o", "small.gp", *INPUT),
         "bench": ("small.gp", "--repeats", "1"),
+        "report": (SMALL, "--slim", "slim.safetensors", "-o", "page.html", *INPUT),
         "sweep": (SMALL, "--score", "sys:getsizeof", "-o", "sweep.jsonl", *INPUT),
         "inspect": ("small.gp",),
         "targets": (),
         "runtime": ("deploy",),
     }
     said = {}
+    assert set(asked) == set(COMMANDS)
     for command in COMMANDS:
-        if command not in asked:
-            continue
         code, out, said[command] = graphprune_(command, *asked[command], "--json")
         assert code == 0, said[command]
         assert isinstance(json.loads(out), dict)

@@ -70,7 +70,7 @@ def test_pins_satisfy_the_declared_ranges(pyproject: dict) -> None:
 
 def test_extras_have_the_names_that_are_documented(pyproject: dict) -> None:
     extras = pyproject["project"]["optional-dependencies"]
-    assert {"cuda", "demo", "dev", "hf", "link", "zig"} <= set(extras)
+    assert {"cuda", "demo", "dev", "hf", "link", "ray", "zig"} <= set(extras)
     assert any("apache-tvm" in one for one in pyproject["project"]["dependencies"])  # the compiler is no extra
     for name, wanted in extras.items():
         own = [one for one in wanted if one.startswith("graphprune[")]

@@ -423,7 +423,7 @@ def test_resnet_18() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    """mobilenet_v2 mobilenet_v3_small densenet121 shufflenet_v2_x1_0 efficientnet_b0 regnet_x_400mf squeezenet1_1
+    """mobilenet_v2 mobilenet_v3_small densenet121 shufflenet_v2_x1_0 regnet_x_400mf squeezenet1_1
     mnasnet0_5 vgg11_bn convnext_tiny""".split(),
 )
 def test_networks_of_torchvision(name: str) -> None:

@@ -32,7 +32,9 @@ def sweep(
     given: Given,
     score: Annotated[str, typer.Option(metavar="FUNCTION", help=SCORE_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help=OUT_HELP)],
-    sparsity: Annotated[list[float] | None, typer.Option(help="A share to remove; repeat.", show_default="3")] = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="A share to remove; repeat.", show_default="0.25, 0.5, 0.75")
+    ] = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(metavar="WORD", help=BUDGET_HELP, show_default="params", autocompletion=completing.budgets),
