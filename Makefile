@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench coverage clean
+.PHONY: help demo test lint bench coverage docs clean
 
 help:
 	@echo "make demo    train, prune, verify and compile a small network; shows one table and one picture"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint    ruff, the import border, mypy"
 	@echo "make bench   speed against Torch-Pruning, accuracy on CIFAR-10, latency (hours); writes docs/benchmarks/"
 	@echo "make coverage   prune and prove 256 models of torchvision, timm and Hugging Face; writes docs/coverage.md"
+	@echo "make docs    build the documentation as a site into build/site; works from the disk"
 	@echo "make clean   remove .venv and everything else that was made"
 
 demo: $(STAMP)
@@ -36,12 +37,16 @@ coverage: $(STAMP)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[coverage]'
 	$(BIN)/python benchmarks/coverage.py
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
 clean:
 	rm -rf .venv build dist *.egg-info graphprune-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # "link" brings the linker of ziglang, for machines without a C++ compiler and for ARM; "cuda" the compiler for NVIDIA GPUs.
-EXTRAS := demo,test,lint,bench,link,cuda,ray
+EXTRAS := demo,test,lint,bench,docs,link,cuda,ray
 
 # torchvision is for tests and benchmarks only, and only its models: without its dependencies, which pin a torch.
 $(STAMP): pyproject.toml constraints.txt

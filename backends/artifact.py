@@ -60,9 +60,13 @@ class Artifact:
     """A compiled model. Call it like the model; save it to one file or one folder.
 
     ```python
-    artifact = load("resnet.gp")
-    y = artifact(x)                 # numpy in, numpy out; torch in, torch out
-    print(artifact.inputs)          # names, shapes, element types
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)).eval()
+    x = torch.randn(1, 4)
+    artifact = graphprune.compile(net, example_inputs=x)
+    y = artifact(x)  # numpy in, numpy out; torch in, torch out
+    print(artifact.inputs)  # names, shapes, element types
     ```
 
     `manifest` is the dictionary stored in the file, `target` the name of the target, `size` the bytes of the
@@ -220,8 +224,14 @@ class Artifact:
         """The time of every kernel in calls with these inputs, beside what was to be expected and the machine's peak.
 
         ```python
-        print(artifact.profile(x))      # a table, slowest kernels first
-        artifact.profile(x).kernels[0].milliseconds
+        import torch, graphprune
+
+        net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)).eval()
+        x = torch.randn(1, 4)
+        artifact = graphprune.compile(net, example_inputs=x)
+        profile = artifact.profile(x)
+        print(profile)  # a table, slowest kernels first
+        print(profile.kernels[0].milliseconds)
         ```
 
         The peak of a machine is measured once, with the compiler, and then kept in the user's cache folder.
@@ -235,7 +245,12 @@ class Artifact:
         """Time calls with these inputs, and remember the result in the manifest: `save` stores it.
 
         ```python
-        artifact.measure(x)["milliseconds"]     # the median; artifact.manifest["latency"] has it, too
+        import torch, graphprune
+
+        net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)).eval()
+        x = torch.randn(1, 4)
+        artifact = graphprune.compile(net, example_inputs=x)
+        print(artifact.measure(x)["milliseconds"])  # the median; artifact.manifest["latency"] has it, too
         ```
         """
         if repeats < 1:
@@ -262,7 +277,12 @@ class Artifact:
         """What the machine code of every kernel consists of: nothing is run, so it works for every machine.
 
         ```python
-        print(compile_model(model, "arm", x, examine=True).static_cost())       # a table
+        import torch, graphprune
+
+        net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)).eval()
+        x = torch.randn(1, 4)
+        artifact = graphprune.compile(net, example_inputs=x, examine=True)
+        print(artifact.static_cost())  # a table
         ```
 
         Raises `OptionError` where the model was compiled without `examine`.
@@ -298,6 +318,16 @@ def load(path: "str | os.PathLike[str]", threads: int | None = None) -> Artifact
 
     Format, completeness, checksums and processor are checked before any of its code is loaded. Separate weights stay
     in the file and are mapped into memory: replace such a file (as `save` does), do not write into it.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)).eval()
+    x = torch.randn(1, 4)
+    artifact = graphprune.compile(net, example_inputs=x)
+    artifact.save("net.gp")
+    y = graphprune.load("net.gp", threads=1)(x)
+    ```
 
     Raises `FileNotFoundError`, `FileFormatError` for a file that is damaged or not an artifact, and
     `TargetError` when this processor lacks instructions that the code uses.

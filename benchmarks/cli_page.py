@@ -54,7 +54,7 @@ def commands(block: str) -> list[str]:
 
 def module_of(text: str) -> str:
     """The module of models that the page shows."""
-    found = re.search(r"```python\n(.*?)```", text, re.S)
+    found = re.search(r"```python title=\"my_models.py\"\n(.*?)```", text, re.S)
     assert found is not None
     return found[1]
 
@@ -80,7 +80,7 @@ def _section(name: str, command: Any) -> str:
     rows += [f"| {_spelling(one)} | {_plain(_info(one).help)}{_default(one)} |" for one in options]
     examples = re.findall(r"\[b\](.*?)\[/b\]", command.epilog)
     about = " ".join(command.callback.__doc__.split())
-    code = "```sh\n" + "\n".join(examples) + "\n```"
+    code = '```sh no-run="names files of yours"\n' + "\n".join(examples) + "\n```"
     return "\n\n".join([f"### {name}", about, code, f"`{usage}`", "\n".join(["| | |", "| --- | --- |", *rows])])
 
 

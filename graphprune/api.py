@@ -143,6 +143,13 @@ def analyze(model: Any, example_inputs: Any = None, policy: "str | Iterable[str]
     **Returns:** an `Analysis`: `explain()`, `plan(...)`, `cost()`, `to_networkx()`, `to_dot()`, `to_graphml()`.
 
     **Raises:** `UnsupportedModelError`, `ExampleInputsError`, `TraceError`, `OptionError`.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    print(graphprune.analyze(net, torch.randn(1, 4)).explain())
+    ```
     """
     analysis: Analysis = frontend_of(model).analyze(model, example_inputs, resolve_policy(policy))
     return analysis
@@ -162,6 +169,14 @@ def verify(
 
     **Raises:** `VerifyError` that names the first node that differs; also where the outputs depend on no input or
     the plan drops nothing.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    slim = graphprune.optimize(net, sparsity=0.5, verify=False)
+    print(graphprune.verify(net, slim).error)  # relative to the largest output
+    ```
     """
     from .equivalence import compare
 
@@ -184,13 +199,31 @@ def verify(
 
 
 def plan_of(slim: Any) -> "Plan | None":
-    """The plan that made a pruned model, from the model before its first pruning; None for other models."""
+    """The plan that made a pruned model, from the model before its first pruning; None for other models.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    plan = graphprune.plan_of(graphprune.optimize(net, sparsity=0.5))
+    print(plan.report["params"], plan.widths())
+    ```
+    """
     plan: Plan | None = frontend_of(slim).plan_of(slim)
     return plan
 
 
 def masks_of(model: Any) -> "Masks | None":
-    """Which weights of a model were set to zero one by one; None for models without masks."""
+    """Which weights of a model were set to zero one by one; None for models without masks.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    sparse = graphprune.optimize(net, 0.5, structure="unstructured")
+    print(graphprune.masks_of(sparse).explain())
+    ```
+    """
     masks: Masks | None = frontend_of(model).masks_of(model)
     return masks
 
@@ -224,6 +257,15 @@ def finalize(model: Any) -> Any:
     """After training with `hold_masks`: write zeros into the parameters and take the parametrizations off, in place.
 
     Names are again those of the original, and exports hold exact zeros. Raises `PlanError` for a model without masks.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    sparse = graphprune.hold_masks(graphprune.optimize(net, 0.5, structure="unstructured"))
+    graphprune.finalize(sparse)  # after training
+    assert sorted(sparse.state_dict()) == sorted(net.state_dict())
+    ```
     """
     return _torch_only(model, "finalize")(model)
 
@@ -280,6 +322,14 @@ def compile(
     written for, where they matter.
 
     **Raises:** `TargetError`, `CompileError`, `ExampleInputsError`, `UnsupportedModelError`, `OptionError`.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)).eval()
+    artifact = graphprune.compile(net, target="x86", example_inputs=torch.randn(1, 4))
+    artifact.save("net.gp")
+    ```
     """
     from .backends.compiler import compile_model
 
@@ -313,6 +363,13 @@ def save(slim: Any, path: "str | os.PathLike[str]") -> None:
     2 GB or lay beside the origin.
 
     **Raises:** `PlanError` where the module was not made by graphprune.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    graphprune.save(graphprune.optimize(net, sparsity=0.5), "slim.safetensors")
+    ```
     """
     if plan_of(slim) is None and masks_of(slim) is None:
         raise PlanError("this model was not made by graphprune; its plan is not known, so it could not be loaded again")
@@ -331,6 +388,14 @@ def load_weights(model: Any, path: "str | os.PathLike[str]") -> Any:
     `model` is not modified; its own numbers do not matter.
 
     **Raises:** `FileFormatError` for a damaged file, `PlanError` where it belongs to another model.
+
+    ```python
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    graphprune.save(graphprune.optimize(net, sparsity=0.5), "slim.safetensors")
+    slim = graphprune.load_weights(net, "slim.safetensors")
+    ```
     """
     return frontend_of(model).load_weights(model, path)
 
@@ -350,10 +415,13 @@ def save_pretrained(slim: Any, folder: "str | os.PathLike[str]", verify: bool = 
     **Raises:** `UnsupportedModelError` for what is no model of transformers, such as a `GraphModule`; `PlanError` where
     the model was not made by graphprune; `VerifyError`, and nothing is written.
 
-    ```py
-    slim = graphprune.optimize(transformers.AutoModelForCausalLM.from_pretrained("..."), sparsity=0.3)
-    graphprune.save_pretrained(slim, "slim")
-    slim = graphprune.from_pretrained("slim")
+    ```python
+    import torch, transformers, graphprune
+
+    config = transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4)
+    model = transformers.GPT2LMHeadModel(config)
+    slim = graphprune.optimize(model, 0.2, example_inputs={"input_ids": torch.ones(1, 8, dtype=torch.int64)})
+    print(graphprune.save_pretrained(slim, "slim"))
     ```
     """
     if plan_of(slim) is None and masks_of(slim) is None:
@@ -372,6 +440,16 @@ def from_pretrained(folder: "str | os.PathLike[str]", model_class: Any = None, *
 
     **Raises:** `FileFormatError` for a folder that is none, or damaged; `UnsupportedModelError` where the class is not
     known here.
+
+    ```python
+    import torch, transformers, graphprune
+
+    config = transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4)
+    model = transformers.GPT2LMHeadModel(config)
+    slim = graphprune.optimize(model, 0.2, example_inputs={"input_ids": torch.ones(1, 8, dtype=torch.int64)})
+    graphprune.save_pretrained(slim, "slim")
+    again = graphprune.from_pretrained("slim")
+    ```
     """
     from .importing import part
 

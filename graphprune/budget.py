@@ -147,7 +147,7 @@ def make_plan(
     if nothing and analysis.stored.any():
         raise BudgetError(f"budget: this model has no {nothing[0]} that could become fewer; budget another quantity")
     if not free.any() or not (free & exact).any() and options.exact is True:
-        raise NothingToPruneError(f"nothing can be dropped from this model.\n{lock_summary(analysis)}")
+        raise NothingToPruneError(f"nothing can be dropped from this model.\n{_in_the_way(analysis, options)}")
     ways = [free] if options.exact is False else [free & exact]
     if options.exact == "prefer" and (free & ~exact).any():
         ways.append(free)
@@ -261,7 +261,17 @@ def _unreachable(
                 f"at least {least[name]:,} must stay (sparsity {most:.3f} is the most that can be reached with these "
                 "options)."
             )
-    return BudgetError("\n".join([*lines, lock_summary(analysis)]), reachable)
+    if (options.multiple_of or 1) > 1:
+        lines.append(
+            f"Channel counts stay multiples of {options.multiple_of}: a smaller multiple_of= may reach further."
+        )
+    return BudgetError("\n".join([*lines, _in_the_way(analysis, options)]), reachable)
+
+
+def _in_the_way(analysis: "Analysis", options: Options) -> str:
+    """The locks, those by `keep=` among them."""
+    kept = np.flatnonzero(kept_classes(analysis, options.keep) & analysis.free)
+    return lock_summary(analysis.locked(kept, "is named by keep=", "keep less") if kept.size else analysis)
 
 
 UNITS = {"memory": "bytes of peak activation memory", "latency": "ns of predicted latency"}

@@ -45,9 +45,12 @@ class Plan:
     under other names (see `graphprune.transfer`).
 
     ```python
-    plan = graphprune.analyze(model).plan(sparsity=0.5)
+    import torch, graphprune
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    plan = graphprune.analyze(net).plan(sparsity=0.5)
     plan.save("plan.json")
-    slim = graphprune.Plan.load("plan.json").apply(model)
+    slim = graphprune.Plan.load("plan.json").apply(net)
     ```
     """
 

@@ -61,11 +61,19 @@ class Sweep:
     `points` are in the order of the grid; `better` is "higher" or "lower", which scores are good.
 
     ```python
-    from graphprune import Sweep
+    import torch, graphprune
 
-    found = Sweep.load("sweep.jsonl")
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    x = torch.randn(64, 4)
+    wanted = net(x).detach()
+
+    def closeness(slim):
+        return -float((slim(x) - wanted).square().mean())
+
+    graphprune.sweep(net, sparsities=(0.25, 0.5), score=closeness, example_inputs=x, out="sweep.jsonl")
+    found = graphprune.Sweep.load("sweep.jsonl")
     print(found)  # a table
-    print(found.best(macs=0.5).options)  # the best score with at most half of the multiply-accumulates left
+    print(found.best(params=0.8).options)  # the best score with at most 80 % of the parameters left
     print([point.score for point in found.pareto("params")])
     found.plot("sweep.svg")
     ```

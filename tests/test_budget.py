@@ -207,3 +207,18 @@ def test_plan_survives_json(tmp_path):
     assert again.to_json() == plan.to_json() and again.fingerprint == plan.fingerprint
     one, two = plan.apply(module), again.apply(module)
     assert all(torch.equal(one.state_dict()[name], tensor) for name, tensor in two.state_dict().items())
+
+
+def test_a_budget_out_of_reach_names_the_options_in_the_way():
+    module, x = wide()
+    analysis = graphprune.analyze(module, x)
+    first, second = 32 * (3 * 9 + 1 + 2 + 48 * 9), 48 * (32 * 9 + 1 + 2 + 10)  # weight, bias, norm, readers
+    for keep, sparsity, held in (["8"], 0.98, second), (["3"], 0.5, first + second):  # the first is free, or nothing
+        with pytest.raises(BudgetError, match=f"{held:,}  is named by keep= -> keep less"):
+            analysis.plan(sparsity, keep=keep)
+    with pytest.raises(BudgetError, match="multiples of 16: a smaller multiple_of= may reach further") as caught:
+        analysis.plan(0.95, multiple_of=16)
+    with pytest.raises(BudgetError) as without:
+        analysis.plan(0.9999)
+    assert without.value.reachable > caught.value.reachable
+    assert "keep=" not in str(without.value) and "multiple_of" not in str(without.value)

@@ -1,10 +1,8 @@
-"""What the documentation shows must run: the README's Python blocks and every example."""
+"""Every example runs; what pages show is run by test_docs.py."""
 
 import re
 import runpy
 import sys
-import textwrap
-import types
 from pathlib import Path
 
 import pytest
@@ -49,73 +47,3 @@ def test_examples_are_listed_with_what_they_print() -> None:
 
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 3
-
-
-PAGES = (
-    "architectures",
-    "budgets",
-    "criteria",
-    "extending",
-    "from-torch-pruning",
-    "recovery",
-    "sparse",
-    "sweep",
-    "training",
-)
-
-
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in PAGES)])
-def test_pages(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_page(page, tmp_path, monkeypatch)
-
-
-@pytest.mark.filterwarnings("ignore")  # those of the trainers
-def test_page_of_other_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    define_missing_operators()
-    for package in ("accelerate", "pytorch_lightning", "transformers"):
-        pytest.importorskip(package, reason=f"{package} is not installed")
-    run_page("docs/training-loops.md", tmp_path, monkeypatch)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_page_of_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    define_missing_operators()
-    pytest.importorskip("transformers", reason="transformers is not installed")
-    run_page("docs/plugging-in.md", tmp_path, monkeypatch)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_the_other_side_of_the_page_for_those_who_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the page says that one writes with Torch-Pruning works with it, each block on a fresh model."""
-    define_missing_operators()
-    for package in ("torch_pruning", "timm"):
-        pytest.importorskip(package, reason=f"{package} is not installed")
-    import timm
-    import torch
-
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs/from-torch-pruning.md").read_text()
-    first, *_ = re.findall(r"^```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)
-    space = {"__name__": "page", "image": torch.randn(1, 3, 32, 32)}
-    monkeypatch.setitem(sys.modules, "page", types.SimpleNamespace(**space))
-    exec(first, space)
-    monkeypatch.setattr(sys.modules["page"], "Net", space["Net"], raising=False)  # torch.save looks it up
-    space["vit"] = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=10)
-    blocks = re.findall(r"^```py\n(.*?)```", text, re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 8
-    for block in blocks:
-        space["model"] = space["Net"]().eval()
-        exec(block, space)
-
-
-def run_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All blocks of a page run in order, in one namespace, as a reader would type them."""
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / page).read_text()
-    found = re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)
-    blocks = [textwrap.dedent(block) for block in found]
-    assert blocks
-    module = types.ModuleType("page")
-    monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look their module up
-    for block in blocks:
-        exec(compile(block, page, "exec"), module.__dict__)

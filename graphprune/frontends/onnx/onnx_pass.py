@@ -19,10 +19,12 @@ class OnnxPass(FunctionalPass):
     in a `PassError`, whose `__cause__` it is.
 
     ```python
-    import onnx_ir, graphprune
+    import onnx_ir, torch, graphprune
 
+    net = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    torch.onnx.export(net, (torch.randn(1, 4),), "net.onnx", dynamo=False)
     passes = onnx_ir.passes.Sequential(graphprune.OnnxPass(sparsity=0.5, budget="macs"))
-    slim = passes(onnx_ir.load("resnet.onnx")).model
+    slim = passes(onnx_ir.load("net.onnx")).model
     ```
     """
 

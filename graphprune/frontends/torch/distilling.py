@@ -69,6 +69,13 @@ def distillation(
     **Returns:** a tensor of no axes, to call `backward()` on.
 
     **Raises:** `TrainingError` for outputs without logits, or shapes that do not belong together; `OptionError`.
+
+    ```python
+    import torch, graphprune
+
+    student, teacher, labels = torch.randn(8, 10, requires_grad=True), torch.randn(8, 10), torch.randint(10, (8,))
+    graphprune.distillation(student, teacher, labels).backward()
+    ```
     """
     if not temperature > 0 or not 0 <= alpha <= 1:
         raise OptionError(f"temperature={temperature!r} must be above 0, alpha={alpha!r} between 0 and 1")
