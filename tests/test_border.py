@@ -29,6 +29,19 @@ def test_importing_loads_no_framework(imported: str, tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_pruning_needs_no_compiler(tmp_path: Path) -> None:
+    code = """
+import sys, torch, graphprune
+sys.modules["tvm"] = sys.modules["tvm_ffi"] = None  # as where they are not installed
+net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
+slim = graphprune.optimize(net, 0.5, example_inputs=torch.randn(1, 4), recover=True, data=[torch.randn(8, 4)])
+print(slim[0].out_features)
+"""
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 8
+
+
 @pytest.mark.parametrize("name", ["passes", "backends"])
 def test_folders_are_no_packages_of_their_own(name: str, tmp_path: Path) -> None:
     """`passes/` and `backends/` install as `graphprune.passes` and `graphprune.backends` only."""
