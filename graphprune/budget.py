@@ -174,7 +174,7 @@ def make_plan(
             if touched.any() and options.exact == "prefer":
                 _warn_inexact(analysis, touched)
             return Plan.of(analysis, alive, options.as_json(), before, after)
-    raise _unreachable(analysis, options, before, least, limits)
+    raise _unreachable(analysis, options, before, least, limits, statistics)
 
 
 def _ordered(
@@ -188,10 +188,11 @@ def _ordered(
     scored = ~np.isnan(scores)
     if free.any() and not (free & scored).any():
         name = options.criterion if isinstance(options.criterion, str) else "the criterion"
-        raise CriterionError(
+        line = (
             f"{name} has nothing to say of the groups that may be dropped (keep= and locks leave only tensors that it "
             "does not score): keep less, or choose another criterion"
         )
+        raise CriterionError("\n".join([line, *_unseen(options, statistics)]))
     units = build_units(analysis, np.where(scored, scores, 0.0), free & scored)
     units = _normalised(units, NORMALIZERS[options.normalizer or criterion.normalizer])
     multiples = _multiples(analysis, units, options.multiple_of or 1)
@@ -249,6 +250,7 @@ def _unreachable(
     before: Mapping[str, int],
     least: Mapping[str, int],
     limits: Mapping[str, int],
+    statistics: Statistics | None,
 ) -> BudgetError:
     """What is out of reach, how far one gets, and what stands in the way."""
     lines, reachable = [], None
@@ -265,7 +267,17 @@ def _unreachable(
         lines.append(
             f"Channel counts stay multiples of {options.multiple_of}: a smaller multiple_of= may reach further."
         )
+    lines += _unseen(options, statistics)
     return BudgetError("\n".join([*lines, _in_the_way(analysis, options)]), reachable)
+
+
+def _unseen(options: Options, statistics: Statistics | None) -> list[str]:
+    """A line on what the criterion has nothing to say of because nobody looked at the data there, if there is any."""
+    found = [] if statistics is None else [f"{name} {reason}" for name, reason in statistics.unseen.items()]
+    more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+    name = options.criterion if isinstance(options.criterion, str) else "the criterion"
+    line = f"{name} has nothing to say of channels that are read where it cannot look: {'; '.join(found[:3])}{more}."
+    return [f"{line} They stay; wanda and other criteria score them."] if found else []
 
 
 def _in_the_way(analysis: "Analysis", options: Options) -> str:

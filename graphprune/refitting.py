@@ -24,6 +24,11 @@ TOO_FEW = f"fewer than {HELD} rows of calibration data reach it"
 Indices = NDArray[np.int64]
 
 
+def too_wide(features: int) -> str:
+    """Why the moments of so many features are not there."""
+    return f"reads {features:,} features, and what belongs to more than {WIDEST:,} would not fit into memory"
+
+
 class Rows(Protocol):
     """One batch at one layer: `positions` rows, as many of each of its `samples`.
 

@@ -60,9 +60,9 @@ class Statistics:
     `inputs`; `products`; `gradients`, the mean gradient of a sample's loss by every element; `squares`, the squared
     gradients of whole batches' losses, added up and divided by the number of samples, which is the mean squared
     gradient of a sample where samples are independent; `sensitivities`, the mean squared gradient of the loss by every
-    output channel, summed over positions. `trial` tells by how much the outputs change, relative to their energy, when
-    some weights are replaced: by name, (groups, features, channels out). `costs` remembers what eliminations came to;
-    `progress` is told how far they are.
+    output channel, summed over positions. `unseen` says why nothing is known of the products of a weight. `trial`
+    tells by how much the outputs change, relative to their energy, when some weights are replaced: by name, (groups,
+    features, channels out). `costs` remembers what eliminations came to; `progress` is told how far they are.
     """
 
     samples: int = 0
@@ -71,6 +71,7 @@ class Statistics:
     gradients: dict[str, Matrix] = field(default_factory=dict)
     squares: dict[str, Matrix] = field(default_factory=dict)
     sensitivities: dict[str, Matrix] = field(default_factory=dict)
+    unseen: dict[str, str] = field(default_factory=dict)
     trial: Callable[[dict[str, Matrix]], float] | None = None
     costs: dict[bytes, Matrix] = field(default_factory=dict)
     progress: Callable[[str, int, int | None], None] | None = None

@@ -272,3 +272,21 @@ def test_statistics_leave_the_model_alone():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(item, copy) for item, copy in zip(data, copies, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_what_is_too_wide_to_look_at_is_named(kind, monkeypatch, tmp_path):
+    monkeypatch.setattr(f"graphprune.frontends.{kind}.collect.WIDEST", 100)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.Flatten(), nn.Linear(6 * 36, 4)).eval()
+    data = [torch.randn(16, 3, 8, 8) for _ in range(2)]
+    model, examples = net, {"example_inputs": data[0][:1]}
+    if kind == "onnx":
+        model, examples = str(tmp_path / "net.onnx"), {}
+        torch.onnx.export(net, (data[0],), model, dynamo=False, input_names=["x"])
+    with pytest.raises(graphprune.errors.BudgetError, match="weight reads 216 features"):
+        graphprune.optimize(model, 0.9, criterion="reconstruction", data=data, **examples)
+    with pytest.raises(CriterionError, match="weight reads 216 features.*wanda"):
+        graphprune.optimize(model, 0.1, criterion="reconstruction", data=data, keep=["*0*"], **examples)
+    slim = graphprune.optimize(model, 0.1, criterion="reconstruction", data=data, **examples)
+    before, after = graphprune.plan_of(slim).report["params"]
+    assert after <= 0.9 * before

@@ -13,7 +13,7 @@ from ...effort import samples_to_try
 from ...errors import CriterionError
 from ...graph import Value
 from ...progress import Progress
-from ...refitting import WIDEST, chosen
+from ...refitting import WIDEST, chosen, too_wide
 from ...statistics import GRADIENTS, INPUTS, PRODUCTS, SENSITIVITIES, InputMoments, Products, Statistics, added
 from .batches import Batch, batches_of, fixed_size, some_of
 from .products import Product, contraction_in, data_of, nodes_of
@@ -75,6 +75,7 @@ class _Collector:
         self.tried: list[Batch] = []
         self.inputs: dict[str, list[Any]] = {}
         self.second: dict[str, list[Any]] = {}
+        self.unseen: dict[str, str] = {}
         self.random = np.random.default_rng(0)
 
     def take(self, batch: Batch) -> None:
@@ -121,7 +122,9 @@ class _Collector:
             sums = [flat.shape[1], flat.sum(axis=1), np.abs(flat).sum(axis=1), np.square(flat).sum(axis=1), zeros]
             self.inputs[name] = added(self.inputs.get(name), sums)
         features = features_of(contraction, tuple(self.tensors[name].shape.numpy())) if PRODUCTS in self.wanted else 0
-        if 0 < features <= WIDEST:
+        if features > WIDEST:
+            self.unseen[name] = too_wide(features)
+        elif features:
             rows = chosen(product.positions, max(ROWS * features, 4096), self.random)
             seen = product.features(rows)
             second = (seen.transpose(0, 2, 1) @ seen).astype(np.float64)
@@ -129,7 +132,7 @@ class _Collector:
 
     def statistics(self) -> Statistics:
         """Means of what was seen."""
-        result = Statistics(self.samples)
+        result = Statistics(self.samples, unseen=self.unseen)
         for contraction in self.contractions:
             name = contraction.weight
             if name in self.inputs:

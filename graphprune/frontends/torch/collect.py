@@ -13,7 +13,7 @@ from ...effort import samples_to_try
 from ...errors import DataError, GraphPruneError, WeightsError
 from ...graph import Node
 from ...progress import Progress
-from ...refitting import WIDEST, chosen
+from ...refitting import WIDEST, chosen, too_wide
 from ...statistics import GRADIENTS, INPUTS, PRODUCTS, SENSITIVITIES, InputMoments, Products, Statistics, added
 from .batches import NO_BATCHES, Batch, batches_of, running, samples_of
 from .follow import Arguments, Runnable, moved
@@ -74,6 +74,7 @@ class _Collector:
         self.wishes = 0
         self.inputs: dict[str, list[Any]] = {}
         self.second: dict[str, list[Any]] = {}
+        self.unseen: dict[str, str] = {}
         self.slopes: dict[str, list[Any]] = {}
         self.found: dict[str, Tensor] = {}
         self.random, self.rows = torch.Generator().manual_seed(0), np.random.default_rng(0)
@@ -146,7 +147,9 @@ class _Collector:
             self.inputs[name] = added(self.inputs.get(name), [part.cpu().double().numpy() for part in seen])
         if PRODUCTS in self.wanted:
             width = features_of(product.contraction, tuple(product.weight.shape))
-            if width <= WIDEST:
+            if width > WIDEST:
+                self.unseen[name] = too_wide(width)
+            else:
                 rows = chosen(product.positions, max(ROWS * width, 4096), self.rows)
                 features = product.features(rows).detach().float()
                 second = (features.transpose(1, 2) @ features).double().cpu().numpy()
@@ -161,7 +164,7 @@ class _Collector:
     def statistics(self) -> Statistics:
         """Means of what was seen."""
         tensors = {name: tensor for name, tensor, _ in self.run.stored}
-        result = Statistics(self.samples)
+        result = Statistics(self.samples, unseen=self.unseen)
         for contraction in self.contractions.values():
             if contraction.weight in self.inputs:
                 count, *sums = self.inputs[contraction.weight]
