@@ -94,6 +94,8 @@ class Nvrtc:
     """NVIDIA's compiler as a library, from Python packages or a toolkit."""
 
     def __init__(self, library: Path, includes: Sequence[Path]) -> None:
+        # Some releases look for their second library by its name alone, which is found when it is loaded already.
+        self._parts = [ctypes.CDLL(str(part)) for part in sorted(library.parent.glob("libnvrtc-builtins.so*"))]
         self._library = ctypes.CDLL(str(library))
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
         self._includes = tuple(includes)
