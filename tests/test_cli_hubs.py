@@ -96,3 +96,11 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(hubs._HUBS, "timm", ("no_such_library", hubs._timm))
     with pytest.raises(UnsupportedModelError, match="pip install no_such_library"):
         hubs.load("timm:resnet18", pretrained=False)
+
+
+def test_a_library_that_breaks_when_it_is_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "broken_library.py").write_text("raise RuntimeError('operator x::y does not exist')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(hubs._HUBS, "timm", ("broken_library", hubs._timm))
+    with pytest.raises(UnsupportedModelError, match="cannot be imported: operator x::y does not exist"):
+        hubs.load("timm:resnet18", pretrained=False)

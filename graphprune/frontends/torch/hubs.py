@@ -28,10 +28,7 @@ def load(source: str, pretrained: bool) -> nn.Module:
     """
     hub, _, name = source.partition(":")
     package, load_by_name = _HUBS[hub]
-    try:
-        library = importlib.import_module(package)
-    except ImportError as error:
-        raise UnsupportedModelError(f"{source} needs {package}: pip install {package}") from error
+    library = _imported(package, source)
     try:
         model: nn.Module = load_by_name(library, name, pretrained)
         return model.eval()
@@ -39,8 +36,24 @@ def load(source: str, pretrained: bool) -> nn.Module:
         raise
     except Exception as error:  # no network, no such repository, no weights, a damaged file: each has its own error
         what = "the weights of " * pretrained
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UnsupportedModelError(f"{what}{source} could not be had: {reason}; {OFFLINE}") from error
+        raise UnsupportedModelError(f"{what}{source} could not be had: {_told(error)}; {OFFLINE}") from error
+
+
+def _imported(package: str, source: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        missing = error.name or package
+        raise UnsupportedModelError(f"{source} needs {missing}: pip install {missing}") from error
+    except Exception as error:  # such as operators of a torchvision that was built for another torch
+        raise UnsupportedModelError(
+            f"{source} needs {package}, which is installed but cannot be imported: {_told(error)}. It, or what it "
+            "imports, was built for other versions of what is here: install versions that belong together"
+        ) from error
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _timm(timm: Any, name: str, pretrained: bool) -> Any:
