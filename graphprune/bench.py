@@ -15,7 +15,8 @@ from rich.table import Table
 from . import api, report
 from .backends import peers
 from .backends.remote import random_inputs
-from .errors import OptionError
+from .backends.targets import get_target
+from .errors import BudgetError, OptionError
 from .frontends import frontend_of
 from .progress import tell
 from .timing import alternate
@@ -88,13 +89,24 @@ def bench(
     """Prune a model, compile both, and time them beside ONNX Runtime and, for modules, PyTorch.
 
     **Arguments:** `sparsity`, `budget`, `threads` as in `optimize` and `compile`; channel counts become multiples of
-    `multiple_of`, or of what suits the target; `repeats`: turns of every program; `inductor`: measure `torch.compile`,
-    too; `profile`: measure every kernel, too.
+    `multiple_of`, or of what suits the target, and of half as many where the budget is out of reach; `repeats`: turns
+    of every program; `inductor`: measure `torch.compile`, too; `profile`: measure every kernel, too.
     """
     tell("prune")
-    aligned = {"target": target} if multiple_of is None else {"multiple_of": multiple_of}
-    slim = api.optimize(model, sparsity, budget=budget, example_inputs=example_inputs, **aligned)
+    suits = get_target(target).channel_alignment if multiple_of is None else multiple_of
+    options = {"budget": budget, "example_inputs": example_inputs}
+    slim = _pruned(model, sparsity, suits, 1 if multiple_of is None else suits, options)
     return bench_pair(model, slim, example_inputs, target, threads, repeats, inductor, profile)
+
+
+def _pruned(model: Any, sparsity: float, multiple: int, least: int, options: dict[str, Any]) -> Any:
+    """Pruned to channel counts that are multiples; of half as many, down to `least`, if the budget is out of reach."""
+    try:
+        return api.optimize(model, sparsity, multiple_of=multiple, **options)
+    except BudgetError:
+        if multiple // 2 < least:
+            raise
+        return _pruned(model, sparsity, multiple // 2, least, options)
 
 
 def bench_pair(
