@@ -62,6 +62,13 @@ def test_every_kernel_has_a_row(artifact, inputs):
     assert shared.peak_share == pytest.approx(shared.macs / shared.milliseconds / 1e8)
 
 
+def test_targets_of_ones_own_have_profiles() -> None:
+    own = {"base": "x86-avx2", "name": "my-board", "accumulators": 10}
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval(), torch.randn(1, 3, 9, 9)
+    profile = compile_model(model, own, x).profile(x)
+    assert [row for row in profile.kernels if row.macs] and "my-board" in str(profile)
+
+
 def test_profile_for_people_and_for_programs(artifact, inputs):
     profile = artifact.profile(inputs, repeats=2)
     text = str(profile)
