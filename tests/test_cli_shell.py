@@ -129,7 +129,8 @@ def test_completion(graphprune_, folder: Path, monkeypatch: pytest.MonkeyPatch, 
     assert set(out.split()) == proposed
 
 
-def test_completion_can_be_installed(graphprune_) -> None:
+def test_completion_can_be_installed(graphprune_, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # the shell is named, not that of the tests
     for shell in ("bash", "zsh", "fish"):
         code, out, _ = graphprune_("--show-completion", shell)
         assert code == 0 and "_GRAPHPRUNE_COMPLETE" in out
