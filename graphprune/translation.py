@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .graph import Shape, Value
 
 Translated = tuple[str, tuple[Value | None, ...], dict[str, Any]]
@@ -29,3 +32,16 @@ def broadcast(first: Shape, second: Shape) -> Shape:
     rank = max(len(first), len(second))
     pairs = zip((1,) * (rank - len(first)) + first, (1,) * (rank - len(second)) + second, strict=True)
     return tuple(right if left == 1 else left for left, right in pairs)
+
+
+def taken(x: Value, index: Value, axis: int, found: NDArray[np.int64] | None) -> Translated:
+    """Positions of one axis: known ones, `found`, are taken; a stored table read at unknown ones is an embedding."""
+    if found is not None and found.ndim == 0:
+        return "getitem", (x,), {"cuts": [], "picks": [(axis, int(found) % x.shape[axis])]}
+    if x.is_leaf and axis == 0 and len(x.shape) == 2:
+        return "embedding", (index, x), {}
+    attrs: dict[str, Any] = {"axis": axis, "rank": len(index.shape), "positions": None}
+    if found is not None and found.ndim == 1:
+        attrs["positions"] = found.astype(np.int64) % max(x.shape[axis], 1)
+        return "index", (x,), attrs
+    return "index", (x, index), attrs

@@ -110,3 +110,12 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
         elif name.endswith("running_var"):
             buffer.copy_(uniform(buffer, 0.5, 2.0))
     return model
+
+
+def script_of(name: str) -> ModuleType:
+    """A script of benchmarks/ as a module."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

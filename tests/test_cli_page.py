@@ -1,10 +1,11 @@
 """docs/cli.md is what its script makes of the command line, and its commands print what it shows."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+from helpers import script_of
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "cli.md").read_text()
@@ -12,10 +13,7 @@ TEXT = (ROOT / "docs" / "cli.md").read_text()
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("cli_page", ROOT / "benchmarks" / "cli_page.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_of("cli_page")
 
 
 def test_reference_and_exit_codes_are_up_to_date(script) -> None:

@@ -1,12 +1,12 @@
 """Names and signatures of the public API are those that docs/public-api.md lists."""
 
-import importlib.util
 import inspect
 from pathlib import Path
 
 import pytest
 
 import graphprune
+from helpers import script_of
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "public-api.md").read_text()
@@ -14,10 +14,7 @@ TEXT = (ROOT / "docs" / "public-api.md").read_text()
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("public_api", ROOT / "benchmarks" / "public_api.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_of("public_api")
 
 
 def test_the_page_lists_what_there_is(script) -> None:

@@ -1,11 +1,11 @@
 """Translations of views: reshaping, slicing, gathering, joining, repeating, padding."""
 
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from ...graph import Value
+from ...translation import taken
 from .calls import Call, Translated, Unsupported, axis_of
 
 
@@ -62,19 +62,11 @@ def slice_(call: Call) -> Translated:
 
 
 def gather(call: Call) -> Translated:
-    """Positions of one axis: known ones are taken; a stored table read at unknown ones is an embedding."""
+    """Positions of one axis."""
     x, index = call.x, call.tensor(1)
     axis = axis_of(x.shape, call.attr("axis", 0))
     found = call.numbers(1) if index.name in call.trace.plain and not call.varying(1) else None
-    if found is not None and found.ndim == 0:
-        return "getitem", (x,), {"cuts": [], "picks": [(axis, int(found) % x.shape[axis])]}
-    if x.is_leaf and axis == 0 and len(x.shape) == 2:
-        return "embedding", (index, x), {}
-    attrs: dict[str, Any] = {"axis": axis, "rank": len(index.shape), "positions": None}
-    if found is not None and found.ndim == 1:
-        attrs["positions"] = found.astype(np.int64) % max(x.shape[axis], 1)
-        return "index", (x,), attrs
-    return "index", (x, index), attrs
+    return taken(x, index, axis, found)
 
 
 def picked(call: Call) -> Translated:

@@ -91,14 +91,16 @@ def _own_form(inputs: Any, program: Program) -> Any:
 
 def plan_of(module: tvm.IRModule) -> Plan | None:
     """The plan that made a slim module. Raises `FileFormatError` where its attribute is damaged."""
-    text = (module.attrs or {}).get(PLAN)
-    if text is None:
-        return None
+    plan = _attribute(module, PLAN)
+    return None if plan is None else Plan.from_json(plan)
+
+
+def _attribute(module: tvm.IRModule, name: str) -> str | None:
+    text = (module.attrs or {}).get(name)
     try:
-        plan = unpacked(str(text))
+        return None if text is None else unpacked(str(text))
     except ValueError as error:
-        raise FileFormatError(f"attribute {PLAN!r} of the module is damaged ({error}): remove it") from error
-    return Plan.from_json(plan)
+        raise FileFormatError(f"attribute {name!r} of the module is damaged ({error}): remove it") from error
 
 
 def inputs_of(module: tvm.IRModule, plan: Any, example_inputs: Any, seed: int) -> Feeds:
@@ -203,13 +205,9 @@ class _Zeros(Rebuilder):
 
 def masks_of(module: tvm.IRModule) -> Masks | None:
     """The masks of a module: which of the weights that its attribute names are zero."""
-    text = (module.attrs or {}).get(MASKS)
-    if text is None:
+    facts = _attribute(module, MASKS)
+    if facts is None:
         return None
-    try:
-        facts = unpacked(str(text))
-    except ValueError as error:
-        raise FileFormatError(f"attribute {MASKS!r} of the module is damaged ({error}): remove it") from error
     program, names = Program.of(module), masked_names(facts)
     missing = sorted(set(names) - program.constants.keys())
     if missing:

@@ -1,10 +1,8 @@
 """Translations of views: reshaping, slicing, taking, joining, repeating, padding."""
 
 from math import prod
-from typing import Any
 
-import numpy as np
-
+from ...translation import taken
 from .calls import Call, Translated, Unsupported, axis_of
 
 
@@ -58,22 +56,13 @@ def slice_(call: Call) -> Translated:
 
 
 def take(call: Call) -> Translated:
-    """Positions of one axis: known ones are taken; a stored table read at unknown ones is an embedding."""
+    """Positions of one axis, that of a flat tensor where none is named."""
     x, index, axis = call.x, call.tensor(1), call.axis("axis")
     if axis is None:
         if len(x.shape) != 1:
             raise Unsupported("is taken from as if it were flat", "reshape it before")
         axis = 0
-    found = call.numbers.get(index)
-    if found is not None and found.ndim == 0:
-        return "getitem", (x,), {"cuts": [], "picks": [(axis, int(found) % x.shape[axis])]}
-    if x.is_leaf and axis == 0 and len(x.shape) == 2:
-        return "embedding", (index, x), {}
-    attrs: dict[str, Any] = {"axis": axis, "rank": len(index.shape), "positions": None}
-    if found is not None and found.ndim == 1:
-        attrs["positions"] = found.astype(np.int64) % max(x.shape[axis], 1)
-        return "index", (x,), attrs
-    return "index", (x, index), attrs
+    return taken(x, index, axis, call.numbers.get(index))
 
 
 def expand(call: Call) -> Translated:
