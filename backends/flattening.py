@@ -78,6 +78,9 @@ class _FlattenRows(Rewriter):
         """An expression in another shape."""
         if shape_of(expr) == tuple(shape):
             return expr
+        constant = constant_of(expr)
+        if constant is not None:
+            return relax.const(constant.reshape(shape))
         return self.builder.emit(relax.op.reshape(expr, shape))
 
     def rows(self, view: Strided) -> relax.Expr | None:

@@ -88,7 +88,7 @@ def _as_product(call: relax.Call) -> relax.Call:
     with np.errstate(divide="ignore", over="ignore"):
         reciprocal = (1 / divisor.astype(np.float64)).astype(np.float32)
     ordinary = np.isfinite(reciprocal) & (np.abs(reciprocal) >= np.finfo(np.float32).tiny)
-    return relax.op.multiply(call.args[0], relax.const(np.ascontiguousarray(reciprocal))) if ordinary.all() else call
+    return relax.op.multiply(call.args[0], relax.const(reciprocal.reshape(divisor.shape))) if ordinary.all() else call
 
 
 def _constant(value: Array, shape: list[int], dtype: Any) -> relax.Expr:

@@ -27,7 +27,7 @@ from graphprune.plan import Plan  # noqa: E402
 from x86_models import build  # noqa: E402
 
 RESULTS = ROOT / "build" / "latency_budget.json"
-MODELS = ("resnet18", "mobilenet_v2", "densenet121", "regnet_y_400mf")
+MODELS = ("resnet18", "mobilenet_v2", "densenet121", "regnet_y_400mf", "vgg11_bn")
 COLUMNS = ("model, budget", "MACs left", "params left", "importance left", "predicted", "measured", "of the MACs")
 TARGET = "x86"
 

@@ -10,14 +10,10 @@ if _TYPE_CHECKING:
     from .api import analyze as analyze
     from .api import compile as compile
     from .api import finalize as finalize
-    from .api import from_pretrained as from_pretrained
     from .api import hold_masks as hold_masks
-    from .api import load_weights as load_weights
     from .api import masks_of as masks_of
     from .api import optimize as optimize
     from .api import plan_of as plan_of
-    from .api import save as save
-    from .api import save_pretrained as save_pretrained
     from .api import to_semi_structured as to_semi_structured
     from .api import verify as verify
     from .backends.artifact import load as load
@@ -32,6 +28,10 @@ if _TYPE_CHECKING:
     from .ops import register_op as register_op
     from .page.writing import write_report as write_report
     from .plan import Plan as Plan
+    from .saving import from_pretrained as from_pretrained
+    from .saving import load_weights as load_weights
+    from .saving import save as save
+    from .saving import save_pretrained as save_pretrained
     from .schedule import Schedule as Schedule
     from .sweep_results import Sweep as Sweep
     from .sweeping import sweep as sweep
@@ -44,11 +44,11 @@ _HOME = {
     "verify": "api",
     "compile": "api",
     "load": "backends.artifact",
-    "save": "api",
+    "save": "saving",
     "plan_of": "api",
-    "load_weights": "api",
-    "save_pretrained": "api",
-    "from_pretrained": "api",
+    "load_weights": "saving",
+    "save_pretrained": "saving",
+    "from_pretrained": "saving",
     "masks_of": "api",
     "hold_masks": "api",
     "finalize": "api",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .analysis import Analysis
 
-WORK = 10**11
+WORK = 2 * 10**10
 """Multiply-accumulates that one trial of other weights may take, about: it decides how many samples are tried."""
 
 MEMORY = 2 * 1024**3

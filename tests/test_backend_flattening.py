@@ -49,6 +49,14 @@ def test_a_feed_forward_block_is_three_kernels(lead, activation, target):
     assert len(names) == 3 and sum("linear" in name for name in names) == 2
 
 
+@pytest.mark.parametrize("activation", [nn.Hardswish(), nn.Hardsigmoid(), Wrap(lambda x: x / 6)])
+def test_divisions_by_numbers_are_part_of_the_convolution_before(activation):
+    model, x = nn.Sequential(nn.Conv2d(3, 16, 3), activation, nn.Conv2d(16, 16, 3)), torch.randn(1, 3, 12, 12)
+    assert_same(model, x)
+    names = work(model, x)
+    assert len(names) == 3 and sum(name.startswith("fused") for name in names) == 2
+
+
 def test_a_block_with_channels_last_is_folded_and_fused():
     """As in ConvNeXt: transposes around the norm and the products, a scale per channel, a residual."""
 
