@@ -3,7 +3,7 @@
     GRAPHPRUNE_DATA=... python benchmarks/imagenet_pruning.py [--models squeezenet1_1] [--speedups 2] [--only page]
 
 Both tools prune to the same multiply-adds. Of 750 images every third one calibrates, the others test. What was measured
-is kept in build/imagenet_pruning.jsonl and not measured again. About half an hour on two cores.
+is kept in build/imagenet_pruning.jsonl and not measured again. About an hour on two cores.
 """
 
 import argparse

@@ -14,7 +14,7 @@ from torch import nn
 
 import graphprune
 from calibration import structured
-from graphprune import elimination
+from graphprune import effort, elimination
 from graphprune.elimination import RIDGE, elimination_scores
 from graphprune.errors import DataError
 from graphprune.frontends.torch.lockstep import Walk
@@ -257,6 +257,15 @@ def test_what_is_tried_sets_the_scale():
     costs = elimination._scaled(np.array([1.0, 1.0, 2.0, 4.0]), {2: 0.3, 3: 0.5})
     np.testing.assert_allclose(np.cumsum(costs), [0.15, 0.3, 0.5, 0.5 + 4 * 0.5 / 4])
     assert elimination._scaled(np.array([1.0, 2.0]), {}).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("sizes", [[64], [16] * 4, [5] * 8])
+def test_what_a_trial_may_take_does_not_depend_on_the_size_of_batches(monkeypatch, sizes):
+    net = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 4))
+    analysis = graphprune.analyze(net, torch.randn(2, 10))
+    monkeypatch.setattr(effort, "WORK", 17 * (10 * 20 + 20 * 4))
+    statistics = analysis.collect({"products"}, [torch.randn(size, 10) for size in sizes])
+    assert sum(len(batch.args[0]) for batch in statistics.trial._batches) == 17
 
 
 def test_trials_are_runs_of_the_model():

@@ -46,7 +46,7 @@ def collect(
         raise WeightsError(
             "the model is on the meta device and has no numbers: load weights, or use criterion='random'"
         )
-    collector = _Collector(module, analysis, frozenset(wanted), loss)
+    collector = _Collector(module, analysis, frozenset(wanted), loss, samples_to_try(analysis, samples_of(example)))
     for number, batch in enumerate(batches_of(data, example)):
         if progress is not None:
             progress("collect statistics", number, None)
@@ -61,8 +61,10 @@ def collect(
 class _Collector:
     """Running sums over batches."""
 
-    def __init__(self, module: torch.nn.Module, analysis: Analysis, wanted: frozenset[str], loss: Loss | None) -> None:
-        self.wanted, self.loss = wanted, loss
+    def __init__(
+        self, module: torch.nn.Module, analysis: Analysis, wanted: frozenset[str], loss: Loss | None, tries: int
+    ) -> None:
+        self.wanted, self.loss, self.tries = wanted, loss, tries
         self.learns = bool(wanted & {GRADIENTS, SENSITIVITIES})
         self.run = Runnable(module, analysis, gradients=self.learns)
         self.analysis = analysis
@@ -86,9 +88,7 @@ class _Collector:
             outputs = self.run(inputs, self._visit)
         samples = samples_of(inputs)
         if PRODUCTS in self.wanted:
-            if not number:
-                self.wishes = samples_to_try(self.analysis, samples)
-            self.tried += some_of([inputs], self.wishes - sum(samples_of(given) for given in self.tried))
+            self.tried += some_of([inputs], self.tries - sum(samples_of(given) for given in self.tried))
         if self.learns:
             self._learn(outputs, moved(batch.targets, self.run.device), samples, number)
         self.batches += 1
