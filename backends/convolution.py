@@ -43,6 +43,8 @@ _KY = 10
 # Output pixels few enough to use large weights in shares; bytes of a share and of the sums of a piece, which lie
 # together in the first-level cache.
 _SMALL_IMAGE, _NEAR, _PIECE = 28 * 28, 9 * 1024, 16 * 1024
+# Fewer inputs than this are not worth a round of a loop.
+_FEWEST = 4
 # Rows as one may cost this much more than rows apart: they need no padding.
 _FLAT = 1.1
 
@@ -51,11 +53,12 @@ _FLAT = 1.1
 class Convolution:
     """The numbers that make one convolution kernel different from another.
 
-    `lanes_in` is 1 for a plain input `(batch, channels, height, width)`, the vector width for a blocked one.
-    `reach` is the number of input blocks that one output block reads; `grouped` tells that they start at a
-    different block for each output block. `weights` and `data` are the element types of both operands, `zero` the
-    number that the border consists of. Sums of bytes may read no table of first blocks: `per_group` are output and
-    input channels per group, from which it is computed. `chosen` is the `choice` to take;
+    `lanes_in` is 1 for a plain input `(batch, channels, height, width)`, the vector width for a blocked one, or a
+    part of it where the channels do not fill their last block: then a block is read in so many `parts`, and the last
+    ones are left out. `reach` is the number of input blocks, or parts of them, that one output block reads; `grouped`
+    tells that they start at a different block for each output block. `weights` and `data` are the element types of
+    both operands, `zero` the number that the border consists of. Sums of bytes may read no table of first blocks:
+    `per_group` are output and input channels per group, from which it is computed. `chosen` is the `choice` to take;
     None for the one that promises to be the fastest.
     """
 
@@ -77,6 +80,7 @@ class Convolution:
     data: str = "float32"
     zero: int = 0
     per_group: tuple[int, int] = (0, 0)
+    parts: int = 1
     chosen: tuple[int, int, int, int] | None = None
     core: Core = field(default=SERVER, repr=False)
 
@@ -219,6 +223,22 @@ def pack_weights(weight: np.ndarray, groups: int, segments_in: tuple[int, ...], 
     return packed, first.astype("int32")
 
 
+def lanes_together(segments: tuple[int, ...], lanes: int) -> int:
+    """How many lanes of a block of inputs are read together, so that few of those that hold no channel are."""
+    if len(segments) > 1:
+        return lanes
+    choices = [lanes, *(n for n in (lanes // 2, lanes // 4) if n >= _FEWEST)]
+    return min(choices, key=lambda n: (-(-segments[0] // n) * n, -n))
+
+
+def in_parts(packed: np.ndarray, channels: int, together: int) -> np.ndarray:
+    """Packed weights of so many input channels by parts of blocks instead of blocks; parts without channels go."""
+    blocks_out, reach, *kernel, lanes_in, lanes = packed.shape
+    apart = np.moveaxis(packed.reshape(blocks_out, reach, *kernel, lanes_in // together, together, lanes), -3, 2)
+    parts = apart.reshape(blocks_out, -1, *kernel, together, lanes)
+    return np.ascontiguousarray(parts[:, : -(-channels // together)])
+
+
 def _pad(data: te.Tensor, size: tuple[int, int], shape: Convolution) -> te.Tensor:
     """The input with its border of zeros, `(batch, blocks, height, width, lanes)`."""
     top, left, _, _ = shape.padding
@@ -229,7 +249,7 @@ def _pad(data: te.Tensor, size: tuple[int, int], shape: Convolution) -> te.Tenso
         read = data(n, c, y - top, x - left) if plain else data(n, c, y - top, x - left, lane)
         return tirx.if_then_else(inside, read, tirx.const(shape.zero, data.dtype))
 
-    return te.compute((shape.batch, shape.blocks_in, *size, shape.lanes_in), value, name="pad")
+    return te.compute((shape.batch, shape.blocks_in, *size, shape.lanes_in * shape.parts), value, name="pad")
 
 
 def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Tensor | None) -> te.Tensor:
@@ -251,9 +271,9 @@ def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Te
 
     def term(n, group, member, y, t, r, lane):
         o = group * deep + member
-        channel = block + (_first_block(shape, o, first) if shape.grouped else 0)
+        channel = block // shape.parts + (_first_block(shape, o, first) if shape.grouped else 0)
         column = t * wide + r
-        place = lane_in * QUAD + byte if shape.integers else lane_in
+        place = lane_in * QUAD + byte if shape.integers else block % shape.parts * shape.lanes_in + lane_in
         if shape.flat:
             pixel = (n, channel, column // shape.width, column % shape.width)
             read = source(*pixel) if len(data.shape) == 4 else source(*pixel, place)

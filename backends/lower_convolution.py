@@ -56,6 +56,8 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         source = lowering.blocked(data)
         segments, lanes_in, source = source.segments, lowering.lanes, source.expr
     packed, first = convolution.pack_weights(weight, groups, segments, lanes_in, lowering.lanes)
+    together = lanes_in if few or groups > 1 else convolution.lanes_together(segments, lanes_in)
+    packed = packed if together == lanes_in else convolution.in_parts(packed, shape[1], together)
     numbers = numbers_of(
         lowering, attrs, shape, segments, lanes_in, packed, first,
         padding=border_of(attrs.padding), weights=lowering.storage(weight),
@@ -88,7 +90,10 @@ def _candidates(numbers: convolution.Convolution, direct_only: bool) -> list[Can
     ]
     transformed.sort(key=lambda plans: plans[0].plan.cycles)
     best = transformed[0][0]
-    pays = best.plan.cycles < _MARGIN * winograd.direct_cycles(best, np.dtype(numbers.weights).itemsize)
+    direct_cycles = winograd.direct_cycles(
+        best, np.dtype(numbers.weights).itemsize, inputs=numbers.reach * numbers.lanes_in
+    )
+    pays = best.plan.cycles < _MARGIN * direct_cycles
     turns = [*transformed, direct] if pays else [direct, *transformed]
     return [candidate for turn in zip_longest(*turns) for candidate in turn if candidate is not None]
 
@@ -108,7 +113,8 @@ def numbers_of(
     return convolution.Convolution(
         batch=batch,
         blocks_in=count_blocks(segments, lanes_in),
-        lanes_in=lanes_in,
+        lanes_in=packed.shape[4],
+        parts=lanes_in // packed.shape[4],
         height=height,
         width=width,
         blocks_out=packed.shape[0],

@@ -54,7 +54,9 @@ def operands(candidate: Candidate) -> Operands:
 
 def _convolution(numbers: convolution.Convolution) -> tuple:
     image = (numbers.batch, numbers.blocks_in, numbers.height, numbers.width)
-    data = te.placeholder(image if numbers.lanes_in == 1 else (*image, numbers.lanes_in), numbers.data, name="data")
+    data = te.placeholder(
+        image if numbers.lanes_in == 1 else (*image, numbers.lanes_in * numbers.parts), numbers.data, name="data"
+    )
     inner = (numbers.lanes_in // QUAD, numbers.lanes, QUAD) if numbers.integers else (numbers.lanes_in, numbers.lanes)
     size = (numbers.blocks, numbers.reach, *numbers.kernel, *inner)
     weight = te.placeholder(size, numbers.weights, name="weight")

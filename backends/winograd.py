@@ -158,9 +158,9 @@ def _cycles(shape: Winograd, chunk: int, high: int, wide: int, deep: int) -> flo
     return products / efficiency(high * wide, deep, shape.core) + moved + tiles * passes
 
 
-def direct_cycles(shape: Winograd, weight_bytes: int = 4) -> float:
-    """What the convolution costs without the algorithm, with weights of so many bytes each."""
-    products = _KERNEL**2 * shape.blocks_in * shape.blocks_out * shape.lanes**2
+def direct_cycles(shape: Winograd, weight_bytes: int = 4, inputs: int | None = None) -> float:
+    """What the convolution costs without the algorithm, with weights of so many bytes each, for so many inputs."""
+    products = _KERNEL**2 * (inputs or shape.blocks_in * shape.lanes) * shape.blocks_out * shape.lanes
     weights = products * weight_bytes
     work = shape.batch * prod(shape.out_size) * products / (shape.core.products * shape.lanes)
     return work / _DIRECT + fetching(weights, work)

@@ -130,8 +130,9 @@ def tuned_rows(depths: list[int], tuned: Records, records: Records) -> list[list
                 keys = [key_of(depth, speedup, tool, epochs, device) for tool in TOOLS]
                 found = [tuned.known[key] for key in keys if key in tuned.known]
                 if found:
-                    name = f"{depth}, {speedup}x, {epochs} epochs, {device}"
-                    minutes = f"{found[0]['seconds'] / 60:.1f}"
+                    name = f"{depth}, {speedup}x, {epochs} epoch{'s' * (epochs > 1)}, {device}"
+                    # Single epochs were trained beside other work: how long they took tells nothing.
+                    minutes = f"{found[0]['seconds'] / 60:.1f}" if epochs == LONG else "-"
                     rows.append([name, records.percent(f"{depth} dense"), *map(tuned.percent, keys), minutes])
     return rows
 

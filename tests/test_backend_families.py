@@ -229,6 +229,18 @@ def test_shuffled_channels_move_in_one_kernel():
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("channels", [4, 8, 13, 20, 24, 37, 44])
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(1, 1, 9), (3, 2, 9), (5, 1, 4)])
+def test_inputs_that_do_not_fill_their_last_vector(channels, kernel, stride, size, target):
+    """Of the last block only those lanes are multiplied that hold channels, in steps of four at least."""
+    last = nn.Conv2d(channels, 21, kernel, stride, kernel // 2)
+    x = torch.randn(2, 5, size, size)
+    artifact = assert_agrees(nn.Sequential(nn.Conv2d(5, channels, 1), nn.ReLU(), last), x, target)
+    read = -(-channels // 4) * 4
+    assert any(f" {read}->" in facts["description"] for facts in artifact.manifest["kernels"].values())
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("plain", "size"), [(5, 6), (38, 22), (30, 20)])
 def test_joining_channels_of_all_kinds(plain, size, target):
     """Plain ones, blocked ones and gathered ones: what does not fill its vectors leaves the rest alone."""
