@@ -9,7 +9,10 @@ from pathlib import Path
 DOCS = Path(__file__).parents[1]
 PAGE = DOCS / "benchmarks/index.md"
 TOPICS = {
-    "Speed": ["x86_latency", "staircase", "latency_budget", "operators", "narrow", "sparse", "half", "int8", "loader", "cuda"],
+    "Speed": [
+        *("x86_latency", "staircase", "latency_budget", "operators", "narrow", "sparse", "half", "int8", "loader"),
+        "cuda",
+    ],
     "Accuracy": ["cifar_pruning", "imagenet_pruning", "cifar", "stories_pruning", "stories"],
     "Right on everything": ["../coverage", "budgets", "fuzz", "fuzz_onnx", "onnx", "onnx_bad_input"],
     "Time of the compiler itself": ["speed", "scaling", "onnx_speed", "onnx_large", "tracers"],
