@@ -80,7 +80,8 @@ images."""
 
 TUNED = """Fine-tuned by `python benchmarks/cifar_tuning.py`: from the reconstruction criterion with recovery, and from
 the peer's best setting, by the same recipe on the same {images:,} training images in the same order: {recipe}.
-{machines}"""
+{machines}
+A single epoch at such a rate can also undo what recovery won: compare with the column *reconstruction recovered*."""
 
 SEARCH = """The recipe was looked for with GraphPrune's networks at 2x, and by the test images: what it reaches may be a
 little more than it would be on others. After {epochs} epochs on the GPU:"""
