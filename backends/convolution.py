@@ -15,7 +15,6 @@ from tvm import s_tir, te, tirx
 from .cores import SERVER, Core
 from .dots import QUAD, accumulate_dots, takes_bytes
 from .halving import widened
-from .layout import positions
 from .prefetch import FEW_TILES, LARGE_WEIGHTS, NARROW, ask, rows_per_line
 from .targets import Target
 from .tiling import (
@@ -27,6 +26,7 @@ from .tiling import (
     find,
     inline_epilogue,
     merge_axes,
+    named,
     register_tiles,
     schedule_pad,
     split_for_threads,
@@ -37,14 +37,13 @@ from .tiling import (
 Block = s_tir.schedule.SBlockRV
 
 _TILE = "graphprune.convolution"
+_BY_ROWS = "graphprune.border_by_rows"
 _UNROLLED_TAPS = 64
 # Which loop of the sums inside a tile runs over the rows of the kernel.
 _KY = 10
 # Output pixels few enough to use large weights in shares; bytes of a share and of the sums of a piece, which lie
 # together in the first-level cache.
 _SMALL_IMAGE, _NEAR, _PIECE = 28 * 28, 9 * 1024, 16 * 1024
-# Fewer inputs than this are not worth a round of a loop.
-_FEWEST = 4
 # Rows as one may cost this much more than rows apart: they need no padding.
 _FLAT = 1.1
 
@@ -56,10 +55,10 @@ class Convolution:
     `lanes_in` is 1 for a plain input `(batch, channels, height, width)`, the vector width for a blocked one, or a
     part of it where the channels do not fill their last block: then a block is read in so many `parts`, and the last
     ones are left out. `reach` is the number of input blocks, or parts of them, that one output block reads; `grouped`
-    tells that they start at a different block for each output block. `weights` and `data` are the element types of
-    both operands, `zero` the number that the border consists of. Sums of bytes may read no table of first blocks:
-    `per_group` are output and input channels per group, from which it is computed. `chosen` is the `choice` to take;
-    None for the one that promises to be the fastest.
+    tells that they start at a different block for each output block: which one is computed from `per_group`, the output
+    and input channels of a group, or read from a table where that is (0, 0). `weights` and `data` are the element types
+    of both operands, `zero` the number that the border consists of. `chosen` is the `choice` to take; None for the one
+    that promises to be the fastest.
     """
 
     batch: int
@@ -155,6 +154,15 @@ class Convolution:
         """How many input blocks all tiles of a piece take in turn; 0 where each tile takes all of them at once."""
         return self.choice[3]
 
+    @property
+    def border_by_rows(self) -> bool:
+        """Whether each row of results has a border of its own, which stays in the first-level cache.
+
+        It pays where few rows of the input are copied twice, and each of them for one tile of output blocks only.
+        """
+        once = self.blocks == self.tile[1] if self.lanes_in == 1 else self.grouped and any(self.per_group)
+        return once and (self.kernel[0] - 1) * self.dilation[0] + 1 < 2 * self.stride[0]
+
     def _share(self, depth: int) -> int:
         """The share that suits tiles of so many output blocks."""
         if self.integers:
@@ -192,53 +200,6 @@ class Convolution:
         return register_tiles(self.out_size[1], self._depth, self._accumulators, core=self.core)
 
 
-def pack_weights(weight: np.ndarray, groups: int, segments_in: tuple[int, ...], lanes_in: int, lanes: int) -> tuple:
-    """Arrange weights `(out, in / groups, kh, kw)` for the template, with zeros in empty lanes.
-
-    Returns the packed weights `(blocks_out, reach, kh, kw, lanes_in, lanes)` and, per output block, the first
-    input block it reads.
-    """
-    out, per_group, *kernel = weight.shape
-    place = positions(segments_in, lanes_in)
-    blocks_in, blocks_out = int(place[-1]) // lanes_in + 1, -(-out // lanes)
-    group = np.arange(out) // (out // groups)
-    channels = group[:, None] * per_group + np.arange(per_group)[None, :]
-    places = place[channels]
-    first = np.array([places[b * lanes : (b + 1) * lanes].min() // lanes_in for b in range(blocks_out)])
-    last = np.array([places[b * lanes : (b + 1) * lanes].max() // lanes_in for b in range(blocks_out)])
-    reach = int((last - first).max()) + 1
-    first = np.minimum(first, blocks_in - reach)
-    packed = np.zeros((blocks_out, reach, *kernel, lanes_in, lanes), weight.dtype)
-    block = np.arange(out) // lanes
-    local = places - first[block][:, None] * lanes_in
-    index = (
-        block[:, None],
-        local // lanes_in,
-        slice(None),
-        slice(None),
-        local % lanes_in,
-        (np.arange(out) % lanes)[:, None],
-    )
-    packed[index] = weight
-    return packed, first.astype("int32")
-
-
-def lanes_together(segments: tuple[int, ...], lanes: int) -> int:
-    """How many lanes of a block of inputs are read together, so that few of those that hold no channel are."""
-    if len(segments) > 1:
-        return lanes
-    choices = [lanes, *(n for n in (lanes // 2, lanes // 4) if n >= _FEWEST)]
-    return min(choices, key=lambda n: (-(-segments[0] // n) * n, -n))
-
-
-def in_parts(packed: np.ndarray, channels: int, together: int) -> np.ndarray:
-    """Packed weights of so many input channels by parts of blocks instead of blocks; parts without channels go."""
-    blocks_out, reach, *kernel, lanes_in, lanes = packed.shape
-    apart = np.moveaxis(packed.reshape(blocks_out, reach, *kernel, lanes_in // together, together, lanes), -3, 2)
-    parts = apart.reshape(blocks_out, -1, *kernel, together, lanes)
-    return np.ascontiguousarray(parts[:, : -(-channels // together)])
-
-
 def _pad(data: te.Tensor, size: tuple[int, int], shape: Convolution) -> te.Tensor:
     """The input with its border of zeros, `(batch, blocks, height, width, lanes)`."""
     top, left, _, _ = shape.padding
@@ -249,7 +210,9 @@ def _pad(data: te.Tensor, size: tuple[int, int], shape: Convolution) -> te.Tenso
         read = data(n, c, y - top, x - left) if plain else data(n, c, y - top, x - left, lane)
         return tirx.if_then_else(inside, read, tirx.const(shape.zero, data.dtype))
 
-    return te.compute((shape.batch, shape.blocks_in, *size, shape.lanes_in * shape.parts), value, name="pad")
+    lanes = shape.lanes_in * shape.parts
+    attrs = {_BY_ROWS: int(shape.border_by_rows)}
+    return te.compute((shape.batch, shape.blocks_in, *size, lanes), value, name="pad", attrs=attrs)
 
 
 def compute(shape: Convolution, data: te.Tensor, weight: te.Tensor, first: te.Tensor | None) -> te.Tensor:
@@ -299,7 +262,7 @@ def _first_block(shape: Convolution, block, table: te.Tensor | None):
     if table is not None:
         return table(block)
     outputs, inputs = shape.per_group
-    return tirx.min(block * shape.lanes // outputs * inputs // shape.lanes, shape.blocks_in - shape.reach)
+    return tirx.min(block * shape.lanes // outputs * inputs // shape.lanes_in, shape.blocks_in - shape.reach)
 
 
 def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
@@ -316,16 +279,20 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
         sch = s_tir.Schedule(s_tir.transform.StmtSimplify()(sch.mod))
         sums, result = find(sch, _TILE), blocks_of(sch)[-1]
     if not share:
-        _by_tiles(sch, sums, result, wide, deep, target)
-        schedule_pad(sch, target)
+        rows = _by_tiles(sch, sums, result, wide, deep, target)
+        pad = named(sch, "pad")
+        by_rows = pad is not None and bool(sch.get(pad).annotations[_BY_ROWS])
+        schedule_pad(sch, rows if by_rows else None)
         return sch
     _by_shares(sch, sums, result, wide, deep, share)
-    schedule_pad(sch, target)
+    schedule_pad(sch)
     return _with_prefetch(sch, sums, deep, share)
 
 
-def _by_tiles(sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: int, target: Target) -> None:
-    """One tile after the other, each through the whole reduction."""
+def _by_tiles(
+    sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: int, target: Target
+) -> s_tir.schedule.LoopRV:
+    """One tile after the other, each through the whole reduction; returns the loop over rows of them."""
     n, o, *rows, x, lane = sch.get_loops(result)
     outer, inner = sch.split(o, [None, deep])
     tile, column = sch.split(x, [None, wide])
@@ -333,7 +300,8 @@ def _by_tiles(sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: 
     if not rows:
         part, tile = split_for_threads(sch, tile, extent(sch, n) * extent(sch, outer))
         rows = [part]
-    sch.parallel(sch.fuse(n, outer, *rows))
+    piece = sch.fuse(n, outer, *rows)
+    sch.parallel(piece)
     vectorize(sch, lane)
     unroll(sch, inner, column)
     sch.set_scope(sums, 0, "local")
@@ -345,6 +313,7 @@ def _by_tiles(sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: 
         accumulate_dots(sch, sums, outer=2, spatial=7, unrolled=3 if few else 1, instruction=target.dots)
     else:
         accumulate(sch, sums, outer=2, spatial=7, unrolled=3 if few else 1)
+    return piece
 
 
 def _by_shares(

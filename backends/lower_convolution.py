@@ -9,6 +9,7 @@ from tvm import relax
 
 from . import convolution, window, winograd
 from .choices import Candidate
+from .filters import in_order, in_parts, lanes_together, pack_filters
 from .layout import Blocked, as_image, count_blocks
 from .lower_sparse import emit_convolution, ways_of_convolution, with_sparse
 from .lowering import Lowering, Value
@@ -55,12 +56,15 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     else:
         source = lowering.blocked(data)
         segments, lanes_in, source = source.segments, lowering.lanes, source.expr
-    packed, first = convolution.pack_weights(weight, groups, segments, lanes_in, lowering.lanes)
-    together = lanes_in if few or groups > 1 else convolution.lanes_together(segments, lanes_in)
-    packed = packed if together == lanes_in else convolution.in_parts(packed, shape[1], together)
+    packed, first = pack_filters(weight, groups, segments, lanes_in, lowering.lanes)
+    together = lanes_in if few or groups > 1 else lanes_together(segments, lanes_in)
+    packed = packed if together == lanes_in else in_parts(packed, shape[1], together)
+    per_group = (weight.shape[0] // groups, weight.shape[1])
+    last = count_blocks(segments, lanes_in) - packed.shape[1]
+    ordered = groups > 1 and in_order(first, per_group, lowering.lanes, lanes_in, last)
     numbers = numbers_of(
-        lowering, attrs, shape, segments, lanes_in, packed, first,
-        padding=border_of(attrs.padding), weights=lowering.storage(weight),
+        lowering, attrs, shape, segments, lanes_in, packed, first, padding=border_of(attrs.padding),
+        weights=lowering.storage(weight), per_group=per_group if ordered else (0, 0),
     )  # fmt: skip
     ways = ways_of_convolution(lowering, weight, data, numbers, segments)
     chosen = lowering.choose(with_sparse(lowering, _candidates(numbers, few or groups > 1), ways.found))
@@ -72,7 +76,8 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         result = lowering.kernel("winograd", lambda d, w: winograd.compute(numbers, d, w), source, packed)
         return lowering.wrap(result, out_shape)
     packed = np.pad(packed, [(0, numbers.blocks - len(packed)), *[(0, 0)] * 5])
-    arguments = [source, lowering.store(packed, numbers.weights), *([relax.const(first)] if numbers.grouped else [])]
+    table = numbers.grouped and not ordered
+    arguments = [source, lowering.store(packed, numbers.weights), *([relax.const(first)] if table else [])]
     result = lowering.kernel("convolution", lambda d, w, f=None: convolution.compute(numbers, d, w, f), *arguments)
     return lowering.wrap(result, out_shape)
 

@@ -11,6 +11,7 @@ from tvm import relax
 
 from . import convolution, lower_convolution, lower_matmul, matmul, window
 from .dots import INSTRUCTIONS, QUAD, in_quads
+from .filters import in_order, pack_filters
 from .layout import Blocked, as_image, count_blocks, pack, pack_constant
 from .lower_convolution import border_of, pair
 from .lowering import Lowering, Value
@@ -38,12 +39,10 @@ def convolve(lowering: Lowering, call: relax.Call) -> Value | None:
     data = data if isinstance(data, Blocked) else lowering.blocked(data)
     kind = INSTRUCTIONS[lowering.target.dots].data
     per_group = (weight.shape[0] // groups, weight.shape[1])
-    packed, first = convolution.pack_weights(weight, groups, data.segments, data.lanes, lowering.lanes)
-    starts = np.arange(len(first)) * lowering.lanes // per_group[0] * per_group[1] // data.lanes
+    packed, first = pack_filters(weight, groups, data.segments, data.lanes, lowering.lanes)
     last = count_blocks(data.segments, data.lanes) - packed.shape[1]
-    if first.any() and (np.minimum(starts, last) != first).any():
-        # Holes between the channels: where a group starts follows no rule.
-        packed, first = convolution.pack_weights(_dense(weight, groups), 1, data.segments, data.lanes, lowering.lanes)
+    if first.any() and not in_order(first, per_group, lowering.lanes, data.lanes, last):
+        packed, first = pack_filters(_dense(weight, groups), 1, data.segments, data.lanes, lowering.lanes)
     numbers = lower_convolution.numbers_of(
         lowering, attrs, shape, data.segments, data.lanes, packed, first,
         padding=border, weights=_WEIGHTS, data=kind, zero=zero if kind == _DATA else zero - _SHIFT, per_group=per_group,

@@ -6,7 +6,6 @@ from math import ceil
 from tvm import s_tir, tirx
 
 from .cores import SERVER, Core
-from .targets import Target
 
 _SERIAL = 0
 # With more output blocks in a tile than this, too many streams of weights are read at once.
@@ -208,17 +207,15 @@ def _rounded(number: int, step: int) -> int:
     return ceil(number / step) * step
 
 
-def schedule_pad(schedule: s_tir.Schedule, target: Target) -> None:
-    """Write the block called "pad" in parallel and in vectors, if there is one."""
+def schedule_pad(schedule: s_tir.Schedule, inside: s_tir.schedule.LoopRV | None = None) -> None:
+    """Write the block called "pad" in vectors, if there is one: as a whole and in parallel, or what a loop needs."""
     pad = named(schedule, "pad")
     if pad is None:
         return
+    if inside is not None:
+        keep_beside(schedule, [pad], inside)
     loops = schedule.get_loops(pad)
-    if extent(schedule, loops[-1]) > 1:
-        vectorize(schedule, loops[-1])
-        partition(schedule, loops[-2])
-    else:
-        columns, lane = schedule.split(loops[-2], [None, target.vector_width])
-        vectorize(schedule, lane)
-        partition(schedule, columns)
-    schedule.parallel(schedule.fuse(*loops[:3]))
+    vectorize(schedule, loops[-1])
+    partition(schedule, loops[-2])
+    if inside is None:
+        schedule.parallel(schedule.fuse(*loops[:3]))

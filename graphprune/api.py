@@ -31,7 +31,7 @@ def optimize(
     multiple_of: int | None = None,
     target: str | None = None,
     exact: bool | str = "prefer",
-    policy: "str | Iterable[str]" = DEFAULT,
+    policy: "str | Iterable[str] | None" = None,
     seed: int = 0,
     verify: bool = True,
     progress: Callable[[str], None] | None = None,
@@ -104,8 +104,9 @@ def optimize(
     - `exact`: "prefer" drops groups for which dropping is not the same as masking (widths through a LayerNorm)
       only when the budget cannot be met otherwise, with a warning; True never; False treats all alike.
     - `policy`: where channels are split into heads, "heads" drops whole heads and "dims" as many positions of every
-      head; where they are split into groups, "positions" drops as many channels of every group and "groups" whole
-      groups. One word, or two: `("dims", "groups")`.
+      head; where they are split into groups, "positions" drops as many channels of every group, "groups" whole groups,
+      and "narrow" whole groups of convolutions whose groups have up to 16 channels, and positions of all others. One
+      word, or two: `("dims", "groups")`. None is "heads" and "positions", or "narrow" where a target is given.
     - `seed`: for `criterion="random"`.
     - `verify`: run the result against the masked original, in float64 on one random input; `graphprune.verify`
       does it on several.

@@ -18,7 +18,7 @@ from .labels import Labels
 from .policy import DEFAULT, Policy, resolve_policy
 from .scores import check_finite, class_scores
 from .statistics import Statistics
-from .units import Units, build_units, isomorphic
+from .units import Units, build_units, isomorphic, steps_of
 from .widths import Limit, Widths, bounds, check_reach, check_widths, kept_classes
 
 if TYPE_CHECKING:
@@ -206,8 +206,8 @@ def _ordered(
 
 
 def _multiples(analysis: "Analysis", units: Units, multiple_of: int) -> Labels:
-    """Of what the channel counts of every family become multiples: what the user asks for and what kernels need."""
-    result = np.full(int(units.family.max()) + 1, multiple_of, dtype=np.int64)
+    """Of what the numbers of units of every family become multiples: what the user asks for and what kernels need."""
+    result = steps_of(analysis, units, multiple_of)
     for labels, multiple in analysis.equations.multiples:
         families = np.unique(units.family[units.of_class[analysis.solution.classes[labels]]])
         result[families] = np.lcm(result[families], multiple)

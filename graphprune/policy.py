@@ -8,25 +8,35 @@ from collections.abc import Iterable
 
 from .errors import OptionError
 
-CHOICES = {
+NARROW = 16
+"""Groups of a convolution with up to so many channels are narrow: they do not fill, or just fill, a vector."""
+
+_ROWS = {
     "heads": "whole heads, and whole rows wherever positions of a row are summed over",
     "dims": "as many positions of every head: the head width",
+}
+_GROUPS = {
     "positions": "as many channels of every group of a convolution or group norm",
     "groups": "whole groups of a convolution or group norm",
+    "narrow": f"whole groups of convolutions whose groups have up to {NARROW} channels, otherwise as 'positions'",
 }
-"""Word -> what it drops; "heads" or "dims", and "positions" or "groups"."""
+CHOICES = _ROWS | _GROUPS
+"""Word -> what it drops; one of rows, "heads" or "dims", and one of groups, "positions", "groups" or "narrow"."""
 
 Policy = tuple[str, str]
 
 DEFAULT: Policy = ("heads", "positions")
 
+COMPILED: Policy = ("heads", "narrow")
+"""The default where a target is given: its vectors compute a narrow group as a whole, however few channels it has."""
 
-def resolve_policy(words: "str | Iterable[str]") -> Policy:
+
+def resolve_policy(words: "str | Iterable[str]", default: Policy = DEFAULT) -> Policy:
     """The default with the given words in place of what they exclude. Raises `OptionError` for other words."""
     given = [words] if isinstance(words, str) else list(words)
-    odd = [word for word in given if word not in CHOICES]
-    both = {"heads", "dims"} <= set(given) or {"positions", "groups"} <= set(given)
-    if odd or both:
+    rows, groups = ([word for word in given if word in table] for table in (_ROWS, _GROUPS))
+    if set(given) - set(CHOICES) or len(set(rows)) > 1 or len(set(groups)) > 1:
         choices = "; ".join(f"'{word}': {meaning}" for word, meaning in CHOICES.items())
-        raise OptionError(f"policy={words!r}: choose 'heads' or 'dims', and 'positions' or 'groups' ({choices})")
-    return "dims" if "dims" in given else "heads", "groups" if "groups" in given else "positions"
+        one = "'heads' or 'dims', and one of 'positions', 'groups' and 'narrow'"
+        raise OptionError(f"policy={words!r}: choose {one} ({choices})")
+    return (rows or default)[0], groups[0] if groups else default[1]

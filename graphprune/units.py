@@ -14,6 +14,9 @@ from .labels import Block, Labels
 if TYPE_CHECKING:
     from .analysis import Analysis
 
+PRODUCTS = ("linear", "conv", "matmul", "addmm", "grouped_matmul", "bilinear", "einsum", "recurrent")
+"""Operations that multiply by stored matrices, whose axes are channels."""
+
 
 @dataclass(frozen=True)
 class Units:
@@ -53,6 +56,27 @@ def families(analysis: "Analysis", of_class: Labels, count: int) -> Labels:
     weights = np.repeat(random.random(len(arrays)), [array.size for array in arrays])
     signature = np.bincount(of_class[np.concatenate(arrays)], weights, minlength=count)
     return np.unique(signature, return_inverse=True)[1].astype(np.int64)
+
+
+def steps_of(analysis: "Analysis", units: Units, multiple_of: int) -> Labels:
+    """In steps of how many units every family goes, so that its channel counts are multiples of `multiple_of`.
+
+    A unit may have several channels, as a head or a group does. Axes of matrices count: what they multiply is computed
+    in vectors. Families that no matrix has go in steps of `multiple_of`.
+    """
+    count = int(units.family.max()) + 1
+    steps = np.zeros(count, dtype=np.int64)
+    read = [value for node in analysis.graph.nodes if node.op in PRODUCTS for value in node.inputs]
+    matrices = {value.name for value in read if value is not None and value.is_leaf and len(value.shape) > 1}
+    for (name, _), classes in analysis.leaf_classes.items():
+        if name not in matrices:
+            continue
+        own = units.of_class[classes[0] if classes.ndim > 1 else classes]  # of groups, each has as many
+        number = np.bincount(units.family[np.unique(own)], minlength=count)
+        channels = np.bincount(units.family[own], minlength=count) // np.maximum(number, 1)
+        there = number > 0
+        steps[there] = np.lcm(np.maximum(steps[there], 1), multiple_of // np.gcd(multiple_of, channels[there]))
+    return np.where(steps > 0, steps, multiple_of)
 
 
 def isomorphic(analysis: "Analysis", units: Units) -> Labels:

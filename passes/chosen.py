@@ -2,14 +2,14 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from ..budget import Options
 from ..criteria import resolve
 from ..errors import OptionError
 from ..masking import DATA_CRITERIA, MaskOptions
-from ..policy import DEFAULT, resolve_policy
+from ..policy import COMPILED, resolve_policy
 from ..progress import Progress
 from ..structures import CHANNEL, Structure, resolve_structure
 from .mask_weights import MaskWeights
@@ -38,9 +38,12 @@ def passes_for(asked: Mapping[str, Any], progress: Progress | None = None, thoro
     given["keep"] = (keep,) if isinstance(keep, str) else tuple(keep)
     first: Pass
     if structure is None:
-        given["policy"] = resolve_policy(asked.get("policy", DEFAULT))
-        options = Options(**_fields(Options, given))
+        words = asked.get("policy")
+        words = () if words is None else words
+        options = Options(**_fields(Options, given | {"policy": resolve_policy(words)}))
         options.check()
+        if any(asked.get(name) is not None for name in ("target", "latency")) or "latency" in options.budgets:
+            options = replace(options, policy=resolve_policy(words, COMPILED))
         looks = bool(method or resolve(options.criterion).needs)
         measured = {name: asked[name] for name in OF_MEASURING if name in asked}
         first = pruning(options, **measured, data=data, loss=asked.get("loss"), progress=progress)

@@ -49,7 +49,7 @@ def onnx_trial(below: Below) -> Trial:
     def one(*items: Any) -> Any:
         return items[below(len(items))]
 
-    given["policy"] = one((), (), (), ("dims",), ("groups",), ("dims", "groups"))
+    given["policy"] = one((), (), (), ("dims",), ("groups",), ("dims", "groups"), ("narrow",))
     given |= {
         "opset": one(17, 13, 11, 18, 20, 9),
         "dynamic": one("", "batch", "batch", "all"),

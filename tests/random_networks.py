@@ -306,7 +306,7 @@ def options(below: Below) -> dict[str, Any]:
         "criterion": one("l2", "l1", "random"),
         "budget": one("params", "params", "macs"),
         "multiple_of": one(1, 1, 1, 2, 4),
-        "policy": one((), (), (), ("dims",), ("groups",), ("dims", "groups")),
+        "policy": one((), (), (), ("dims",), ("groups",), ("dims", "groups"), ("narrow",)),
         "train": one("", "", "all", "some"),
         "twice": one(False, True),
         "traced": one(*[False] * 15, True),

@@ -30,6 +30,13 @@ def wide():
     return randomise(module).eval(), torch.randn(2, 3, 16, 16)
 
 
+class Cell(nn.Module):
+    """The outputs of a recurrent layer without its last state."""
+
+    def forward(self, found):
+        return found[0]
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     st.floats(0.05, 0.9),
@@ -123,6 +130,46 @@ def test_alignment_of_widths_that_are_not_multiples():
     module = nn.Sequential(nn.Linear(4, 21), nn.ReLU(), nn.Linear(21, 3))
     plan = graphprune.analyze(module).plan(0.2, multiple_of=8)
     assert plan.kept["0.weight"][0].size == 16
+
+
+@pytest.mark.parametrize(("multiple", "heads"), [(8, 5), (16, 6), (32, 4), (1, 5)])
+def test_a_unit_counts_with_all_its_channels(multiple, heads):
+    """Eight heads of 8 channels, of which three could go by the budget."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out = nn.Linear(64, 192), nn.Linear(64, 64)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).view(*x.shape[:2], 3, 8, 8).permute(2, 0, 3, 1, 4)
+            attended = nn.functional.scaled_dot_product_attention(q, k, v)
+            return x + self.out(attended.transpose(1, 2).flatten(2))
+
+    module, inputs = Attention().eval(), torch.randn(2, 5, 64)
+    sparsity = 1 - heads / 8 - 0.01
+    slim = oracle.check(module, inputs, sparsity=sparsity, multiple_of=multiple)
+    assert slim.get_parameter("qkv.weight").shape == (3 * 8 * heads, 64)
+    assert slim.get_parameter("out.weight").shape == (64, 8 * heads)
+
+
+@pytest.mark.parametrize("name", ["lstm", "glu", "flattened"])
+def test_every_channel_count_of_a_unit_is_a_multiple(name):
+    """Gates that lie side by side, halves of a gated layer, pixels behind a convolution: one of the axes has one each."""
+    if name == "lstm":
+        module, inputs = nn.Sequential(nn.LSTM(6, 20), Cell(), nn.Linear(20, 3)), torch.randn(4, 2, 6)
+    elif name == "glu":
+        module, inputs = nn.Sequential(nn.Linear(6, 40), nn.GLU(), nn.Linear(20, 3)), torch.randn(4, 6)
+    else:
+        layers = nn.Conv2d(3, 20, 3), nn.ReLU(), nn.Flatten(), nn.Linear(320, 3)
+        module, inputs = nn.Sequential(*layers), torch.randn(2, 3, 6, 6)
+    slim = oracle.check(module.eval(), inputs, sparsity=0.4, multiple_of=8)
+    left = {
+        "lstm": lambda: slim[0].hidden_size,
+        "glu": lambda: slim[2].in_features,
+        "flattened": lambda: slim[0].out_channels,
+    }
+    assert left[name]() == 8
 
 
 def test_scope_layer_takes_the_same_share_everywhere():

@@ -34,6 +34,16 @@ def test_questions_of_loops_that_are_taken_apart_are_their_own(channels, size, t
     assert watch.misplaced == []
 
 
+@pytest.mark.parametrize("target", ["x86-avx512", "arm"])
+def test_borders_of_single_rows_ask_questions_of_their_own(target):
+    layers = nn.Conv2d(3, 16, 3, 2, padding=1), nn.Conv2d(16, 48, 1), nn.Conv2d(48, 48, 3, 2, padding=1, groups=6)
+    model = nn.Sequential(*layers).eval()
+    with watching() as watch:
+        compile_model(model, target, torch.randn(1, 3, 37, 35))
+    assert watch.loops >= 2
+    assert watch.misplaced == []
+
+
 def test_channels_that_do_not_fill_their_vectors_would_be_misplaced(monkeypatch):
     """Joined with gathered ones, which part a channel comes from depends on the block that it lies in."""
     places = torch.arange(6) // 2

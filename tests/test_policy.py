@@ -75,17 +75,45 @@ def test_whole_groups(name):
     assert any(after[name] < before[name] for name in before)
 
 
+def side_by_side():
+    """Groups of 8 channels behind groups of 24."""
+    wide, narrow = nn.Conv2d(48, 64, 3, padding=1, groups=2), nn.Conv2d(64, 64, 3, padding=1, groups=8)
+    layers = conv(3, 48), nn.ReLU(), wide, nn.ReLU(), conv(64, 64), nn.ReLU(), narrow, nn.ReLU(), conv(64, 4)
+    return nn.Sequential(*layers).eval(), torch.randn(X)
+
+
+def test_narrow_groups_go_whole_and_wide_ones_lose_positions():
+    module, inputs = side_by_side()
+    slim = oracle.check(module, inputs, sparsity=0.4, policy="narrow", scope="layer")
+    assert slim[2].groups == 2 and slim[2].in_channels < 48
+    assert slim[6].groups < 8 and slim[6].in_channels == 8 * slim[6].groups
+
+
+def test_a_target_prefers_whole_groups_where_they_are_narrow():
+    narrow = nn.Conv2d(64, 64, 3, padding=1, groups=8)
+    module, inputs = nn.Sequential(conv(3, 64), nn.ReLU(), narrow, nn.ReLU(), conv(64, 4)).eval(), torch.randn(X)
+
+    def pruned(**options):
+        slim = graphprune.optimize(module, 0.4, example_inputs=inputs, **options)
+        return graphprune.plan_of(slim).policy[1], slim[2].groups, slim[2].weight.shape[1]
+
+    assert pruned() == ("positions", 8, 5)
+    assert pruned(target="x86-avx512") == ("narrow", 4, 8)
+    assert pruned(target="arm", policy=("dims", "positions")) == ("positions", 8, 4)
+
+
 def test_whole_groups_of_a_group_norm_are_exact():
     model = nn.Sequential(conv(3, 12), nn.GroupNorm(6, 12), nn.ReLU(), conv(12, 4)).eval()
     slim = oracle.check(model, torch.randn(X), sparsity=0.3, policy="groups", exact=True)
     assert slim[1].num_groups < 6 and slim[1].num_channels == 2 * slim[1].num_groups
 
 
+@pytest.mark.parametrize("words", [("dims", "groups"), ("dims", "narrow")], ids=" ".join)
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_no_policy_breaks_a_pattern(name):
+def test_no_policy_breaks_a_pattern(name, words):
     module, inputs = build(name)
     try:
-        oracle.check(module, inputs, sparsity=0.15, policy=("dims", "groups"))
+        oracle.check(module, inputs, sparsity=0.15, policy=words)
     except graphprune.errors.BudgetError:
         pass
 

@@ -37,7 +37,8 @@ MIN_WIDTH_HELP = "The fewest outputs of any layer that is pruned, a number or a 
 TARGET_HELP = "Keep multiples that suit this target, such as x86."
 EXACT_HELP = "Drop groups for which dropping is not masking: prefer (only when nothing else is left), yes (never), no."
 POLICY_HELP = (
-    "What goes where channels are split: heads or dims (head widths), positions (of groups) or groups; repeatable."
+    "What goes where channels are split: heads or dims (head widths); positions (of groups), groups, or narrow (groups "
+    "of up to 16 channels, else positions); repeatable."
 )
 
 

@@ -8,6 +8,7 @@ from ..graph import Node, Shape, Value
 from ..joining import NO_CHANNELS, contract, join
 from ..labels import Array, Equations, Labels, Layout, Product
 from ..layout import copied, dirty, line, lock_axes, without
+from ..policy import NARROW
 
 _BYTES = {"float64": 8, "bfloat16": 2, "float16": 2}
 
@@ -147,7 +148,8 @@ def _grouped(eq: Equations, node: Node, inner: Labels, weight: Layout, groups: i
             eq.lock(array.labels, "grouped convolution with a weight that is computed or shared")
         eq.lock(inner, "grouped convolution with a weight that is computed or shared")
         return np.zeros(out, dtype=np.int64)
-    if "groups" in eq.policy:
+    narrow = "narrow" in eq.policy and max(into, out) <= groups * NARROW
+    if narrow or "groups" in eq.policy:
         return _whole_groups(eq, leaf, inner, weight, groups, out, transposed)
     eq.block(inner.reshape(groups, -1), fixed=True)
     if transposed:
@@ -169,11 +171,11 @@ def _grouped(eq: Equations, node: Node, inner: Labels, weight: Layout, groups: i
 def _whole_groups(
     eq: Equations, leaf: Value, inner: Labels, weight: Layout, groups: int, out: int, transposed: bool
 ) -> Labels:
-    """By the policy "groups" a group keeps its width, and lives or dies with all its inputs and outputs."""
+    """By the policies "groups" and "narrow" a group keeps its width, and lives or dies with all its inputs and outputs."""
     members, whole = inner.reshape(groups, -1), line(eq, weight, 0, leaf.shape[0]).reshape(groups, -1)
     eq.tie(members, members[:, :1])
     eq.tie(whole, members[:, :1], NO_CHANNELS)
-    lock_axes(eq, weight, [1], "is the width of a group, which the policy 'groups' keeps", "policy='positions'")
+    lock_axes(eq, weight, [1], "is the width of a group, which this policy keeps", "policy='positions'")
     eq.group_counts[leaf.name] = members[:, 0]
     return np.repeat(members[:, 0], out // groups) if transposed else whole.ravel()
 
