@@ -39,11 +39,13 @@ Block = s_tir.schedule.SBlockRV
 _TILE = "graphprune.convolution"
 _BY_ROWS = "graphprune.border_by_rows"
 _UNROLLED_TAPS = 64
-# Which loop of the sums inside a tile runs over the rows of the kernel.
-_KY = 10
+# Which loop of the sums inside a tile runs over output blocks, columns, the rows of the kernel.
+_MEMBER, _COLUMN, _KY = 4, 7, 10
 # Output pixels few enough to use large weights in shares; bytes of a share and of the sums of a piece, which lie
 # together in the first-level cache.
 _SMALL_IMAGE, _NEAR, _PIECE = 28 * 28, 9 * 1024, 16 * 1024
+# With fewer pixels weights are what takes time, and many streams of them are read no faster.
+_LARGE_IMAGE = 128
 # Rows as one may cost this much more than rows apart: they need no padding.
 _FLAT = 1.1
 
@@ -57,8 +59,9 @@ class Convolution:
     ones are left out. `reach` is the number of input blocks, or parts of them, that one output block reads; `grouped`
     tells that they start at a different block for each output block: which one is computed from `per_group`, the output
     and input channels of a group, or read from a table where that is (0, 0). `weights` and `data` are the element types
-    of both operands, `zero` the number that the border consists of. `chosen` is the `choice` to take; None for the one
-    that promises to be the fastest.
+    of both operands, `zero` the number that the border consists of. `registers` may be filled by sums, `tall` by those
+    of a tile of several output blocks. `chosen` is the `choice` to take; None for the one that promises to be the
+    fastest.
     """
 
     batch: int
@@ -81,6 +84,7 @@ class Convolution:
     per_group: tuple[int, int] = (0, 0)
     parts: int = 1
     chosen: tuple[int, int, int, int] | None = None
+    tall: int = 0
     core: Core = field(default=SERVER, repr=False)
 
     @property
@@ -193,11 +197,15 @@ class Convolution:
     @property
     def _flat_tiles(self) -> list[Tile]:
         rows, columns = self.out_size
-        return register_tiles(rows * columns, self._depth, self._accumulators, exact=True, core=self.core)
+        return self._tiles(rows * columns, exact=True)
 
     @property
     def _row_tiles(self) -> list[Tile]:
-        return register_tiles(self.out_size[1], self._depth, self._accumulators, core=self.core)
+        return self._tiles(self.out_size[1])
+
+    def _tiles(self, columns: int, exact: bool = False) -> list[Tile]:
+        tall = self.tall if prod(self.out_size) >= _LARGE_IMAGE else 0
+        return register_tiles(columns, self._depth, self._accumulators, exact, self.core, tall)
 
 
 def _pad(data: te.Tensor, size: tuple[int, int], shape: Convolution) -> te.Tensor:
@@ -306,7 +314,9 @@ def _by_tiles(
     unroll(sch, inner, column)
     sch.set_scope(sums, 0, "local")
     sch.compute_at(sums, tile, preserve_unit_loops=True)
-    ky, kx, lane_in = sch.get_loops(sums)[_KY : _KY + 3]
+    *_, ky, kx, lane_in = loops = sch.get_loops(sums)[: _KY + 3]
+    # A value of the input is used for all output blocks at once: else those of all columns would wait in registers.
+    sch.reorder(loops[_COLUMN], loops[_MEMBER])
     # Of a plain input with few channels the taps are unrolled, if the code for them stays small.
     few = extent(sch, lane_in) == 1 and extent(sch, ky) * extent(sch, kx) <= _UNROLLED_TAPS
     if takes_bytes(sch, sums):

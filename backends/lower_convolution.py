@@ -115,6 +115,7 @@ def numbers_of(
 ) -> convolution.Convolution:
     """The numbers of a convolution of an image of this shape with packed weights, for the target."""
     batch, _, height, width = as_image(shape)
+    kinds = [rest.get(name, "float32") for name in ("weights", "data")]  # others need registers to be converted in
     return convolution.Convolution(
         batch=batch,
         blocks_in=count_blocks(segments, lanes_in),
@@ -130,6 +131,7 @@ def numbers_of(
         stride=pair(attrs.strides, 1),
         dilation=pair(attrs.dilation, 1),
         registers=lowering.target.accumulators,
+        tall=0 if packed.shape[4] == 1 or any(word != "float32" for word in kinds) else lowering.target.tall,
         core=lowering.target.core,
         **rest,
     )

@@ -27,9 +27,10 @@ class Target:
     """One kind of machine: what code to emit and how wide its vectors are.
 
     `family` is `x86`, `arm` or `cuda`: which passes make the code. `triple` and `cpu` name the processor as LLVM does.
-    `vector_width` counts float32 lanes, `accumulators` how many vector registers one tile may fill, `features` the
-    processor flags (as in /proc/cpuinfo) without which the code would crash, and `options` what the code generator is
-    told beyond the processor's name. `device` is the architecture of a GPU, such as `sm_80`. `alignment` is what
+    `vector_width` counts float32 lanes, `accumulators` how many vector registers one tile may fill, `tall` how many one
+    of a convolution that is several output blocks deep, where that is more, `features` the processor flags (as in
+    /proc/cpuinfo) without which the code would crash, and `options` what the code generator is told beyond the
+    processor's name. `device` is the architecture of a GPU, such as `sm_80`. `alignment` is what
     channel counts should be multiples of, where that is not the width of a vector. `core` is what choices of tiles
     assume of the processor, and `purpose` says to people which machines are meant. `dots` names the instruction for dot
     products of bytes (see `dots.py`), if there is one: then quantised models compute in integers.
@@ -48,6 +49,7 @@ class Target:
     core: Core = SERVER
     purpose: str = ""
     dots: str = ""
+    tall: int = 0
 
     @property
     def architecture(self) -> str:
@@ -83,6 +85,8 @@ _WIDE = (*_SUMS, ("mattr", ("-prefer-256-bit",)))
 _VNNI512 = (*_SUMS, ("mattr", ("-prefer-256-bit", "+avx512vnni")))
 _VNNI256 = (*_SUMS, ("mattr", ("+avxvnni",)))
 _X86 = "x86_64-unknown-linux-gnu"
+# Of 32 registers, one holds a value of the input and up to six hold weights.
+_TALL512 = 24
 
 # By their names in /proc/cpuinfo on ARM. What these processors have in common, and the code generator may use.
 _NEON = ("asimd",)
@@ -126,8 +130,20 @@ TARGETS: dict[str, Target] = {
             _VNNI512,
             purpose="servers that multiply bytes",
             dots="avx512-vnni",
+            tall=_TALL512,
         ),
-        Target("x86-avx512", "x86", _X86, "x86-64-v4", 16, 16, _AVX512, _WIDE, purpose="servers, newer desktops"),
+        Target(
+            "x86-avx512",
+            "x86",
+            _X86,
+            "x86-64-v4",
+            16,
+            16,
+            _AVX512,
+            _WIDE,
+            purpose="servers, newer desktops",
+            tall=_TALL512,
+        ),
         Target(
             "x86-avx2-vnni",
             "x86",

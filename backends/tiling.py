@@ -10,6 +10,8 @@ from .cores import SERVER, Core
 _SERIAL = 0
 # With more output blocks in a tile than this, too many streams of weights are read at once.
 _DEEPEST = 6
+# Tiles of at least so many output blocks need few registers beside their sums.
+_DEEP = 3
 # Bytes per cycle that one core reads: of weights that nobody has touched since the last call, from the third-level
 # cache, from the second-level cache.
 _FROM_MEMORY, _FROM_THIRD, _FROM_SECOND = 5.0, 10.0, 40.0
@@ -164,7 +166,8 @@ def efficiency(columns: int, depth: int, core: Core = SERVER) -> float:
     on their way, or that a sum is not ready to be added to again.
     """
     work = columns * depth
-    loads = (columns + depth if depth > 1 else columns + 1) * core.products / core.loads
+    # What columns are multiplied by only one block for is loaded with each product.
+    loads = (columns + depth if depth > 1 else core.alone * (columns + 1)) * core.products / core.loads
     weights, in_flight = depth * core.weight * core.products, core.latency * core.products
     return work / (max(work, loads, weights, in_flight) + 1)
 
@@ -183,8 +186,10 @@ def register_tile(columns: int, blocks: int, registers: int, exact: bool = False
     return register_tiles(columns, blocks, registers, exact, core)[0]
 
 
-def register_tiles(columns: int, blocks: int, registers: int, exact: bool = False, core: Core = SERVER) -> list[Tile]:
-    """Tiles of accumulators that fit into so many registers, the cheapest first.
+def register_tiles(
+    columns: int, blocks: int, registers: int, exact: bool = False, core: Core = SERVER, tall: int = 0
+) -> list[Tile]:
+    """Tiles of accumulators that fit into so many registers, or `tall` if they are deep, the cheapest first.
 
     Unless `exact`, columns need not divide evenly, and blocks never: the last tile computes some that are thrown away.
     The choice balances that waste against loads per multiplication and against too few sums in flight.
@@ -196,9 +201,9 @@ def register_tiles(columns: int, blocks: int, registers: int, exact: bool = Fals
 
     candidates = [
         Tile(cost(width, depth), width, depth)
-        for width in range(1, min(columns, registers) + 1)
+        for width in range(1, min(columns, max(registers, tall)) + 1)
         for depth in range(1, min(blocks, _DEEPEST) + 1)
-        if width * depth <= registers and not (exact and columns % width)
+        if width * depth <= (max(registers, tall) if depth >= _DEEP else registers) and not (exact and columns % width)
     ]
     return sorted(candidates, key=lambda tile: (tile.cost, -tile.width * tile.depth, tile.depth))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import product
-from math import prod
+from math import log2, prod
 
 import numpy as np
 from tvm import s_tir, te, tirx
@@ -46,12 +46,17 @@ _POINTS = {
 }
 SIZES = tuple(_POINTS)
 # Per vector of a tile of inputs and of a tile of products, with its border, loads and stores: as measured on x86, in
-# multiply-adds that the same time is enough for.
-_INPUT_WORK, _OUTPUT_WORK = 22.0, 9.0
+# multiply-adds that the same time is enough for; cycles before the first product of a position.
+_INPUT_WORK, _OUTPUT_WORK, _START = 14.0, 3.0, 12.0
+# Transformed inputs and products up to so many bytes are near. A byte of more takes so many cycles longer to write or
+# read, for each time that they are twice as much.
+_CLOSE, _FARTHER = 64_000, 0.024
+# The share of the time to read weights that products do not hide.
+_SEEN = 0.4
 # Chunks that are too few to keep threads busy, input blocks whose weights stay in the first-level cache.
 _FEW_CHUNKS, _NEAR_BLOCKS = 4, 8
-# The share of the peak that the direct convolution reaches.
-_DIRECT = 0.93
+# The share of the peak that the direct convolution reaches, by the same measurements.
+_DIRECT = 0.76
 
 
 @dataclass(frozen=True)
@@ -144,18 +149,21 @@ def _divisors(number: int) -> list[int]:
 
 
 def _cycles(shape: Winograd, chunk: int, high: int, wide: int, deep: int) -> float:
-    """What a plan costs: products, the weights and transformed inputs that are read again and again, transforms."""
+    """What a plan costs: products, their weights, transforms, and how far away the values between these lie."""
     rows, columns = shape.tiles
     chunks, positions_ = -(-rows // chunk), shape.span**2
     tiles, vector, groups = shape.batch * chunks * chunk * columns, 4 * shape.lanes, -(-shape.blocks_out // deep)
-    products = tiles * positions_ * shape.blocks_in * groups * deep * shape.lanes / shape.core.products
-    weights = positions_ * shape.blocks_in * groups * deep * shape.lanes * vector
-    inputs = positions_ * shape.blocks_in * chunk * columns * vector
-    streams = shape.batch * chunks - 1
-    moved = fetching(weights, products) + streams * weights / rate(weights, shape.core)
-    moved += shape.batch * chunks * groups * inputs / rate(inputs, shape.core)
-    passes = positions_ * (_INPUT_WORK * shape.blocks_in + _OUTPUT_WORK * shape.blocks_out) / shape.core.products
-    return products / efficiency(high * wide, deep, shape.core) + moved + tiles * passes
+    outputs = groups * deep
+    products = tiles * positions_ * shape.blocks_in * outputs * shape.lanes / shape.core.products
+    weights = positions_ * shape.blocks_in * outputs * shape.lanes * vector
+    again = (shape.batch * chunks - 1) * weights / rate(weights, shape.core)
+    between = positions_ * (shape.blocks_in + deep) * chunk * columns * vector
+    away = _FARTHER * max(0.0, log2(between / _CLOSE))
+    moved = tiles * positions_ * vector * away * (shape.blocks_in + 2 * outputs)
+    passes = tiles * positions_ * (_INPUT_WORK * shape.blocks_in + _OUTPUT_WORK * outputs) / shape.core.products
+    starts = _START * shape.batch * chunks * groups * positions_
+    computed = products / efficiency(high * wide, deep, shape.core) + fetching(weights, products) + _SEEN * again
+    return computed + moved + passes + starts
 
 
 def direct_cycles(shape: Winograd, weight_bytes: int = 4, inputs: int | None = None) -> float:

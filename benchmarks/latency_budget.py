@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import warnings
+from dataclasses import replace
 from typing import Any
 
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
@@ -24,6 +25,7 @@ from graphprune.backends.latency import checked_target, clock_of, seconds_of  # 
 from graphprune.budget import Options, _ordered  # noqa: E402
 from graphprune.cost import CostModel  # noqa: E402
 from graphprune.plan import Plan  # noqa: E402
+from graphprune.policy import COMPILED  # noqa: E402
 from x86_models import build  # noqa: E402
 
 RESULTS = ROOT / "build" / "latency_budget.json"
@@ -36,17 +38,20 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     """Speed-ups, costs and importance of what three ways leave of a model."""
     model, example = build(name)
     target = checked_target(TARGET)
-    analysis = graphprune.analyze(model, example)
+    analysis = graphprune.analyze(model, example, COMPILED)
     artifacts = {"dense": compile_model(model, TARGET, example, threads=1)}
     dense = seconds_of(artifacts, 1)["dense"]
     clock = clock_of(analysis, target, 1, dense)
     costs = CostModel.of(analysis, clock)
-    units, order = _ordered(analysis, Options(multiple_of=target.channel_alignment), analysis.free)
+    options = Options(multiple_of=target.channel_alignment)
+    units, order = _ordered(analysis, options, analysis.free)
+    _, even = _ordered(analysis, replace(options, scope="isomorphic"), analysis.free)
     before = costs.totals(torch.ones(analysis.solution.count, dtype=torch.bool).numpy())
     half = {"macs": before["macs"] // 2}
     timely = by_cost(Account(costs, units, {"latency": before["latency"] // 4}), order)
     staying: dict[str, Any] = {
         "half of the MACs": cut(Account(costs, units, half), order),
+        "half of the MACs, evenly": cut(Account(costs, units, half), even),
         "half of the MACs, by time": cut(Account(costs, units, half), timely),
     }
     for title, alive in staying.items():
@@ -114,10 +119,10 @@ def main() -> None:
 TEXT = """
 Printed by `python benchmarks/latency_budget.py`. {}.
 
-One 224x224 image; random weights, l2, channel counts that suit the target. Three ways to choose: *half of the MACs*,
-the least important channels first; *half of the MACs, by time*: those first of which the least importance is lost for
-the predicted time they save; *as fast, by time*: in that order, until the model is measured to be as fast as the
-first one. *importance*: the sum of the normalised scores of what is left, of all; *predicted* and *measured*:
+One 224x224 image; random weights, l2, channel counts that suit the target. Ways to choose: *half of the MACs*, the
+least important channels first; *evenly*: of all layers of a kind the same share (`scope="isomorphic"`); *by time*:
+those first of which the least importance is lost for the predicted time they save; *as fast, by time*: in that order,
+until the model is measured to be as fast as the first one. *importance*: the sum of the normalised scores of what is left, of all; *predicted* and *measured*:
 speed-up by the clock of the kernels, and of compiled models that take turns; *of the MACs*: the measured speed-up
 over the reduction of MACs.
 """

@@ -155,7 +155,7 @@ def test_a_unit_counts_with_all_its_channels(multiple, heads):
 
 @pytest.mark.parametrize("name", ["lstm", "glu", "flattened"])
 def test_every_channel_count_of_a_unit_is_a_multiple(name):
-    """Gates that lie side by side, halves of a gated layer, pixels behind a convolution: one of the axes has one each."""
+    """Gates side by side, halves of a gated layer, pixels behind a convolution: one of the axes has one each."""
     if name == "lstm":
         module, inputs = nn.Sequential(nn.LSTM(6, 20), Cell(), nn.Linear(20, 3)), torch.randn(4, 2, 6)
     elif name == "glu":

@@ -171,7 +171,7 @@ def _grouped(eq: Equations, node: Node, inner: Labels, weight: Layout, groups: i
 def _whole_groups(
     eq: Equations, leaf: Value, inner: Labels, weight: Layout, groups: int, out: int, transposed: bool
 ) -> Labels:
-    """By the policies "groups" and "narrow" a group keeps its width, and lives or dies with all its inputs and outputs."""
+    """A group keeps its width, and lives or dies with all its inputs and outputs."""
     members, whole = inner.reshape(groups, -1), line(eq, weight, 0, leaf.shape[0]).reshape(groups, -1)
     eq.tie(members, members[:, :1])
     eq.tie(whole, members[:, :1], NO_CHANNELS)
