@@ -35,7 +35,7 @@ TARGET = "x86"
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
-    """Speed-ups, costs and importance of what three ways leave of a model."""
+    """Speed-ups, costs and importance of what several ways leave of a model."""
     model, example = build(name)
     target = checked_target(TARGET)
     analysis = graphprune.analyze(model, example, COMPILED)
@@ -122,9 +122,9 @@ Printed by `python benchmarks/latency_budget.py`. {}.
 One 224x224 image; random weights, l2, channel counts that suit the target. Ways to choose: *half of the MACs*, the
 least important channels first; *evenly*: of all layers of a kind the same share (`scope="isomorphic"`); *by time*:
 those first of which the least importance is lost for the predicted time they save; *as fast, by time*: in that order,
-until the model is measured to be as fast as the first one. *importance*: the sum of the normalised scores of what is left, of all; *predicted* and *measured*:
-speed-up by the clock of the kernels, and of compiled models that take turns; *of the MACs*: the measured speed-up
-over the reduction of MACs.
+until the model is measured to be as fast as the first one. *importance*: the sum of the normalised scores of what is
+left, of all; *predicted* and *measured*: speed-up by the clock of the kernels, and of compiled models that take turns;
+*of the MACs*: the measured speed-up over the reduction of MACs.
 """
 
 
