@@ -47,7 +47,12 @@ EVEN = {"scope": "layer", "multiple_of": 8}
 CASES = [
     # (model, sparsity, options, what changes in the config; None where it cannot say the sizes)
     ("LlamaForCausalLM", 0.3, {"scope": "layer"}, {"num_attention_heads", "num_key_value_heads", "rms_norm_eps"}),
-    ("LlamaForCausalLM", 0.2, EVEN, {"hidden_size", "intermediate_size", "rms_norm_eps"}),
+    (
+        "LlamaForCausalLM",
+        0.2,
+        EVEN | {"widths": {"*k_proj*": (1.0, None)}},
+        {"hidden_size", "intermediate_size", "rms_norm_eps"},
+    ),
     ("LlamaForCausalLM", 0.2, {}, None),
     ("BertModel", 0.2, EVEN | {"keep": ["*attention.self*"]}, {"intermediate_size"}),
     ("BertModel", 0.2, {}, None),
