@@ -46,6 +46,8 @@ _MEMBER, _COLUMN, _KY = 4, 7, 10
 _SMALL_IMAGE, _NEAR, _PIECE = 28 * 28, 9 * 1024, 16 * 1024
 # With fewer pixels weights are what takes time, and many streams of them are read no faster.
 _LARGE_IMAGE = 128
+# Tiles of a single output block read the input once for each block, from further away.
+_ALONE = 1.2
 # Rows as one may cost this much more than rows apart: they need no padding.
 _FLAT = 1.1
 
@@ -205,7 +207,11 @@ class Convolution:
 
     def _tiles(self, columns: int, exact: bool = False) -> list[Tile]:
         tall = self.tall if prod(self.out_size) >= _LARGE_IMAGE else 0
-        return register_tiles(columns, self._depth, self._accumulators, exact, self.core, tall)
+        tiles = register_tiles(columns, self._depth, self._accumulators, exact, self.core, tall)
+        if self._depth == 1 or self.lanes_in == 1:
+            return tiles
+        weighed = [replace(tile, cost=tile.cost * _ALONE) if tile.depth == 1 else tile for tile in tiles]
+        return sorted(weighed, key=lambda tile: tile.cost)
 
 
 def _pad(data: te.Tensor, size: tuple[int, int], shape: Convolution) -> te.Tensor:

@@ -166,8 +166,7 @@ def efficiency(columns: int, depth: int, core: Core = SERVER) -> float:
     on their way, or that a sum is not ready to be added to again.
     """
     work = columns * depth
-    # What columns are multiplied by only one block for is loaded with each product.
-    loads = (columns + depth if depth > 1 else core.alone * (columns + 1)) * core.products / core.loads
+    loads = (columns + depth if depth > 1 else columns + 1) * core.products / core.loads
     weights, in_flight = depth * core.weight * core.products, core.latency * core.products
     return work / (max(work, loads, weights, in_flight) + 1)
 

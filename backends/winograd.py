@@ -55,8 +55,6 @@ _CLOSE, _FARTHER = 64_000, 0.024
 _SEEN = 0.4
 # Chunks that are too few to keep threads busy, input blocks whose weights stay in the first-level cache.
 _FEW_CHUNKS, _NEAR_BLOCKS = 4, 8
-# The share of the peak that the direct convolution reaches, by the same measurements.
-_DIRECT = 0.76
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ def direct_cycles(shape: Winograd, weight_bytes: int = 4, inputs: int | None = N
     products = _KERNEL**2 * (inputs or shape.blocks_in * shape.lanes) * shape.blocks_out * shape.lanes
     weights = products * weight_bytes
     work = shape.batch * prod(shape.out_size) * products / (shape.core.products * shape.lanes)
-    return work / _DIRECT + fetching(weights, work)
+    return work / shape.core.direct + fetching(weights, work)
 
 
 def transforms(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -77,7 +77,7 @@ def test_saved_artifacts_keep_their_sizes(artifact, tmp_path):
 
 
 def test_weights_are_stored_once():
-    model = nn.Sequential(nn.Conv2d(64, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 64, 1)).eval()
+    model = nn.Sequential(nn.Conv2d(64, 128, 5, padding=2), nn.ReLU(), nn.Conv2d(128, 64, 1)).eval()
     x = torch.randn(1, 64, 5, 5)
     alone = compile_model(model, "x86", x).size
     weights = 4 * sum(parameter.numel() for parameter in model.parameters())

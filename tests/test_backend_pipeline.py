@@ -73,7 +73,7 @@ def test_convolution_bias_and_activation_are_one_kernel(target):
 
 
 def test_equal_layers_share_a_kernel(target):
-    model = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(5))).eval()
+    model = nn.Sequential(*(nn.Conv2d(16, 16, 5, padding=2) for _ in range(5))).eval()
     module = imported(model, torch.randn(1, 16, 8, 8))
     with llvm_target(target):
         module = tvm.transform.Sequential(optimize_passes(target) + kernel_passes(target))(module)

@@ -39,7 +39,7 @@ def artifact(inputs):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 21, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(21, 21, 3, groups=21),
-        *(layer for _ in range(3) for layer in (nn.Conv2d(21, 21, 3, padding=1), nn.ReLU())),
+        *(layer for _ in range(3) for layer in (nn.Conv2d(21, 21, 5, padding=2), nn.ReLU())),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(21, 30), nn.LayerNorm(30), nn.Softmax(-1),
     ).eval()  # fmt: skip
     return compile_model(model, "x86-avx2", inputs, threads=1)
@@ -49,9 +49,10 @@ def test_every_kernel_has_a_row(artifact, inputs):
     profile = artifact.profile(inputs, repeats=3)
     rows = {row.description: row for row in profile.kernels}
     assert {row.name for row in profile.kernels} == set(artifact.manifest["kernels"])
-    shared = rows["convolution 3x3 24->24 8x8 + add + relu"]
-    assert shared.calls == 3 and shared.macs == 3 * 9 * 24 * 24 * 64 and shared.schedule == "convolution"
-    assert shared.bytes == 3 * 4 * (2 * 24 * 64 + 9 * 24 * 24 + 24)
+    # of each row of 8 results, tiles of 3 compute 9
+    shared = rows["convolution 5x5 24->24 8x8 + add + relu"]
+    assert shared.calls == 3 and shared.macs == 3 * 25 * 24 * 24 * 8 * 9 and shared.schedule == "convolution"
+    assert shared.bytes == 3 * 4 * (2 * 24 * 64 + 25 * 24 * 24 + 24)
     assert rows["depthwise 3x3 24 8x8 + add"].macs == 9 * 24 * 64
     assert rows["max_pool 2x2 24 10x10"].macs == 0 and rows["max_pool 2x2 24 10x10"].peak_share is None
     assert any(name.startswith("layer_norm") for name in rows)
@@ -72,7 +73,7 @@ def test_targets_of_ones_own_have_profiles() -> None:
 def test_profile_for_people_and_for_programs(artifact, inputs):
     profile = artifact.profile(inputs, repeats=2)
     text = str(profile)
-    assert "convolution 3x3 24->24 8x8 + add + relu" in text and "predicted" in text and "x86-avx2, 1 thread" in text
+    assert "convolution 5x5 24->24 8x8 + add + relu" in text and "predicted" in text and "x86-avx2, 1 thread" in text
     found = json.loads(profile.to_json())
     assert found["threads"] == 1 and found["peak"] == {"macs": 1e11, "bytes": 2e10}
     assert [row["name"] for row in found["kernels"]] == [row.name for row in profile.kernels]
