@@ -1,11 +1,14 @@
 """Compiled models compute what torch computes, for shapes chosen to be awkward."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from graphprune.backends.compiler import compile_model
+from graphprune.backends.convolution import Convolution
 from graphprune.errors import UnsupportedModelError
 
 TARGETS = ("x86", "x86-avx2")
@@ -73,6 +76,10 @@ CONVOLUTIONS = [
     (6, 6, 3, {"groups": 6, "padding": 1}, (12, 13)),
     (27, 27, 5, {"groups": 27, "padding": 2, "stride": 2}, (17, 17)),
     (9, 27, 3, {"groups": 9, "padding": 1}, (8, 8)),
+    (48, 48, 3, {"groups": 6, "padding": 1, "stride": 2}, (19, 22)),
+    (36, 72, 3, {"groups": 3, "padding": (1, 2), "stride": (3, 2)}, (17, 14)),
+    (40, 80, 1, {}, (12, 13)),
+    (32, 112, 3, {"padding": 1, "stride": 2}, (25, 27)),
 ]
 
 
@@ -83,6 +90,47 @@ def test_convolution(case, batch):
     target = TARGETS[batch == 3]
     model = nn.Sequential(nn.Conv2d(channels_in, channels_in, 1), block(channels_in, channels_out, kernel, **options))
     assert_same(model, torch.randn(batch, channels_in, *size), target=target)
+
+
+IMAGES = [
+    (3, 16, 3, {"stride": 2, "padding": 1}, (31, 34)),
+    (3, 40, 3, {"stride": 2, "padding": (1, 2), "dilation": (1, 2)}, (20, 23)),
+    (1, 8, (3, 5), {"stride": (2, 3), "padding": (0, 2)}, (16, 18)),
+    (4, 12, 3, {"stride": 2, "padding": 1, "groups": 2}, (15, 15)),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("case", IMAGES, ids=str)
+def test_convolution_of_an_image(case, target):
+    channels_in, channels_out, kernel, options, size = case
+    assert_same(block(channels_in, channels_out, kernel, **options), torch.randn(2, channels_in, *size), target=target)
+
+
+@pytest.mark.parametrize(
+    ("changed", "by_rows"),
+    [({}, True), ({"stride": (1, 1)}, False), ({"per_group": (0, 0)}, False), ({"dilation": (2, 1)}, False)],
+    ids=str,
+)
+def test_borders_of_single_rows_where_rows_hardly_overlap(changed, by_rows):
+    numbers = Convolution(
+        batch=1, blocks_in=3, lanes_in=16, height=28, width=28, blocks_out=3, lanes=16, reach=1, grouped=True,
+        kernel=(3, 3), stride=(2, 2), dilation=(1, 1), padding=(1, 1, 1, 1), registers=16, per_group=(8, 8),
+    )  # fmt: skip
+    assert replace(numbers, **changed).border_by_rows is by_rows
+
+
+@pytest.mark.parametrize(("blocks", "tall"), [(5, 20), (3, 24), (8, 16), (2, 16)])
+def test_odd_numbers_of_output_blocks_find_a_tile(blocks, tall):
+    """Tiles of three blocks and more may fill more registers, and rather take all blocks than compute some in vain."""
+    numbers = Convolution(
+        batch=1, blocks_in=8, lanes_in=16, height=56, width=56, blocks_out=blocks, lanes=16, reach=8, grouped=False,
+        kernel=(1, 1), stride=(1, 1), dilation=(1, 1), padding=(0, 0, 0, 0), registers=16, tall=24,
+    )  # fmt: skip
+    wide, deep = numbers.tile
+    assert blocks % deep == 0 and wide * deep == tall
+    few = replace(numbers, tall=0).tile
+    assert few[0] * few[1] <= 16
 
 
 def test_residual_and_concat_of_odd_channels():

@@ -15,6 +15,15 @@ from graphprune.backends.targets import get_target
 TARGETS = ("x86", "x86-avx2")
 
 
+@pytest.mark.parametrize(("blocks_in", "blocks_out"), [(1, 8), (2, 2), (5, 1), (8, 8)])
+def test_plans_keep_what_lies_between_the_steps_close(blocks_in, blocks_out):
+    """All rows of a large image at once would push transformed inputs and products out of the second-level cache."""
+    numbers = winograd.Winograd(1, blocks_in, blocks_out, 16, 112, 112, (1, 1, 1, 1), 4, 16)
+    plan, columns = numbers.plan, numbers.tiles[1]
+    between = numbers.span**2 * (blocks_in + plan.deep) * plan.chunk * columns * 64
+    assert plan.chunk < numbers.tiles[0] / 2 and between < 2 << 20
+
+
 @pytest.mark.parametrize("size", winograd.SIZES)
 def test_transforms_compute_a_convolution(size):
     output, weight, inputs = winograd.transforms(size)
