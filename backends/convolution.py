@@ -161,12 +161,20 @@ class Convolution:
         return self.choice[3]
 
     @property
+    def reads_table(self) -> bool:
+        """Whether a table says which input block each output block starts at."""
+        return self.grouped and not any(self.per_group)
+
+    @property
     def border_by_rows(self) -> bool:
         """Whether each row of results has a border of its own, which stays in the first-level cache.
 
-        It pays where few rows of the input are copied twice, and each of them for one tile of output blocks only.
+        It pays where few rows of the input are copied twice, and each of them for one tile of output blocks only. Of
+        groups, they must be seen to be one block: blocks must consist of whole groups.
         """
-        once = self.blocks == self.tile[1] if self.lanes_in == 1 else self.grouped and any(self.per_group)
+        outputs, inputs = self.per_group
+        whole = self.grouped and outputs == inputs > 0 == self.lanes % inputs and self.lanes == self.lanes_in
+        once = whole or self.lanes_in == 1 and not self.grouped and self.blocks == self.tile[1]
         return once and (self.kernel[0] - 1) * self.dilation[0] + 1 < 2 * self.stride[0]
 
     def _share(self, depth: int) -> int:

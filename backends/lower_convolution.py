@@ -76,8 +76,8 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
         result = lowering.kernel("winograd", lambda d, w: winograd.compute(numbers, d, w), source, packed)
         return lowering.wrap(result, out_shape)
     packed = np.pad(packed, [(0, numbers.blocks - len(packed)), *[(0, 0)] * 5])
-    table = numbers.grouped and not ordered
-    arguments = [source, lowering.store(packed, numbers.weights), *([relax.const(first)] if table else [])]
+    table = [relax.const(first)] if numbers.reads_table else []
+    arguments = [source, lowering.store(packed, numbers.weights), *table]
     result = lowering.kernel("convolution", lambda d, w, f=None: convolution.compute(numbers, d, w, f), *arguments)
     return lowering.wrap(result, out_shape)
 

@@ -60,11 +60,7 @@ def _convolution(numbers: convolution.Convolution) -> tuple:
     inner = (numbers.lanes_in // QUAD, numbers.lanes, QUAD) if numbers.integers else (numbers.lanes_in, numbers.lanes)
     size = (numbers.blocks, numbers.reach, *numbers.kernel, *inner)
     weight = te.placeholder(size, numbers.weights, name="weight")
-    first = (
-        [te.placeholder((numbers.blocks_out,), "int32", name="first")]
-        if numbers.grouped and not numbers.integers
-        else []
-    )
+    first = [te.placeholder((numbers.blocks_out,), "int32", name="first")] if numbers.reads_table else []
     return [data, weight, *first], convolution.compute(numbers, data, weight, *(first or [None])), 1
 
 

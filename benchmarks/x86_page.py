@@ -198,8 +198,9 @@ reduction*: the speed-up over the reduction of MACs; `*` marks networks made of 
 
 What keeps a pruned network from the whole reduction: the transforms of Winograd's algorithm and depthwise convolutions
 shrink with the channels, products with their square (ResNet-18, DenseNet, MobileNetV2); linear layers that wait for
-their weights count few MACs (VGG-11); grouped convolutions that the budget left alone, because they count few MACs, too
-(RegNet); and the fixed cost of a kernel, which is a larger part of a small network, and on two threads of all.
+their weights count few MACs, so that a budget of MACs leaves them alone (VGG-11; `scope="isomorphic"` does not, see
+[budgets](latency_budget.md)); and the fixed cost of a kernel, which is a larger part of a small network, and on two
+threads of all.
 
 ![time of the artifact over time of ONNX Runtime](x86_latency.svg)
 """

@@ -78,6 +78,8 @@ CONVOLUTIONS = [
     (9, 27, 3, {"groups": 9, "padding": 1}, (8, 8)),
     (48, 48, 3, {"groups": 6, "padding": 1, "stride": 2}, (19, 22)),
     (36, 72, 3, {"groups": 3, "padding": (1, 2), "stride": (3, 2)}, (17, 14)),
+    (60, 60, 3, {"groups": 5, "padding": 1, "stride": 2}, (12, 13)),
+    (30, 30, 3, {"groups": 6, "padding": 1, "stride": 2}, (12, 13)),
     (40, 80, 1, {}, (12, 13)),
     (32, 112, 3, {"padding": 1, "stride": 2}, (25, 27)),
 ]
@@ -97,6 +99,7 @@ IMAGES = [
     (3, 40, 3, {"stride": 2, "padding": (1, 2), "dilation": (1, 2)}, (20, 23)),
     (1, 8, (3, 5), {"stride": (2, 3), "padding": (0, 2)}, (16, 18)),
     (4, 12, 3, {"stride": 2, "padding": 1, "groups": 2}, (15, 15)),
+    (4, 40, 3, {"stride": 2, "padding": 1, "groups": 2}, (15, 15)),
 ]
 
 
@@ -109,7 +112,13 @@ def test_convolution_of_an_image(case, target):
 
 @pytest.mark.parametrize(
     ("changed", "by_rows"),
-    [({}, True), ({"stride": (1, 1)}, False), ({"per_group": (0, 0)}, False), ({"dilation": (2, 1)}, False)],
+    [
+        ({}, True),
+        ({"stride": (1, 1)}, False),
+        ({"per_group": (0, 0)}, False),
+        ({"dilation": (2, 1)}, False),
+        ({"per_group": (12, 12)}, False),
+    ],
     ids=str,
 )
 def test_borders_of_single_rows_where_rows_hardly_overlap(changed, by_rows):

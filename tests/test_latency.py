@@ -7,12 +7,12 @@ from torch import nn
 
 import graphprune
 from graphprune.backends import latency as measuring
-from graphprune.backends.latency import Table, clock_of
+from graphprune.backends.latency import Bench, Table, clock_of
 from graphprune.backends.targets import get_target
 from graphprune.budget import Options, make_plan
 from graphprune.cost import CostModel
 from graphprune.errors import BudgetError, LatencyWarning, OptionError, TargetError
-from graphprune.latency import Clock, latency_of, layers_of, points
+from graphprune.latency import Clock, Kernel, latency_of, layers_of, points
 from graphprune.passes import prune_to_latency
 from helpers import randomise
 
@@ -229,6 +229,13 @@ def test_targets_that_do_not_run_here():
         graphprune.optimize(module, example_inputs=x, latency=0.5)
     with pytest.raises(OptionError, match="times of a target"):
         graphprune.analyze(module, x).plan(budget="latency")
+
+
+@pytest.mark.parametrize("channels", [48, 60])
+def test_kernels_of_grouped_convolutions_are_measured(channels):
+    """Of 8 channels per group, whose first input blocks follow from their number, and of 10, which straddle blocks."""
+    kernel = Kernel("conv", 1, (13, 12), (3, 3), (2, 2), 6)
+    assert 0 < Bench(get_target("x86-avx2"), 1)(kernel, (channels, channels)) < 1
 
 
 @pytest.mark.skipif(bool(AVX2.missing_features()), reason="needs AVX2")
