@@ -80,7 +80,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
 
 
 def _compiled(analysis: Any, model: Any, example: Any, alive: Any, before: Any, costs: CostModel) -> Any:
-    plan = Plan.of(analysis, alive, Options().as_json(), before, costs.totals(alive))
+    plan = Plan.of(analysis, alive, Options(policy=COMPILED).as_json(), before, costs.totals(alive))
     return compile_model(plan.apply(model), TARGET, example, threads=1)
 
 
