@@ -14,6 +14,7 @@ from tvm import s_tir, te, tirx
 
 from .cores import SERVER, Core
 from .dots import QUAD, accumulate_dots, takes_bytes
+from .filters import first_block
 from .halving import widened
 from .prefetch import FEW_TILES, LARGE_WEIGHTS, NARROW, ask, rows_per_line
 from .targets import Target
@@ -283,8 +284,8 @@ def _first_block(shape: Convolution, block, table: te.Tensor | None):
     """The first input block that an output block reads."""
     if table is not None:
         return table(block)
-    outputs, inputs = shape.per_group
-    return tirx.min(block * shape.lanes // outputs * inputs // shape.lanes_in, shape.blocks_in - shape.reach)
+    start = first_block(block, shape.per_group, shape.lanes, shape.lanes_in)
+    return tirx.min(start, shape.blocks_in - shape.reach)
 
 
 def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:

@@ -1,5 +1,7 @@
 """Weights of a convolution as its template reads them: by blocks of outputs and inputs, with zeros in empty lanes."""
 
+from typing import Any
+
 import numpy as np
 
 from .layout import positions
@@ -55,8 +57,13 @@ def in_parts(packed: np.ndarray, channels: int, together: int) -> np.ndarray:
     return np.ascontiguousarray(parts[:, : -(-channels // together)])
 
 
+def first_block(block: Any, per_group: tuple[int, int], lanes_out: int, lanes_in: int) -> Any:
+    """The first input block that an output block reads, both without holes: of numbers, arrays and expressions."""
+    outputs, inputs = per_group
+    return block * lanes_out // outputs * inputs // lanes_in
+
+
 def in_order(first: np.ndarray, per_group: tuple[int, int], lanes_out: int, lanes_in: int, last: int) -> bool:
     """Whether the first input block of every output block follows from the sizes of groups: there are no holes."""
-    outputs, inputs = per_group
-    starts = np.arange(len(first)) * lanes_out // outputs * inputs // lanes_in
+    starts = first_block(np.arange(len(first)), per_group, lanes_out, lanes_in)
     return bool((np.minimum(starts, last) == first).all())
