@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 # Files whose code decides what a choice means and how fast it is.
 _TEMPLATES = (
-    "convolution", "cores", "dots", "halving", "lower_convolution", "lower_integers", "lower_sparse", "matmul",
-    "precision", "prefetch", "sparse", "tiling", "window", "winograd",
+    "convolution", "convolution_shape", "cores", "dots", "halving", "lower_convolution", "lower_integers",
+    "lower_sparse", "matmul", "precision", "prefetch", "sparse", "tiling", "window", "winograd",
 )  # fmt: skip
 
 

@@ -20,6 +20,9 @@ Writer = Callable[[dict[str, int], list[int]], str]
 
 _ATTRIBUTE = "graphprune.facts"
 _SPATIAL = 0
+BEHIND = "_behind_"
+"""In the name of a kernel, what stands between what it computes and what it does to its input before."""
+
 _LIBRARY = frozenset(
     f"tirx.{name}" for name in ("exp", "exp2", "log", "log2", "pow", "tanh", "erf", "sin", "cos", "tan")
 )
@@ -97,7 +100,8 @@ def _tensors(function: tirx.PrimFunc) -> list[tuple[list[int], int]]:
 
 def _describe(function: tirx.PrimFunc, name: str, block: Any, write: "Writer | None") -> str:
     """`convolution 3x3 64->64 56x56 + add + relu`."""
-    first, *others = operations(name)
+    own, _, before = name.partition(BEHIND)
+    first, *others = operations(own)
     shapes = [shape for shape, _ in _tensors(function) if shape]
     extents = {v.var.name.removeprefix("v_"): v.dom.extent for v in block.iter_vars} if block is not None else {}
     axes = {name: int(extent) for name, extent in extents.items() if isinstance(extent, tirx.IntImm)}
@@ -107,7 +111,8 @@ def _describe(function: tirx.PrimFunc, name: str, block: Any, write: "Writer | N
         size = None
     if size is None:
         size = " -> ".join("x".join(map(str, shape)) for shape in (shapes[:1] + shapes[1:][-1:]))
-    return " + ".join([f"{first} {size}".strip(), *others])
+    text = " + ".join([f"{first} {size}".strip(), *others])
+    return f"{text}, behind {' + '.join(operations(before))}" if before else text
 
 
 def _convolution(axes: dict[str, int], result: list[int]) -> str:

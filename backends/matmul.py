@@ -8,7 +8,7 @@ of a panel of weights stays near while it is needed, and the sums wait in memory
 """
 
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import log2, prod
 
 import numpy as np
 from tvm import s_tir, te, tirx
@@ -115,8 +115,9 @@ class MatMul:
             or self.blocks == self.tile[1]
         ):
             return 1
-        sizes = [n for n in range(_SHORTEST, _WHOLE + 1, _UNROLLED) if self.inner % n == 0]
-        return self.inner // max(sizes, default=self.inner)
+        sizes = [n for n in range(_SHORTEST, self.inner, _UNROLLED) if self.inner % n == 0]
+        fitting = [n for n in sizes if n <= _WHOLE]
+        return self.inner // max(fitting or sizes[:1], default=self.inner)
 
     @property
     def blocks(self) -> int:
@@ -273,17 +274,30 @@ def _accumulate(sch: s_tir.Schedule, sums: Block, deep: int, tiles: int, outer: 
     A single row of data is gone before more weights could arrive.
     """
     *_, tile_rows, lane, k = sch.get_loops(sums)
-    length = extent(sch, k)
-    unrolled = min(_UNROLLED, extent(sch, lane))
-    rounds, odd = divmod(length, unrolled)
-    bursts = 0
-    few = deep * length * extent(sch, lane) * 4 <= _PANEL and tiles * extent(sch, tile_rows) > 1
-    if few and not odd and tiles <= deep * length:
-        wanted = deep * length / rows_per_line(length, extent(sch, lane)) / tiles / _BURST
-        bursts = next((n for n in range(1, rounds) if rounds % n == 0 and n >= wanted), rounds)
+    length, lanes = extent(sch, k), extent(sch, lane)
+    unrolled, bursts = min(_UNROLLED, lanes), 0
+    few = deep * length * lanes * 4 <= _PANEL and tiles * extent(sch, tile_rows) > 1
+    if few and length % unrolled == 0 and tiles <= deep * length:
+        wanted = deep * length / rows_per_line(length, lanes) / tiles / _BURST
+        unrolled, bursts = _bursts(length, unrolled, max(1.0, wanted))
     burst, *_ = sch.split(k, [max(bursts, 1), None, unrolled])
     accumulate(sch, sums, outer, spatial, unrolled=1)
     return burst if bursts else None
+
+
+def _bursts(length: int, unrolled: int, wanted: float) -> tuple[int, int]:
+    """How many rounds are unrolled, and a number of equal bursts near the wanted one.
+
+    Too many take time to ask, too few ask for too much at once; shorter rounds are better than either, as for a length
+    of 8 * 2 * 47, which has no better divisor.
+    """
+
+    def far(choice: tuple[int, int]) -> float:
+        rounds, bursts = choice
+        return abs(log2(bursts / wanted)) + (rounds < unrolled) / 2
+
+    rounds = [size for size in (unrolled, unrolled // 2) if size and length % size == 0]
+    return min(((size, n) for size in rounds for n in range(1, length // size + 1) if length // size % n == 0), key=far)
 
 
 def _with_prefetch(

@@ -23,6 +23,7 @@ from .lower_attention import lower_attention
 from .lowering import lower_to_blocks
 from .own_outputs import own_outputs
 from .precision import Half
+from .prologue import fuse_prologues
 from .schedules import apply_schedules
 from .targets import Target, get_target
 
@@ -44,10 +45,11 @@ def optimize_passes(
     `named` lists the weights of the model by their names, for messages.
     """
     return [
-        _transform.DecomposeOpsForInference(),
         _transform.CanonicalizeBindings(),
         *([find_integers, _transform.DeadCodeElimination()] if target.dots else []),
         fold_constants,
+        _transform.DecomposeOpsForInference(),  # batch norms that are not constant
+        _transform.CanonicalizeBindings(),
         _transform.DeadCodeElimination(),
         find_norms,
         lower_attention(target),
@@ -70,6 +72,7 @@ def kernel_passes(target: Target) -> list[tvm.transform.Pass]:
         _transform.AnnotateTIROpPattern(),
         _transform.FoldConstant(),
         _transform.FuseOps(),
+        fuse_prologues,
         _transform.FuseTIR(),
         _transform.DeadCodeElimination(),
         apply_schedules(target),

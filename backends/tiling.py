@@ -53,6 +53,20 @@ def inline_epilogue(schedule: s_tir.Schedule, reduction: s_tir.schedule.SBlockRV
     return consumers[-1] if consumers else reduction
 
 
+def inline_prologue(schedule: s_tir.Schedule, reduction: s_tir.schedule.SBlockRV) -> s_tir.schedule.SBlockRV | None:
+    """Inline everything before a reduction into the last block there, and return that; None where there is nothing.
+
+    The border of a convolution, which its template adds itself, does not count.
+    """
+    names = [schedule.get(block).name_hint for block in blocks_of(schedule)]
+    *before, last = blocks_of(schedule)[: names.index(schedule.get(reduction).name_hint)] or [None]
+    if last is None or schedule.get(last).name_hint == "pad":
+        return None
+    for block in before:
+        schedule.compute_inline(block)
+    return last
+
+
 def _all_consumers(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> list[s_tir.schedule.SBlockRV]:
     """Everything after a block, in program order."""
     blocks = blocks_of(schedule)
@@ -78,6 +92,13 @@ def merge_axes(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV, first: 
         return (*index[:first], flat, *index[first + count :])
 
     schedule.transform_block_layout(block, tirx.IndexMap.from_func(merged, ndim=len(extents)))
+
+
+def flatten_image(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> None:
+    """Make one axis of the rows and columns of a blocked value that a block writes."""
+    width = int(schedule.get(block).iter_vars[3].dom.extent)
+    schedule.transform_layout(block, ("write", 0), lambda n, c, y, x, lane: (n, c, y * width + x, lane))
+    merge_axes(schedule, block, 2, 2)
 
 
 def extent(schedule: s_tir.Schedule, loop: s_tir.schedule.LoopRV) -> int:

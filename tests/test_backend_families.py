@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from graphprune.backends import matmul
 from graphprune.backends.compiler import compile_model
 from helpers import randomise
 
@@ -271,8 +272,38 @@ def test_pixel_shuffle(channels):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     "rows, inner, columns",
-    [(32, 1536, 80), (33, 1000, 37), (49, 776, 160), (197, 3072, 64), (197, 3072, 90), (2, 40, 900), (40, 797, 70)],
+    [
+        (32, 1536, 80),
+        (33, 1000, 37),
+        (49, 776, 160),
+        (197, 3072, 64),
+        (197, 3072, 90),
+        (40, 1552, 96),
+        (2, 40, 900),
+        (40, 797, 70),
+    ],
 )
 def test_long_sums_of_few_and_many_rows(target, rows, inner, columns):
     model = nn.Sequential(nn.Linear(inner, columns), nn.GELU())
     assert_agrees(model, torch.randn(1, rows, inner), target)
+
+
+@pytest.mark.parametrize(
+    ("length", "wanted", "bursts"),
+    [
+        (768, 7.7, (8, 8)),
+        (752, 7.5, (4, 4)),
+        (776, 7.8, (4, 2)),
+        (640, 1.0, (8, 1)),
+        (8, 16.0, (4, 2)),
+        (3, 1.0, (1, 1)),
+    ],
+)
+def test_weights_are_asked_for_in_bursts_that_suit(length, wanted, bursts):
+    """As many as wanted where the length has such a divisor; else near that, never one for every few numbers."""
+    assert matmul._bursts(length, 8, wanted) == bursts
+
+
+def test_long_sums_without_a_fitting_share_take_the_next_longer_one():
+    shares = {inner: matmul.MatMul(1, 197, inner, 768, 16, 16).shares for inner in (768, 1504, 1536, 1552, 1618)}
+    assert shares == {768: 1, 1504: 2, 1536: 2, 1552: 2, 1618: 1}
