@@ -296,7 +296,6 @@ def test_long_sums_of_few_and_many_rows(target, rows, inner, columns):
         (776, 7.8, (4, 2)),
         (640, 1.0, (8, 1)),
         (8, 16.0, (4, 2)),
-        (3, 1.0, (1, 1)),
     ],
 )
 def test_weights_are_asked_for_in_bursts_that_suit(length, wanted, bursts):
