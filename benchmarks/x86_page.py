@@ -97,8 +97,9 @@ def times(records: list[Record]) -> Rows:
 
 
 def gains(records: list[Record]) -> Rows:
-    """How much faster pruned models are than dense ones, beside how much less they compute."""
-    rows = []
+    """How much faster pruned models are than dense ones, beside how much less they compute; last, the means of `*`."""
+    rows: Rows = []
+    found: dict[str, list[tuple[float, float, float]]] = {}
     for record in records:
         variants = record["variants"]
         dense = variants.get("dense")
@@ -110,8 +111,18 @@ def gains(records: list[Record]) -> Rows:
             ours = dense["seconds"]["artifact"] / slim["seconds"]["artifact"]
             name = record["model"] + (" *" if record["model"] in CONVOLUTIONAL else "")
             theirs = dense["seconds"].get("onnxruntime", 0) / slim["seconds"].get("onnxruntime", 1)
-            rows.append([name, variant, f"{less:.2f} x", f"{ours:.2f} x", f"{ours / less:.2f}", f"{theirs:.2f} x"])
-    return rows
+            rows.append([name, variant, *_gain(less, ours, theirs)])
+            if record["model"] in CONVOLUTIONAL:
+                found.setdefault(variant, []).append((less, ours, theirs))
+    means = {
+        variant: [geometric_mean(column) if all(column) else 0.0 for column in zip(*numbers, strict=True)]
+        for variant, numbers in found.items()
+    }
+    return rows + [["geometric mean of *", variant, *_gain(*numbers)] for variant, numbers in means.items()]
+
+
+def _gain(less: float, ours: float, theirs: float) -> list[str]:
+    return [f"{less:.2f} x", f"{ours:.2f} x", f"{ours / less:.2f}", f"{theirs:.2f} x" if theirs else "-"]
 
 
 def scaling(records: list[Record]) -> Rows:
