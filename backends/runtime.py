@@ -17,6 +17,7 @@ import tvm_ffi
 from ..errors import FileFormatError, InputError, TargetError
 from . import gpu
 from .container import ALIGNMENT, Buffer
+from .large_pages import WORTH, use_large_pages
 from .processors import default_threads, processors
 from .weights import aligned_room, arrays
 
@@ -86,6 +87,9 @@ class Program:
         self._executable = _load(library)
         self._weights = _arguments(weights, data) if weights is not None and data is not None else {}
         self._watching = threading.local()
+        # Functions whose weights are known to lie in large pages, or None where that is not worth it. Weights that are
+        # mapped from a file stay where all processes share them.
+        self._settled: set[str] | None = None if self.on_gpu or len(library) < WORTH else set()
         # Machines that wait for work; appending to a list and popping from it are atomic.
         self._free = [self._start()]
 
@@ -102,8 +106,28 @@ class Program:
 
     def _run(self, tensors: list[tvm_ffi.Tensor], name: str) -> list[tvm_ffi.Tensor]:
         use_threads(self._workers)
+        if self._settled is not None and name not in self._settled and self._watcher is None:
+            self._settled.add(name)
+            return self._settle(tensors, name)
         with self._machine() as machine:
             result = machine[name](*tensors, *self._weights.get(name, ()))
+        return [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
+
+    def _settle(self, tensors: list[tvm_ffi.Tensor], name: str) -> list[tvm_ffi.Tensor]:
+        """Run a function as any other time; what its kernels were given, but for the inputs, comes into large pages."""
+        seen: dict[int, int] = {}
+
+        def note(function: Any, kernel: str, before: bool, result: Any, *arguments: Any) -> int:
+            for tensor in arguments:
+                if isinstance(tensor, tvm_ffi.Tensor):
+                    seen[tensor.data_ptr()] = tensor.numel() * tensor.dtype.itemsize
+            return 0  # go on
+
+        machine = self._start()
+        machine["set_instrument"](tvm_ffi.convert(note))
+        result = machine[name](*tensors, *self._weights.get(name, ()))
+        given = {tensor.data_ptr() for tensor in tensors}
+        use_large_pages((start, start + size) for start, size in seen.items() if start not in given)
         return [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
 
     @contextmanager
@@ -122,12 +146,16 @@ class Program:
         finally:
             self._watching.machine = None
 
+    @property
+    def _watcher(self) -> "_Machine | None":
+        """The machine that tells what this thread's calls do."""
+        return getattr(self._watching, "machine", None)
+
     @contextmanager
     def _machine(self) -> "Iterator[_Machine]":
         """A machine that nobody else uses meanwhile."""
-        watched = getattr(self._watching, "machine", None)
-        if watched is not None:
-            yield watched
+        if self._watcher is not None:
+            yield self._watcher
             return
         try:
             machine = self._free.pop()
