@@ -40,7 +40,7 @@ class _FusePrologues(Rewriter):
         self.before: dict[relax.Var, relax.Var] = {}
         for var, call in calls.items():
             kernel = self.kernel(call)
-            source = _arguments(call)[0] if kernel is not None else None
+            source = _arguments(call)[0] if kernel is not None and kernel.params else None
             if source not in calls or self.uses[source] != 1 or not self.is_convolution(kernel):
                 continue
             producer = self.kernel(calls[source])

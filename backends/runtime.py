@@ -120,7 +120,8 @@ class Program:
         def note(function: Any, kernel: str, before: bool, result: Any, *arguments: Any) -> int:
             for tensor in arguments:
                 if isinstance(tensor, tvm_ffi.Tensor):
-                    seen[tensor.data_ptr()] = tensor.numel() * tensor.dtype.itemsize
+                    place, size = tensor.data_ptr(), tensor.numel() * tensor.dtype.itemsize
+                    seen[place] = max(size, seen.get(place, 0))  # memory of results is used again
             return 0  # go on
 
         machine = self._start()
