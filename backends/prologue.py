@@ -13,6 +13,7 @@ from tvm import relax, s_tir, tirx
 from .convolution import takes_prologue
 from .facts import BEHIND
 from .rewriting import Rewriter, is_straight, op_name
+from .schedules import is_scheduled
 
 _ELEMENTWISE = 2
 """The largest kind of operator, as TVM's fusion counts them, whose results each come from one place of the inputs."""
@@ -37,7 +38,7 @@ class _FusePrologues(Rewriter):
         self.module = module
         bindings = [binding for block in function.body.blocks for binding in block.bindings]
         calls = {binding.var: binding.value for binding in bindings}
-        self.before: dict[relax.Var, relax.Var] = {}
+        self.joined: dict[relax.Var, tuple[relax.Var, _Kernel, _Kernel]] = {}
         for var, call in calls.items():
             kernel = self.kernel(call)
             source = _arguments(call)[0] if kernel is not None and kernel.params else None
@@ -45,24 +46,30 @@ class _FusePrologues(Rewriter):
                 continue
             producer = self.kernel(calls[source])
             if producer is not None and all(self.keeps_places(step) for _, step in producer.steps):
-                self.before[var] = source
-        self.calls = calls
+                self.joined[var] = source, producer, kernel
+        self.calls, self.sources = calls, {source for source, *_ in self.joined.values()}
 
     def visit(self, var: relax.Var, value: relax.Expr) -> object:
         """Nothing for a prologue; its convolution is called with what the prologue reads."""
-        if var in self.before.values():
+        if var in self.sources:
             return var
-        if var not in self.before:
+        if var not in self.joined:
             return super().visit(var, value)
-        first, second = self.calls[self.before[var]], value
-        function, name = _joined(self.kernel(first), self.kernel(second))
-        arguments = [*_arguments(first), *_arguments(second)[1:]]
+        source, producer, kernel = self.joined[var]
+        function, name = _joined(producer, kernel)
+        arguments = [*_arguments(self.calls[source]), *_arguments(value)[1:]]
         return self.builder.emit(
             relax.Call(self.builder.add_func(function, name), [self.expression(a) for a in arguments]), var.name
         )
 
     def kernel(self, call: relax.Expr) -> _Kernel | None:
-        """What a binding calls, if that is a kernel."""
+        """What a binding calls, if that is a kernel of blocks: code that comes finished joins nothing."""
+        kernel = self.steps_of(call)
+        ready = kernel is None or any(is_scheduled(self.module[step.args[0]]) for _, step in kernel.steps)
+        return None if ready else kernel
+
+    def steps_of(self, call: relax.Expr) -> _Kernel | None:
+        """The steps of what a binding calls, if that is a kernel."""
         if op_name(call) == "relax.call_tir":
             params = [relax.Var(f"input_{place}", argument.ty) for place, argument in enumerate(_arguments(call))]
             step = relax.Call(call.op, [call.args[0], relax.Tuple(params), *call.args[2:]], call.attrs, call.ty_args)

@@ -119,3 +119,22 @@ def test_it_is_told_in_the_profile():
         kernel.description == "convolution 1x1 48->32 14x14 + add + relu, behind concatenate + multiply + add + relu"
         for kernel in found
     ), [kernel.description for kernel in found]
+
+
+class Joined(nn.Module):
+    """Some channels of several values in one: code that comes finished, and reads what nothing else reads first."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 7, 3, padding=1), nn.Conv2d(3, 9, 1)
+        self.last = nn.Conv2d(15, 5, 1)
+
+    def forward(self, x):
+        return self.last(torch.cat([torch.relu(self.first(x)), self.second(x)[:, 1:]], 1))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_finished_code_takes_no_prologue(target):
+    artifact = assert_agrees(Joined(), torch.randn(1, 3, 12, 18), target)
+    assert behind(artifact) == []
+    assert "channels" in kernels(artifact)
