@@ -16,6 +16,7 @@ from .halving import widened
 from .prefetch import FEW_TILES, NARROW, ask, rows_per_line
 from .targets import Target
 from .tiling import (
+    PARTS,
     accumulate,
     annotation_of,
     blocks_of,
@@ -40,6 +41,8 @@ _BY_ROWS = "graphprune.border_by_rows"
 _UNROLLED_TAPS = 64
 # Which loop of the sums inside a tile runs over output blocks, columns, the rows of the kernel.
 _MEMBER, _COLUMN, _KY = 2, 5, 8
+# So many times as large as its weights is what a convolution reads and writes, or larger, if threads share the image.
+_IMAGE_PER_WEIGHT = 4
 # Bytes of prepared input, which the first-level cache holds, and the fewest pixels for which it is prepared: there must
 # be pieces for several threads.
 _PREPARED, _FEW_PIXELS = 32 * 1024, 32
@@ -172,18 +175,28 @@ def _by_tiles(
     sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: int, target: Target, prepared: bool = False
 ) -> s_tir.schedule.LoopRV:
     """One tile after the other, each through the whole reduction; returns the loop over rows of them."""
+    spatial = _is_mostly_image(sch, sums, result)
     n, o, *rows, x, lane = sch.get_loops(result)
     outer, inner = sch.split(o, [None, deep])
     tile, column = sch.split(x, [None, wide])
     sch.reorder(n, outer, *rows, tile, inner, column, lane)
+    others, around = extent(sch, n) * extent(sch, outer), 2
     if prepared:
         channels = int(prod(sch.get(sums).reads[0].source.shape[1::2]))  # blocks by lanes
         part, tile = sch.split(tile, [None, _near(extent(sch, tile), 4 * channels * wide)])
         sch.reorder(part, outer, tile)
-        piece = sch.fuse(n, part)
+        piece, around = sch.fuse(n, part), 3
+    elif spatial and rows:
+        part, row = split_for_threads(sch, *rows, others, PARTS)
+        sch.reorder(n, part, outer, row)
+        piece, around = sch.fuse(n, part, outer), 3
+    elif spatial:
+        part, tile = split_for_threads(sch, tile, others, PARTS)
+        sch.reorder(n, part, outer, tile)
+        piece = sch.fuse(n, part, outer)
     else:
         if not rows:
-            part, tile = split_for_threads(sch, tile, extent(sch, n) * extent(sch, outer))
+            part, tile = split_for_threads(sch, tile, others)
             rows = [part]
         piece = sch.fuse(n, outer, *rows)
     sch.parallel(piece)
@@ -191,7 +204,6 @@ def _by_tiles(
     unroll(sch, inner, column)
     sch.set_scope(sums, 0, "local")
     sch.compute_at(sums, tile, preserve_unit_loops=True)
-    around = 3 if prepared else 2
     *_, ky, kx, lane_in = loops = sch.get_loops(sums)[around:][: _KY + 3]
     # A value of the input is used for all output blocks at once: else those of all columns would wait in registers.
     sch.reorder(loops[_COLUMN], loops[_MEMBER])
@@ -201,7 +213,19 @@ def _by_tiles(
         accumulate_dots(sch, sums, outer=around, spatial=7, unrolled=3 if few else 1, instruction=target.dots)
     else:
         accumulate(sch, sums, outer=around, spatial=7, unrolled=3 if few else 1)
-    return piece
+    return row if spatial and rows and not prepared else piece
+
+
+def _is_mostly_image(sch: s_tir.Schedule, sums: Block, result: Block) -> bool:
+    """Whether the weights are small against what a convolution reads and writes.
+
+    Then threads take parts of the image, all of its channels: each finds near what it wrote in the kernel before.
+    """
+    shapes = [tuple(map(int, read.source.shape)) for read in sch.get(sums).reads]
+    weights = sum(prod(shape) for shape in shapes if len(shape) > 5)
+    image = sum(prod(shape) for shape in shapes if len(shape) <= 5)
+    image += prod(int(variable.dom.extent) for variable in sch.get(result).iter_vars)
+    return _IMAGE_PER_WEIGHT * weights <= image
 
 
 def _by_shares(

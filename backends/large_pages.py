@@ -13,8 +13,8 @@ from typing import Any
 Region = tuple[int, int]
 """Where a piece of memory begins and ends, in bytes."""
 
-WORTH = 16 << 20
-"""Bytes of weights that are worth it: less stays within reach of the tables that addresses are looked up in."""
+WORTH = 4 << 20
+"""Bytes of code and weights that are worth it: less is within reach of the tables that addresses are looked up in."""
 
 _LARGE, _SMALL = 2 << 20, 64 << 10
 """Bytes of a large page; of a tensor that is not worth one."""

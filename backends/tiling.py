@@ -17,6 +17,8 @@ _DEEP = 3
 _FROM_MEMORY, _FROM_THIRD, _FROM_SECOND = 5.0, 10.0, 40.0
 # Enough parallel pieces to keep the threads of a large machine busy.
 _PIECES = 32
+# Parts of an image that threads share, at least: rows of images often come by the seven.
+PARTS = 7
 
 
 def blocks_of(schedule: s_tir.Schedule) -> list[s_tir.schedule.SBlockRV]:
@@ -158,13 +160,14 @@ def accumulate(
     vectorize(schedule, zeros[-1])
 
 
-def split_for_threads(schedule: s_tir.Schedule, tiles: s_tir.schedule.LoopRV, others: int) -> tuple:
+def split_for_threads(schedule: s_tir.Schedule, tiles: s_tir.schedule.LoopRV, others: int, least: int = 1) -> tuple:
     """Split a loop over tiles, which runs beside `others` pieces of parallel work, into a parallel and a serial part.
 
-    Only as many parallel pieces as threads may need: each one computes its place by divisions.
+    Only as many parallel pieces as threads may need, but `least` of this loop: each one computes its place by
+    divisions.
     """
     count = extent(schedule, tiles)
-    wanted = min(count, ceil(_PIECES / others))
+    wanted = min(count, max(least, ceil(_PIECES / others)))
     pieces = next(n for n in range(wanted, count + 1) if count % n == 0)
     return tuple(schedule.split(tiles, [pieces, None]))
 

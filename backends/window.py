@@ -15,11 +15,25 @@ from .cores import SERVER, Core
 from .halving import widened
 from .layout import pack_constant
 from .targets import Target
-from .tiling import accumulate, annotation_of, find, inline_epilogue, partition, register_tiles, unroll, vectorize
+from .tiling import (
+    PARTS,
+    accumulate,
+    annotation_of,
+    extent,
+    find,
+    inline_epilogue,
+    partition,
+    register_tiles,
+    split_for_threads,
+    unroll,
+    vectorize,
+)
 
 _TILE = "graphprune.window"
 # More columns than this at once are slower: their sums are many, and each one reads little.
 _COLUMNS = 8
+# With so many channels per pixel, or fewer, the weights of the convolutions beside it are small against their images.
+_CHANNELS_PER_PIXEL = 1.25
 
 
 @dataclass(frozen=True)
@@ -114,13 +128,21 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
         return None
     wide, taps = annotation_of(sch, reduced, _TILE)
     result = inline_epilogue(sch, reduced)
-    n, c, y, x, lane = sch.get_loops(result)
+    n, c, y, x, lane = loops = sch.get_loops(result)
+    _, blocks, rows, columns, lanes = (extent(sch, loop) for loop in loops)
     tile, column = sch.split(x, [None, wide])
-    sch.parallel(sch.fuse(n, c, y))
+    # The convolutions beside it share an image between threads by rows where it has more pixels than channels.
+    spatial = blocks * lanes <= _CHANNELS_PER_PIXEL * rows * columns
+    if spatial:
+        part, y = split_for_threads(sch, y, extent(sch, n) * blocks, PARTS)
+        sch.reorder(n, part, c, y)
+        sch.parallel(sch.fuse(n, part, c))
+    else:
+        sch.parallel(sch.fuse(n, c, y))
     vectorize(sch, lane)
     unroll(sch, column)
     sch.set_scope(reduced, 0, "local")
     sch.compute_at(reduced, tile, preserve_unit_loops=True)
-    accumulate(sch, reduced, outer=2, spatial=6, unrolled=2 if taps <= 32 else 1)
+    accumulate(sch, reduced, outer=3 if spatial else 2, spatial=6, unrolled=2 if taps <= 32 else 1)
     partition(sch, tile)
     return sch
