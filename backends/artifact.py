@@ -7,9 +7,8 @@ or beside it in `weights.bin`; `plan.json` is the plan of a pruned model.
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +19,10 @@ from . import container
 from .bits import BFLOAT16, as_bits, from_bits
 from .host import processor
 from .manifest import LIBRARY, MEMBERS, PLAN, WEIGHTS, described, packed, unpacked
+from .outputs import kind_of, places, unflatten
 from .precision import storage_of
 from .processors import default_threads
+from .specs import spec_of
 from .targets import missing_here
 
 if TYPE_CHECKING:
@@ -31,29 +32,6 @@ if TYPE_CHECKING:
     from .static_cost import StaticCost
 
 _CPU = 1  # as DLPack numbers devices
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Name, shape and element type of one input or output.
-
-    The first axis of a `batched` tensor may have any length; `shape` shows the smallest that was compiled.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    batched: bool = False
-
-    def __str__(self) -> str:
-        extents = ["batch", *self.shape[1:]] if self.batched else self.shape
-        return f"{self.dtype}[{', '.join(map(str, extents))}]"
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of this shape can be given."""
-        if self.batched:
-            return len(shape) == len(self.shape) and shape[0] > 0 and shape[1:] == self.shape[1:]
-        return shape == self.shape
 
 
 class Artifact:
@@ -83,10 +61,12 @@ class Artifact:
         threads: int | None = None,
         weights: container.Buffer | None = None,
         plan: bytes | None = None,
+        stored: container.Buffer | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
-        parts = {LIBRARY: library, WEIGHTS: weights, PLAN: plan}
+        # Once loaded, the library is needed only to be saved: from the file that it came from, if there is one.
+        parts = {LIBRARY: library if stored is None else stored, WEIGHTS: weights, PLAN: plan}
         self._members = {name: data for name, data in parts.items() if data is not None}
         if "members" not in manifest:
             manifest = {**manifest, "members": {name: described(data) for name, data in self._members.items()}}
@@ -125,7 +105,16 @@ class Artifact:
     @property
     def library(self) -> bytes:
         """The shared library: code, the program that calls the kernels, and weights that are embedded."""
-        return bytes(self._members[LIBRARY])
+        return bytes(self._whole(LIBRARY))
+
+    def _whole(self, name: str) -> container.Buffer:
+        """A member as it was loaded. Raises `FileFormatError` where its file was written to since."""
+        data = self._members[name]
+        if container.is_cut(data) or described(data) != self.manifest["members"][name]:
+            raise FileFormatError(
+                f"{name} changed since it was loaded: the file that it came from was written to; load it again"
+            )
+        return data
 
     @property
     def _program(self) -> "Program":
@@ -158,13 +147,13 @@ class Artifact:
         tensors = [tensor for tensor, _ in pairs]
         count = self._check(tensors)
         results = program(tensors) if count is None else self._run_batch(tensors, count)
-        return _unflatten(self.manifest["output_tree"], list(enumerate(results)), self._converter(values))
+        return unflatten(self.manifest["output_tree"], list(enumerate(results)), self._converter(values))
 
     def _converter(self, values: list[Any]) -> Callable[[tuple[int, Any]], Any]:
         """How numbered results are returned: as the kind of tensor that was given, in the type the model declares."""
-        kind = _kind_of(values)
-        places = _places(self.manifest["output_tree"])
-        declared = {place: spec for place, spec in zip(places, self.outputs, strict=True) if spec.dtype == BFLOAT16}
+        kind = kind_of(values)
+        numbers = places(self.manifest["output_tree"])
+        declared = {place: spec for place, spec in zip(numbers, self.outputs, strict=True) if spec.dtype == BFLOAT16}
 
         def convert(result: tuple[int, Any]) -> Any:
             place, tensor = result
@@ -301,12 +290,7 @@ class Artifact:
         A folder takes the place of an artifact's folder. Raises `OptionError` where something else lies there, and for
         a file of more than 4 GB.
         """
-        for name, data in self._members.items():
-            if described(data) != self.manifest["members"][name]:
-                raise FileFormatError(
-                    f"{name} changed since it was loaded: the file that it came from was written to; load it again"
-                )
-        members = packed(self.manifest, self._members)
+        members = packed(self.manifest, {name: self._whole(name) for name in self._members})
         if folder:
             container.write_folder(path, members, MEMBERS)
         else:
@@ -317,7 +301,8 @@ def load(path: "str | os.PathLike[str]", threads: int | None = None) -> Artifact
     """Read an artifact, a file or a folder, and make it ready to run; needs no compiler and does not import `tvm`.
 
     Format, completeness, checksums and processor are checked before any of its code is loaded. Separate weights stay
-    in the file and are mapped into memory: replace such a file (as `save` does), do not write into it.
+    in the file and are mapped into memory: replace such a file (as `save` does), do not write into it. Embedded weights
+    are copied, and the file is only read again when the artifact is saved.
 
     ```python
     import torch, graphprune
@@ -351,54 +336,10 @@ def read(path: "str | os.PathLike[str]", threads: int | None = None) -> Artifact
     Raises `FileNotFoundError`, and `FileFormatError` for a file that is damaged or not an artifact.
     """
     parts = unpacked(path)
-    return Artifact(parts.library, parts.manifest, threads, parts.weights, parts.plan)
+    return Artifact(parts.library, parts.manifest, threads, parts.weights, parts.plan, parts.stored)
 
 
 def _program(*parts: Any) -> "Program":
     from .runtime import Program
 
     return Program(*parts)
-
-
-def describe(spec: TensorSpec) -> dict[str, Any]:
-    """A tensor's entry in the manifest."""
-    entry = {**asdict(spec), "shape": list(spec.shape)}
-    return entry if spec.batched else {key: value for key, value in entry.items() if key != "batched"}
-
-
-def spec_of(entry: Mapping[str, Any]) -> TensorSpec:
-    """The tensor of an entry in the manifest."""
-    return TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"], entry.get("batched", False))
-
-
-def _places(tree: Any) -> list[int]:
-    """The numbers in a structure of outputs, in ascending order."""
-    if isinstance(tree, int) or tree is None:
-        return [] if tree is None else [tree]
-    items = tree["items"].values() if tree["kind"] == "dict" else tree["items"]
-    return sorted({place for item in items for place in _places(item)})
-
-
-def _kind_of(values: list[Any]) -> Callable[[Any], Any]:
-    """How results are returned: as the kind of tensor that was given."""
-    if all(isinstance(value, np.ndarray) for value in values):
-        return np.from_dlpack
-    for value in values:
-        if type(value).__module__.partition(".")[0] == "torch" or hasattr(value, "detach"):
-            import torch
-
-            return torch.utils.dlpack.from_dlpack
-    return lambda tensor: tensor
-
-
-def _unflatten(tree: Any, leaves: list[Any], convert: Callable[[Any], Any]) -> Any:
-    """The model's own structure of outputs: numbers stand for tensors, null for None."""
-    if isinstance(tree, int):
-        return convert(leaves[tree])
-    if tree is None:
-        return None
-    kind, content = tree["kind"], tree["items"]
-    if kind == "dict":
-        return {key: _unflatten(item, leaves, convert) for key, item in content.items()}
-    items = [_unflatten(item, leaves, convert) for item in content]
-    return items if kind == "list" else tuple(items)

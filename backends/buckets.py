@@ -9,11 +9,12 @@ import tvm
 from tvm import relax
 
 from ..errors import CompileError, ExampleInputsError, OptionError, UnsupportedModelError
-from .artifact import Artifact, TensorSpec
+from .artifact import Artifact
 from .batches import entry_point
 from .bits import BFLOAT16
 from .imported import Imported
 from .rewriting import Rewriter, is_straight
+from .specs import TensorSpec
 
 
 def checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import CompileError, GraphPruneError, OptionError, UnsupportedModelError
 from ..progress import tell
-from .artifact import Artifact, describe
+from .artifact import Artifact
 from .assembly import Loop, loops_of
 from .choices import Choose, first
 from .host import host_architecture
@@ -28,6 +28,7 @@ from .manifest import FORMAT, FORMAT_VERSION
 from .precision import SINGLE, Half, half_of
 from .prediction import Facts
 from .slow import warn_of_slow
+from .specs import describe
 from .targets import Target, get_target
 from .weights import layout
 

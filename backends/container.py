@@ -95,6 +95,12 @@ def file_size(sizes: Mapping[str, int]) -> int:
     return place + directory
 
 
+def is_cut(data: Buffer) -> bool:
+    """Whether a file has become shorter than its mapping: reading what is gone would end the process."""
+    mapping = getattr(data, "obj", None)
+    return isinstance(mapping, mmap.mmap) and mapping.size() < len(mapping)
+
+
 @contextmanager
 def opened(path: "str | os.PathLike[str]") -> "Iterator[File | Folder]":
     """The members of a file or folder. Raises `FileNotFoundError`, `FileFormatError`, or other `OSError`s."""

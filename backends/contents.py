@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
-from .artifact import spec_of
 from .manifest import packed, unpacked
+from .specs import spec_of
 from .targets import missing_here
 
 

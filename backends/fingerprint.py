@@ -12,8 +12,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from .artifact import describe
 from .imported import Imported
+from .specs import describe
 
 
 def fingerprint(imported: Imported) -> str:

@@ -20,7 +20,6 @@ from ..errors import CompileError, ExampleInputsError, UnsupportedModelError
 from ..frontends.onnx.files import read
 from ..frontends.onnx.messages import to_proto
 from . import onnx_half, onnx_quantised
-from .artifact import TensorSpec
 from .halving import half_borders
 from .imported import Imported, brief
 from .onnx_converters import CONVERTERS, REFUSED, SPELLED_OUT
@@ -28,6 +27,7 @@ from .onnx_node import Node
 from .onnx_static import Shape, key_of, make_static, opset_of, static_shape
 from .precision import SINGLE, half_named
 from .rewriting import shape_of
+from .specs import TensorSpec
 
 _SUPPORTED = {
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16,

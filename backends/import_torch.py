@@ -15,10 +15,10 @@ from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporte
 
 from ..errors import CompileError, ExampleInputsError, TraceError, UnsupportedModelError
 from . import import_attention, torch_converters, torch_functions, torch_half, torch_program
-from .artifact import TensorSpec
 from .halving import half_borders
 from .imported import Imported
 from .precision import SINGLE, half_named
+from .specs import TensorSpec
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .artifact import TensorSpec
 from .precision import SINGLE
+from .specs import TensorSpec
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,14 @@ _DEVICE = re.compile(r"sm_[0-9]{2,3}")
 
 @dataclass(frozen=True)
 class Contents:
-    """The checked parts of an artifact: weights are mapped from the file, not read."""
+    """The checked parts of an artifact: weights are mapped from the file, not read.
+
+    `library` is a copy that nobody writes to; `stored`, the same where it lies in the file, takes no memory.
+    """
 
     manifest: dict[str, Any]
     library: bytes
+    stored: memoryview
     weights: memoryview | None = None
     plan: bytes | None = None
 
@@ -104,7 +108,7 @@ def _unpacked(store: File | Folder) -> Contents:
         if described(data) != entry:
             raise FileFormatError(f"{path} is damaged: the checksum of {name} does not match; {ADVICE}")
         members[name] = data
-    return Contents(manifest, members[LIBRARY], members.get(WEIGHTS), members.get(PLAN))
+    return Contents(manifest, members[LIBRARY], store.map(LIBRARY), members.get(WEIGHTS), members.get(PLAN))
 
 
 def _parsed(text: bytes, path: Any) -> dict[str, Any]:

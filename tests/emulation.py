@@ -22,9 +22,10 @@ import pytest
 import torch
 import tvm_ffi
 
-from graphprune.backends.artifact import Artifact, _unflatten
+from graphprune.backends.artifact import Artifact
 from graphprune.backends.compiler import compile_model
 from graphprune.backends.linker import link_command
+from graphprune.backends.outputs import unflatten
 from graphprune.backends.systems import system_of
 from graphprune.errors import CompileError
 
@@ -68,7 +69,7 @@ class Emulated:
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
         leaves = self._emulator.run(self.artifact, *inputs)
-        return _unflatten(self.artifact.manifest["output_tree"], leaves, lambda leaf: leaf)
+        return unflatten(self.artifact.manifest["output_tree"], leaves, lambda leaf: leaf)
 
 
 def compile_emulated(model: Any, target: str = "arm", example_inputs: Any = None) -> Emulated:

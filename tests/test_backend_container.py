@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import zipfile
 from hashlib import sha256
 
@@ -338,17 +339,58 @@ def test_a_deep_structure_of_outputs(path, tmp_path, code_is_not_loaded):
     refused(repacked(path, tmp_path / "wrong.gp", output_tree=tree), "nested too deeply")
 
 
-def test_a_file_that_changes_after_it_was_loaded_is_not_saved(path, tmp_path):
+@pytest.mark.parametrize("member", ["weights.bin", "library.so"])
+def test_a_file_that_changes_after_it_was_loaded_is_not_saved(path, tmp_path, member):
     copy, out = tmp_path / "copy.gp", tmp_path / "out.gp"
     shutil.copy(path, copy)
     loaded = load(copy)
-    start = copy.read_bytes().rindex(bytes(loaded._members["weights.bin"])[:256])
+    start = copy.read_bytes().rindex(bytes(loaded._members[member])[:256])
     with open(copy, "r+b") as file:
         file.seek(start)
         file.write(bytes(64))
-    with pytest.raises(FileFormatError, match=r"weights\.bin changed since it was loaded"):
+    with pytest.raises(FileFormatError, match=f"{member} changed since it was loaded"):
         loaded.save(out)
     assert not out.exists()
+
+
+def test_embedded_weights_need_no_file_but_to_be_saved(tmp_path):
+    path = tmp_path / "net.gp"
+    compiled("embedded").save(path)
+    loaded = load(path)
+    before = loaded(X)
+    loaded.save(tmp_path / "again.gp")
+    assert (tmp_path / "again.gp").read_bytes() == path.read_bytes()
+    os.truncate(path, 100)
+    assert (loaded(X) == before).all()
+    for use in (lambda: loaded.save(path), lambda: loaded.library):
+        with pytest.raises(FileFormatError, match="library.so changed since it was loaded"):
+            use()
+    assert path.stat().st_size == 100
+
+
+_MEMORY = """
+import sys
+from graphprune.backends.artifact import load
+
+def anonymous():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1])
+
+load(sys.argv[1])  # whatever the runtime needs once
+before = anonymous()
+artifact = load(sys.argv[2])
+print(anonymous() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from Linux")
+def test_embedded_weights_are_in_memory_once(tmp_path):
+    linear = nn.Linear(2048, 4096).eval()
+    compiled("embedded").save(tmp_path / "small.gp")
+    compile_model(linear, "x86", torch.zeros(1, 2048)).save(tmp_path / "large.gp")
+    command = [sys.executable, "-c", _MEMORY, tmp_path / "small.gp", tmp_path / "large.gp"]
+    kilobytes = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    weights = linear.weight.numel() * 4 / 1024
+    assert 0.9 * weights < kilobytes < 1.5 * weights
 
 
 def test_more_than_four_gigabytes_need_a_folder(tmp_path, monkeypatch):
