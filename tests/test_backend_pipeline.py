@@ -4,7 +4,7 @@ import pytest
 import torch
 import tvm
 from torch import nn
-from tvm import relax, tirx
+from tvm import relax, s_tir, tirx
 
 from graphprune.backends.import_torch import import_program
 from graphprune.backends.layout import merge, pack_constant, positions
@@ -123,3 +123,52 @@ def test_tiles_waste_little(columns, registers):
     computed = -(-columns // tile.width) * tile.width
     assert tile.width * tile.depth <= registers and computed <= max(columns * 1.16, columns + 1)
     assert columns % register_tile(columns, 4, registers, exact=True).width == 0
+
+
+def statements(node):
+    """A statement and all statements in it."""
+    yield node
+    parts = [getattr(node, name) for name in ("body", "block", "then_case", "else_case") if hasattr(node, name)]
+    for part in [*parts, *getattr(node, "seq", ())]:
+        if part is not None:
+            yield from statements(part)
+
+
+def first_rows(module, name):
+    """Of an image that a kernel writes, blocked or in one row, the first place that each parallel piece writes to."""
+    function = next(f for key, f in module.functions_items() if name in key.name_hint and isinstance(f, tirx.PrimFunc))
+    found = list(statements(function.body))
+    loops = [node for node in found if isinstance(node, tirx.For)]
+    places = [
+        node.iter_values[2]
+        for node in found
+        if isinstance(node, s_tir.SBlockRealize)
+        and [write.source.same_as(function.params[-1]) for write in node.block.writes] == [True]
+    ]
+
+    def at(piece):
+        analyzer = tvm.sym.Analyzer()
+        for loop in loops:
+            value = piece if loop.kind == tirx.ForKind.PARALLEL else 0
+            analyzer.bind(loop.loop_var, tirx.const(value, loop.loop_var.ty.dtype))
+        return int(analyzer.simplify(places[-1]))
+
+    return [at(piece) for loop in loops if loop.kind == tirx.ForKind.PARALLEL for piece in range(int(loop.extent))]
+
+
+@pytest.mark.parametrize("size, by_rows", [(28, True), (4, False)])
+def test_threads_share_large_images_by_rows(target, size, by_rows):
+    """A thread that takes the upper part of an image in all kernels finds there what it wrote before."""
+    model = nn.Sequential(
+        nn.Conv2d(64, 208, 1), nn.ReLU(), nn.Conv2d(208, 208, 3, padding=1, groups=208), nn.Conv2d(208, 72, 1)
+    )
+    module = imported(model.eval(), torch.randn(1, 64, size, size))
+    with llvm_target(target):
+        module = tvm.transform.Sequential(optimize_passes(target) + kernel_passes(target))(module)
+    for name in ("fused_convolution_add_relu", "fused_depthwise", "fused_convolution1"):
+        rows = first_rows(module, name)
+        assert len(rows) > 4, name
+        if by_rows:
+            assert max(rows) > 0 and rows == sorted(rows), name
+        else:
+            assert max(rows) == 0 or rows != sorted(rows), name
