@@ -219,8 +219,11 @@ def _by_tiles(
 def _is_mostly_image(sch: s_tir.Schedule, sums: Block, result: Block) -> bool:
     """Whether the weights are small against what a convolution reads and writes.
 
-    Then threads take parts of the image, all of its channels: each finds near what it wrote in the kernel before.
+    Then threads take parts of the image, all of its channels: each finds near what it wrote in the kernel before. No
+    kernel wrote a plain input, and all of its taps are unrolled: they leave no register for one more loop.
     """
+    if int(sch.get(sums).iter_vars[-1].dom.extent) == 1:
+        return False
     shapes = [tuple(map(int, read.source.shape)) for read in sch.get(sums).reads]
     weights = sum(prod(shape) for shape in shapes if len(shape) > 5)
     image = sum(prod(shape) for shape in shapes if len(shape) <= 5)
