@@ -175,7 +175,7 @@ def _by_tiles(
     sch: s_tir.Schedule, sums: Block, result: Block, wide: int, deep: int, target: Target, prepared: bool = False
 ) -> s_tir.schedule.LoopRV:
     """One tile after the other, each through the whole reduction; returns the loop over rows of them."""
-    spatial = _is_mostly_image(sch, sums, result)
+    spatial = not prepared and _is_mostly_image(sch, sums, result)
     n, o, *rows, x, lane = sch.get_loops(result)
     outer, inner = sch.split(o, [None, deep])
     tile, column = sch.split(x, [None, wide])
@@ -213,7 +213,7 @@ def _by_tiles(
         accumulate_dots(sch, sums, outer=around, spatial=7, unrolled=3 if few else 1, instruction=target.dots)
     else:
         accumulate(sch, sums, outer=around, spatial=7, unrolled=3 if few else 1)
-    return row if spatial and rows and not prepared else piece
+    return row if spatial and rows else piece
 
 
 def _is_mostly_image(sch: s_tir.Schedule, sums: Block, result: Block) -> bool:

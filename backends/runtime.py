@@ -110,7 +110,10 @@ class Program:
             self._settled.add(name)
             return self._settle(tensors, name)
         with self._machine() as machine:
-            result = machine[name](*tensors, *self._weights.get(name, ()))
+            return self._call(machine, tensors, name)
+
+    def _call(self, machine: "_Machine", tensors: list[tvm_ffi.Tensor], name: str) -> list[tvm_ffi.Tensor]:
+        result = machine[name](*tensors, *self._weights.get(name, ()))
         return [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
 
     def _settle(self, tensors: list[tvm_ffi.Tensor], name: str) -> list[tvm_ffi.Tensor]:
@@ -124,12 +127,10 @@ class Program:
                     seen[place] = max(size, seen.get(place, 0))  # memory of results is used again
             return 0  # go on
 
-        machine = self._start()
-        machine["set_instrument"](tvm_ffi.convert(note))
-        result = machine[name](*tensors, *self._weights.get(name, ()))
+        results = self._call(self._start(note), tensors, name)
         given = {tensor.data_ptr() for tensor in tensors}
         use_large_pages((start, start + size) for start, size in seen.items() if start not in given)
-        return [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
+        return results
 
     @contextmanager
     def watched(self, watch: Callable[[str, bool], None]) -> "Iterator[None]":
@@ -139,9 +140,7 @@ class Program:
             watch(name, before)
             return 0  # go on
 
-        machine = self._start()
-        machine["set_instrument"](tvm_ffi.convert(instrument))
-        self._watching.machine = machine
+        self._watching.machine = self._start(instrument)
         try:
             yield
         finally:
@@ -167,10 +166,13 @@ class Program:
         finally:
             self._free.append(machine)
 
-    def _start(self) -> "_Machine":
+    def _start(self, instrument: Callable[..., int] | None = None) -> "_Machine":
+        """A machine, which calls `instrument` before and after all that it does."""
         machine = self._executable["vm_load_executable"]()
         first = (gpu.CUDA, 0, _POOLED) if self.on_gpu else ()
         machine["vm_initialization"](*first, _CPU, 0, _POOLED)
+        if instrument is not None:
+            machine["set_instrument"](tvm_ffi.convert(instrument))
         return _Machine(machine)
 
 

@@ -44,13 +44,13 @@ def programs(name: str) -> dict[str, Call]:
     """What is compared, ready to be called."""
     dense, example = build(name)
     slim = graphprune.optimize(dense, sparsity=0.5, budget="macs", example_inputs=example, target="x86").eval()
-    compiled = [graphprune.compile(slim, "x86", example_inputs=example, threads=1) for _ in range(2)]
+    artifact = graphprune.compile(slim, "x86", example_inputs=example, threads=1)
     worth, runtime.WORTH = runtime.WORTH, 1 << 62
-    plain = Artifact(compiled[1].library, compiled[1].manifest, 1)
+    plain = Artifact(artifact.library, artifact.manifest, 1)
     runtime.WORTH = worth
     others = peers.onnx_runtime(slim, (example,), 1)
     image = example.numpy()
-    return dict(zip(PROGRAMS, (lambda: compiled[0](image), lambda: plain(image), others), strict=True))
+    return dict(zip(PROGRAMS, (lambda: artifact(image), lambda: plain(image), others), strict=True))
 
 
 def paced(calls: dict[str, Call], pause: float, count: int) -> list[float]:

@@ -194,8 +194,8 @@ Printed by `python benchmarks/x86_latency.py`. {}.
 One 224x224 image or 128 tokens, batch 1; medians of calls. Every program runs in a process of its own, and the programs
 of a model take turns, with a pause between: a program that has its turn is called five times, of which the first is not
 counted. One thread is timed by its own processor clock, which other work on the machine does not stop; several threads
-by the clock on the wall. Models were measured on different days, on which the machine was not equally fast: compare the
-programs of a row.
+by the clock on the wall. Models were measured one after the other, while the machine was not always equally fast:
+compare the programs of a row.
 
 - *dense*: the model as it is. *aligned*: `graphprune.optimize(model, sparsity=0.5, budget="macs", target="x86")`: half
   of the multiply-adds (MACs), in channel counts that suit the vectors of this machine. *unaligned*: the same with
