@@ -62,7 +62,8 @@ def save_pretrained(slim: Any, folder: "str | os.PathLike[str]", verify: bool = 
     `graphprune.from_pretrained` reads either, and plain `from_pretrained` refuses the latter, for sizes that do not
     match. Other files in the folder, such as those of a tokenizer, stay.
 
-    With `verify`, the folder is read before it takes its place, and must give the same outputs to the last bit.
+    With `verify`, the folder is read before it takes its place: it must hold the same numbers to the last bit, and
+    compute the same outputs, but for rounding.
 
     **Returns:** whether plain `from_pretrained` reads the folder.
 
