@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from . import convolution, window, winograd
 from .choices import Candidate
 from .filters import in_order, in_parts, lanes_together, pack_filters
 from .layout import Blocked, as_image, count_blocks
+from .lower_matmul import product
 from .lower_sparse import emit_convolution, ways_of_convolution, with_sparse
 from .lowering import Lowering, Value
 from .rewriting import shape_of
@@ -20,6 +22,8 @@ from .sparse import Sparse
 _FEW_CHANNELS = 4
 # How much faster the Winograd algorithm must promise to be: its estimate is the less certain one.
 _MARGIN = 0.9
+# Windows of so many pixels that lie side by side make a product.
+_LARGE_WINDOW = 49
 
 
 def pair(values: object, fill: int) -> tuple[int, int]:
@@ -50,6 +54,8 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     if groups > 1 and weight.shape[:2] == (groups, 1) and shape[1] == groups:
         return _depthwise(lowering, call, data, weight, out_shape)
     few = shape[1] <= _FEW_CHANNELS and not isinstance(data, Blocked)
+    if few and groups == 1 and _takes_patches(attrs, weight.shape):
+        return _patches(lowering, data, weight, shape, out_shape)
     if few:
         segments, lanes_in = (1,) * shape[1], 1
         source = data if len(shape) == 4 else lowering.builder.emit(relax.op.reshape(data, as_image(shape)))
@@ -80,6 +86,26 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     arguments = [source, lowering.store(packed, numbers.weights), *table]
     result = lowering.kernel("convolution", lambda d, w, f=None: convolution.compute(numbers, d, w, f), *arguments)
     return lowering.wrap(result, out_shape)
+
+
+def _takes_patches(attrs: Any, size: tuple[int, ...]) -> bool:
+    """Whether windows lie side by side and are so large that each row of them would read all weights from afar."""
+    beside = pair(attrs.strides, 1) == size[2:] and pair(attrs.dilation, 1) == (1, 1)
+    return beside and not any(border_of(attrs.padding)) and prod(size[2:]) >= _LARGE_WINDOW
+
+
+def _patches(lowering: Lowering, data: relax.Expr, weight: np.ndarray, shape: tuple, out_shape: tuple) -> relax.Expr:
+    """A convolution whose windows do not overlap, as a product: each window is a row."""
+    (batch, channels, *_), (columns, _, high, wide) = shape, weight.shape
+    _, _, down, along = as_image(out_shape)
+    emit, op = lowering.builder.emit, relax.op
+    used, source = (batch, channels, down * high, along * wide), emit(op.reshape(data, as_image(shape)))
+    if used != as_image(shape):
+        source = emit(op.strided_slice(source, [0, 1, 2, 3], [0] * 4, list(used)))
+    apart = emit(op.permute_dims(op.reshape(source, (batch, channels, down, high, along, wide)), [0, 2, 4, 1, 3, 5]))
+    rows = emit(op.reshape(apart, (batch * down * along, channels * high * wide)))
+    made = product(lowering, rows, weight.reshape(columns, -1).T, (batch * down * along, columns))
+    return emit(op.reshape(op.permute_dims(op.reshape(made, (batch, down, along, columns)), [0, 3, 1, 2]), out_shape))
 
 
 def _candidates(numbers: convolution.Convolution, direct_only: bool) -> list[Candidate]:

@@ -2,6 +2,7 @@
 
 from math import prod
 
+import numpy as np
 from tvm import relax
 
 from . import matmul
@@ -21,18 +22,24 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     weight = lowering.constant(call.args[1])
     data = lowering.expression(call.args[0])
     if weight is not None and weight.ndim == 2:
-        numbers = _numbers(lowering, 1, prod(left[:-1]), left[-1], right[-1], lowering.storage(weight))
-        ways = ways_of_product(lowering, weight, numbers.rows)
-        shape = lowering.choose(with_sparse(lowering, numbers.candidates(), ways.found))
-        if isinstance(shape, Sparse):
-            return emit_product(lowering, ways, shape, data, right[-1], out)
-        packed = lowering.store(matmul.pack_weights(weight, shape), shape.weights)
-        return linear(lowering, shape, data, packed, out)
+        return product(lowering, data, weight, out)
     if left[:-2] != right[:-2]:
         return None
     shape = _numbers(lowering, prod(left[:-2]), left[-2], left[-1], right[-1])
     other = lowering.expression(call.args[1])
     return lowering.kernel("matmul", lambda a, b: matmul.compute(shape, a, b, out, False), data, other)
+
+
+def product(lowering: Lowering, data: relax.Expr, weight: np.ndarray, out: tuple) -> relax.Expr:
+    """A product of a tensor with a constant matrix, `(inner, columns)`, as a tensor of the shape `out`."""
+    inner, columns = weight.shape
+    numbers = _numbers(lowering, 1, prod(out[:-1]), inner, columns, lowering.storage(weight))
+    ways = ways_of_product(lowering, weight, numbers.rows)
+    shape = lowering.choose(with_sparse(lowering, numbers.candidates(), ways.found))
+    if isinstance(shape, Sparse):
+        return emit_product(lowering, ways, shape, data, columns, out)
+    packed = lowering.store(matmul.pack_weights(weight, shape), shape.weights)
+    return linear(lowering, shape, data, packed, out)
 
 
 def linear(lowering: Lowering, shape: matmul.MatMul, data: relax.Expr, packed: relax.Expr, out: tuple) -> relax.Expr:

@@ -18,7 +18,9 @@ from .processors import default_threads
 from .targets import Target, get_target
 
 # Sizes of the two kernels: operands that stay in the first cache, and a copy that does not.
-_SUMS, _DEPTH, _PIECES = 12, 256, 1024
+_DEPTH, _PIECES = 256, 1024
+# Sums are two vectors wide: with one, some processors wait for what is loaded.
+_VECTORS = 2
 _COPIED = 1 << 20
 _SECONDS = 0.2
 
@@ -61,17 +63,17 @@ def _measure(target: Target, threads: int) -> Peak:
     from .pipeline import llvm_target
     from .runtime import use_threads
 
-    lanes = target.vector_width
-    module = tvm.IRModule({"sums": _sums(lanes), "copy": _copy(lanes)})
+    lanes, rows = target.vector_width, max(target.accumulators, target.tall) // _VECTORS
+    module = tvm.IRModule({"sums": _sums(rows, lanes), "copy": _copy(lanes)})
     library = tvm.compile(module, target=llvm_target(target)).jit()
     use_threads(threads)
 
     def tensor(*shape: int) -> Any:
         return tvm.runtime.tensor(np.ones(shape, np.float32))
 
-    operands = (tensor(_DEPTH, _SUMS), tensor(_DEPTH, lanes), tensor(_PIECES, _SUMS, lanes))
+    operands = (tensor(_DEPTH, rows), tensor(_DEPTH, _VECTORS, lanes), tensor(_PIECES, rows, _VECTORS, lanes))
     copied = (tensor(_COPIED // lanes, lanes), tensor(_COPIED // lanes, lanes))
-    macs = _PIECES * _SUMS * _DEPTH * lanes / _fastest(library["sums"], operands)
+    macs = _PIECES * rows * _VECTORS * _DEPTH * lanes / _fastest(library["sums"], operands)
     return Peak(macs, 8 * _COPIED / _fastest(library["copy"], copied))
 
 
@@ -86,26 +88,26 @@ def _fastest(function: Any, arguments: tuple[Any, ...]) -> float:
     return min(seconds)
 
 
-def _sums(lanes: int) -> Any:
-    """Products of a small matrix, again and again: a dozen sums per lane that never leave the registers."""
+def _sums(rows: int, lanes: int) -> Any:
+    """Products of a small matrix, again and again: as many sums as there are registers for, which never leave them."""
     from tvm import s_tir, te
 
     from .tiling import accumulate, unroll, vectorize
 
-    left, right = te.placeholder((_DEPTH, _SUMS), name="left"), te.placeholder((_DEPTH, lanes), name="right")
+    left, right = te.placeholder((_DEPTH, rows), name="left"), te.placeholder((_DEPTH, _VECTORS, lanes), name="right")
     k = te.reduce_axis((0, _DEPTH), "k")
-    size = (_PIECES, _SUMS, lanes)
-    sums = te.compute(size, lambda p, j, lane: te.sum(left[k, j] * right[k, lane], axis=[k]), name="sums")
+    size = (_PIECES, rows, _VECTORS, lanes)
+    sums = te.compute(size, lambda p, j, v, lane: te.sum(left[k, j] * right[k, v, lane], axis=[k]), name="sums")
     schedule = s_tir.Schedule(te.create_prim_func([left, right, sums]))
     block = schedule.get_sblock("sums")
     registers = schedule.cache_write(block, 0, "local")
     piece = schedule.get_loops(block)[0]
     schedule.parallel(piece)
     schedule.reverse_compute_at(registers, piece)
-    _, row, lane = schedule.get_loops(registers)
-    unroll(schedule, row)
+    _, *tile, lane = schedule.get_loops(registers)
+    unroll(schedule, *tile)
     vectorize(schedule, lane)
-    accumulate(schedule, block, outer=1, spatial=2, unrolled=0)
+    accumulate(schedule, block, outer=1, spatial=3, unrolled=0)
     return schedule.mod["main"].with_attr("global_symbol", "sums")
 
 

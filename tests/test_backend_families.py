@@ -85,6 +85,46 @@ def test_transposed_convolution_of_a_line(options):
     assert not any("transpose" in name for name in kernels(artifact))
 
 
+# channels in, channels out, window, input size, whether it is a product
+PATCHES = [
+    (3, 21, (16, 16), (32, 48), True),
+    (3, 32, (8, 8), (37, 30), True),  # rows and columns are left over
+    (1, 19, (7, 7), (14, 21), True),
+    (2, 18, (4, 25), (9, 50), True),
+    (3, 20, (4, 4), (16, 20), False),
+    (9, 20, (8, 8), (16, 24), False),
+]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("case", PATCHES, ids=str)
+def test_windows_side_by_side(case, batch):
+    channels, width, window, size, product = case
+
+    def tokens(body, norm, x):
+        return norm(body(x).flatten(2).transpose(1, 2))
+
+    inner = nn.Conv2d(width, 7, 3, padding=1)
+    x = torch.randn(batch, channels, *size)
+    for model in (
+        Wrap(tokens, nn.Conv2d(channels, width, window, window), nn.LayerNorm(width)),
+        nn.Sequential(nn.Conv2d(channels, width, window, window), nn.BatchNorm2d(width), nn.ReLU(), inner),
+    ):
+        names = kernels(assert_agrees(model, x, TARGETS[batch == 2]))
+        assert any("linear" in name for name in names) == product
+
+
+@pytest.mark.parametrize("options", [{"padding": 4}, {"dilation": 2}, {"groups": 3}, {"stride": 7}], ids=str)
+def test_windows_that_are_not_side_by_side_are_no_product(options):
+    artifact = assert_agrees(nn.Conv2d(3, 18, 8, **{"stride": 8, **options}), torch.randn(1, 3, 33, 41))
+    assert not any("linear" in name for name in kernels(artifact))
+
+
+def test_stretches_of_a_line_side_by_side():
+    artifact = assert_agrees(nn.Sequential(nn.Conv1d(1, 24, 64, 64), nn.GELU()), torch.randn(2, 1, 330))
+    assert any("linear" in name for name in kernels(artifact))
+
+
 # channels in, channels out, kernel, options, input size
 VOLUMES = [
     (2, 5, 3, {"padding": 1}, (6, 6, 6)),
