@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +18,13 @@ from .errors import BudgetError, DataError, GraphPruneError, OptionError, SweepE
 from .executors import executor_of
 from .frontends import frontend_of
 from .grid import Options, described, key_of, name_of, points
+from .policy import DEFAULT, Policy
 from .progress import shown
 from .sweep_results import FORMAT, Sweep, parsed
 
 if TYPE_CHECKING:
     from .analysis import Analysis
+    from .passes.pipeline import Program
 
 SPARSITIES = (0.25, 0.5, 0.75)
 BETTER = ("higher", "lower")
@@ -133,6 +135,8 @@ class Task:
     measure: str | None
     dense: "dict[int | None, Any]" = field(default_factory=dict)
     """The dense model, compiled, by threads."""
+    analyses: "dict[Policy, Analysis]" = field(default_factory=dict)
+    """The dense model, analysed, by policy: what one point has seen of it and of the data serves the next ones."""
 
     def __call__(self, point: Options) -> Line:
         """The line of a point. Only Ctrl-C and the like get out of it."""
@@ -158,11 +162,12 @@ class Task:
     def _pruned(self, point: Options, line: Line) -> Any:
         """The pruned model; what it costs and what there is to say of it goes into the line."""
         from .passes.chosen import passes_for
-        from .passes.pipeline import Program, run_passes
+        from .passes.pipeline import run_passes
 
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always", UserWarning)
-            program = run_passes(Program(self.model, self.example_inputs), passes_for(point | {"data": self.data}))
+            passes = passes_for(point | {"data": self.data})
+            program = run_passes(self._analysed(getattr(passes[0], "policy", DEFAULT)), passes)
         told = [str(warning.message) for warning in seen if issubclass(warning.category, UserWarning)]
         if "unchanged" in program.report:
             raise BudgetError("; ".join(told) or "what pruning leaves is not faster")
@@ -174,6 +179,19 @@ class Task:
         line |= {name: found[name] for name in ("verification", "recovery", "note") if found.get(name)}
         line |= {"warnings": told} if told else {}
         return program.model
+
+    def _analysed(self, policy: Policy) -> "Program":
+        """The program of the dense model, whose analysis looks at data once for all points that need the same."""
+        from .passes.pipeline import Program
+
+        program = Program(self.model, self.example_inputs)
+        if policy in self.analyses:
+            return replace(program, origin=self.model, analysis=self.analyses[policy])
+        program = program.analysed(policy)
+        assert program.analysis is not None
+        program.analysis.collector = _remembering(program.analysis.collector)
+        self.analyses[policy] = program.analysis
+        return program
 
     def _measured(self, slim: Any, threads: int | None) -> list[int]:
         from .backends.latency import seconds_of, threads_of
@@ -189,6 +207,22 @@ class Task:
     def _compiled(self, model: Any, threads: int | None) -> Any:
         assert self.measure is not None
         return api.compile(model, self.measure, example_inputs=self.example_inputs, threads=threads)
+
+
+Collector = Callable[..., Any]
+
+
+def _remembering(collect: Collector | None) -> Collector | None:
+    """What collects statistics, once for everything that is wanted; the data are always the same here."""
+    known: dict[Any, tuple[Any, Any]] = {}
+
+    def collected(data: Any, wanted: frozenset[str], loss: Any, progress: Any) -> Any:
+        if (wanted, id(loss)) not in known:
+            assert collect is not None
+            known[wanted, id(loss)] = collect(data, wanted, loss, progress), loss  # a loss that lives keeps its id
+        return known[wanted, id(loss)][0]
+
+    return None if collect is None else collected
 
 
 def number_of(score: Any) -> float:

@@ -10,7 +10,7 @@ from ..budget import Options, make_plan
 from ..criteria import resolve
 from ..errors import ApplyError
 from ..frontends import frontend_of
-from ..policy import resolve_policy
+from ..policy import Policy, resolve_policy
 from ..progress import Progress
 from .pipeline import Program
 
@@ -48,13 +48,18 @@ class PruneChannels:
     clock: "Clock | None" = None
     name: ClassVar[str] = "prune channels"
 
+    @property
+    def policy(self) -> Policy:
+        """The policy of the analysis that this pass takes."""
+        return resolve_policy(self.options.policy)
+
     def apply(self, program: Program) -> Program:
         """A program whose model is slim and whose origin is the model before."""
         options = self.options
         if self.target is not None:
             alignment = get_target(self.target).channel_alignment
             options = replace(options, multiple_of=math.lcm(options.multiple_of or 1, alignment))
-        program = program.analysed(resolve_policy(options.policy))
+        program = program.analysed(self.policy)
         frontend, analysis, notes = frontend_of(program.model), program.analysis, []
         assert analysis is not None
         statistics = self.statistics

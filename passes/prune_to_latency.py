@@ -12,7 +12,7 @@ from ..criteria import resolve
 from ..errors import BudgetError, LatencyWarning, OptionError
 from ..frontends import frontend_of
 from ..latency import latency_of
-from ..policy import resolve_policy
+from ..policy import Policy
 from .pipeline import Program
 from .prune_channels import PruneChannels
 
@@ -44,6 +44,11 @@ class PruneToLatency:
         return self.prune.target or "x86"
 
     @property
+    def policy(self) -> Policy:
+        """The policy of the analysis that this pass takes."""
+        return self.prune.policy
+
+    @property
     def options(self) -> Options:
         """What the user asked for."""
         return self.prune.options
@@ -51,7 +56,7 @@ class PruneToLatency:
     def apply(self, program: Program) -> Program:
         """A program whose model takes the time asked for, with what was measured in its report."""
         target, threads = checked_target(self.target), threads_of(self.threads)
-        program = program.analysed(resolve_policy(self.options.policy))
+        program = program.analysed(self.policy)
         assert program.analysis is not None
         needs = resolve(self.options.criterion).needs
         statistics = program.analysis.collect(needs, self.prune.data, self.prune.loss, self.prune.progress)

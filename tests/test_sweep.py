@@ -147,6 +147,48 @@ def test_points_are_what_optimize_gives(tmp_path: Path) -> None:
     assert again == found and again.header == found.header
 
 
+class Batches(list):
+    """A list that counts how often it is read from its start."""
+
+    read = 0
+
+    def __iter__(self):
+        self.read += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("criterion", ["reconstruction", "wanda"])
+def test_data_are_looked_at_once_for_all_points(criterion: str) -> None:
+    data, alone = Batches([X]), Batches([X])
+    found = run((0.2, 0.4, 0.6), criteria=criterion, budgets=("params", "macs"), data=data)
+    graphprune.optimize(network(), 0.4, criterion=criterion, data=alone)
+    assert len(found.points) == 6 and not found.failed
+    assert data.read == alone.read > 0
+    for point in found.points:
+        slim = graphprune.optimize(network(), **point.options, data=[X])
+        assert point.score == deviation(slim) > 0
+    assert len({point.score for point in found.points}) >= 3
+
+
+def squares(out: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    return out.square().mean()
+
+
+def first_output(out: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    return out[:, 0].abs().mean()
+
+
+def test_every_loss_looks_for_itself() -> None:
+    data = Batches([X])
+    found = run(0.5, criteria=("taylor", "fisher"), data=data, loss=[squares, first_output])
+    assert len(found.points) == 4 and data.read == 2  # both criteria look at the gradients of a loss
+    for point in found.points:
+        loss = squares if "squares" in point.options["loss"] else first_output
+        slim = graphprune.optimize(network(), **point.options | {"loss": loss}, data=[X])
+        assert point.score == deviation(slim)
+    assert len({point.score for point in found.points}) > 1
+
+
 def test_single_weights_and_channels_in_one_sweep() -> None:
     found = run(0.5, structure=["channel", "unstructured", "2:4"])
     shares = [point.costs["nonzero"] for point in found.points[1:]]
