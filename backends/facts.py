@@ -15,6 +15,7 @@ import tvm
 from tvm import s_tir, tirx
 
 from .prediction import Facts
+from .tiling import is_finished
 
 Writer = Callable[[dict[str, int], list[int]], str]
 
@@ -58,8 +59,7 @@ def examine(function: tirx.PrimFunc, name: str, schedule: str) -> Facts:
 
 def _blocks(function: tirx.PrimFunc) -> list[Any]:
     """The blocks of a function that is a plain list of blocks; none of any other function."""
-    root = function.body
-    if not isinstance(root, s_tir.SBlockRealize) or root.block.name_hint != "root":
+    if is_finished(function):
         return []
     schedule = s_tir.Schedule(function)
     return [schedule.get(block) for block in schedule.get_child_blocks(schedule.get_sblock("root"))]

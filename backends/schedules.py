@@ -12,6 +12,7 @@ from . import attention, columns, convolution, generic, group_norm, matmul, rows
 from .facts import note
 from .prediction import UNSCHEDULED
 from .targets import Target
+from .tiling import is_finished
 
 Rule = Callable[[tirx.PrimFunc, Target], s_tir.Schedule | None]
 
@@ -50,9 +51,7 @@ def apply_schedules(target: Target, rules: Sequence[Rule] = RULES) -> tvm.transf
 
 def is_scheduled(function: tirx.PrimFunc) -> bool:
     """Whether a kernel has a schedule, or comes as finished code that none can be given to."""
-    body = function.body
-    finished = not isinstance(body, s_tir.SBlockRealize) or body.block.name_hint != "root"
-    return finished or bool(function.attrs.get("tirx.is_scheduled"))
+    return is_finished(function) or bool(function.attrs.get("tirx.is_scheduled"))
 
 
 def _first(rules: Sequence[Rule], function: tirx.PrimFunc, target: Target) -> tuple[tirx.PrimFunc, str] | None:

@@ -21,6 +21,12 @@ _PIECES = 32
 PARTS = 7
 
 
+def is_finished(function: tirx.PrimFunc) -> bool:
+    """Whether a kernel comes as finished code, which no schedule can be given to, and not as a list of blocks."""
+    body = function.body
+    return not isinstance(body, s_tir.SBlockRealize) or body.block.name_hint != "root"
+
+
 def blocks_of(schedule: s_tir.Schedule) -> list[s_tir.schedule.SBlockRV]:
     """The blocks of a function in program order."""
     return schedule.get_child_blocks(schedule.get_sblock("root"))
