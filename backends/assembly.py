@@ -68,6 +68,8 @@ _LOCAL = re.compile(r"\.?L\w*\d")
 # ARM writes numbers with the sign that begins comments on x86.
 _COMMENT = re.compile(r"\s*//|\s+##?\s")
 _NAME = re.compile(r"[\w.$]+")
+# How often a loop may turn, for all that its code says.
+_ROUNDS = 8
 # What TVM and Mach-O put before the name of a kernel.
 _PREFIXES = ("_", "__tvm_ffi_", "___tvm_ffi_")
 
@@ -86,10 +88,17 @@ def loops_of(text: str, architecture: str) -> dict[str, Loop]:
     mentions = {name: _mentioned(lines, functions) for name, lines in functions.items()}
     found = {}
     for name in functions:
-        inside = [loop for part in _reachable(name, mentions) for loop in loops[part]]
+        inside = [entry for part in _reachable(name, mentions) for entry in loops[part]]
         if inside:
-            found[name] = max(inside, key=lambda loop: (loop.products, loop.vectors, loop.instructions))
+            found[name] = max(inside, key=_work)[0]
     return {_plain(name): loop for name, loop in found.items()}
+
+
+def _work(entry: tuple[Loop, int]) -> tuple[int, int, int]:
+    """How much a loop that lies in so many others may do."""
+    loop, depth = entry
+    rounds: int = _ROUNDS**depth
+    return loop.products * rounds, loop.vectors * rounds, loop.instructions * rounds
 
 
 def _plain(name: str) -> str:
@@ -115,8 +124,8 @@ def _functions(text: str) -> Iterator[tuple[str, list[str]]]:
         yield name, lines
 
 
-def _innermost(lines: list[str], syntax: Syntax) -> Iterator[Loop]:
-    """The loops that contain no other: from a label to the last jump back to it."""
+def _innermost(lines: list[str], syntax: Syntax) -> Iterator[tuple[Loop, int]]:
+    """The loops that contain no other, from a label to the last jump back to it, and in how many others they lie."""
     places = {line[:-1]: number for number, line in enumerate(lines) if line.endswith(":")}
     ends: dict[int, int] = {}
     for number, line in enumerate(lines):
@@ -126,7 +135,8 @@ def _innermost(lines: list[str], syntax: Syntax) -> Iterator[Loop]:
             ends[start] = number
     for start, end in ends.items():
         if not any(start <= other and ends[other] <= end and other != start for other in ends):
-            yield count((line for line in lines[start : end + 1] if not line.endswith(":")), syntax)
+            depth = sum(other < start and ends[other] >= end for other in ends)
+            yield count((line for line in lines[start : end + 1] if not line.endswith(":")), syntax), depth
 
 
 def count(lines: Iterable[str], syntax: Syntax) -> Loop:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 _TEMPLATES = (
     "convolution", "convolution_shape", "cores", "dots", "halving", "lower_convolution", "lower_integers",
     "lower_sparse", "matmul", "precision", "prefetch", "sparse", "tiling", "window", "winograd",
+    "winograd_transforms",
 )  # fmt: skip
 
 

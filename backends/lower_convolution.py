@@ -17,6 +17,7 @@ from .lower_sparse import emit_convolution, ways_of_convolution, with_sparse
 from .lowering import Lowering, Value
 from .rewriting import shape_of
 from .sparse import Sparse
+from .winograd_transforms import SIZES
 
 # A plain input of up to this many channels (an image) is read as it is instead of being blocked first.
 _FEW_CHANNELS = 4
@@ -116,9 +117,7 @@ def _candidates(numbers: convolution.Convolution, direct_only: bool) -> list[Can
         return direct
     size = (numbers.batch, numbers.blocks_in, numbers.blocks_out, numbers.lanes, numbers.height, numbers.width)
     size = (*size, numbers.padding)
-    transformed = [
-        winograd.Winograd(*size, tile, numbers.registers, core=numbers.core).candidates() for tile in winograd.SIZES
-    ]
+    transformed = [winograd.Winograd(*size, tile, numbers.registers, core=numbers.core).candidates() for tile in SIZES]
     transformed.sort(key=lambda plans: plans[0].plan.cycles)
     best = transformed[0][0]
     direct_cycles = winograd.direct_cycles(

@@ -3,15 +3,9 @@
 Tiles of `size` x `size` outputs are computed from `size + 2` x `size + 2` inputs. Tiles of inputs and weights are
 transformed so that the convolution becomes one matrix product per transformed position; a last transform turns the
 products into outputs. With size 2 this takes 2.25 times fewer multiplications, with size 4 four times fewer.
-
-Algorithm: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016). The points of size 4 are not
-the usual (0, 1, -1, 2, -2): with these the largest error is five times that of (0, 5/8, -5/8, 3/2, -3/2). How points
-matter: Barabasz, Anderson, Soodhalter and Gregg, "Error Analysis and Improving the Accuracy of Winograd Convolution
-for Deep Neural Networks" (2020).
 """
 
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import cached_property
 from itertools import product
 from math import log2, prod
@@ -36,15 +30,9 @@ from .tiling import (
     unroll,
     vectorize,
 )
+from .winograd_transforms import KERNEL, input_row, output_row, transforms
 
 _TILE = "graphprune.winograd"
-_KERNEL = 3
-# Zero and pairs of opposite numbers, one point less than the tile of inputs is wide; the last one is infinity.
-_POINTS = {
-    2: (Fraction(0), Fraction(1), Fraction(-1)),
-    4: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
-}
-SIZES = tuple(_POINTS)
 # Per vector of a tile of inputs and of a tile of products, with its border, loads and stores: as measured on x86, in
 # multiply-adds that the same time is enough for; cycles before the first product of a position.
 _INPUT_WORK, _OUTPUT_WORK, _START = 14.0, 3.0, 12.0
@@ -53,8 +41,9 @@ _INPUT_WORK, _OUTPUT_WORK, _START = 14.0, 3.0, 12.0
 _CLOSE, _FARTHER = 64_000, 0.024
 # The share of the time to read weights that products do not hide.
 _SEEN = 0.4
-# Chunks that are too few to keep threads busy, input blocks whose weights stay in the first-level cache.
-_FEW_CHUNKS, _NEAR_BLOCKS = 4, 8
+# Chunks that are too few to keep threads busy; bytes of weights that stay in the first-level cache, and the fewest
+# input blocks for which it pays to write sums to memory and to read them again.
+_FEW_CHUNKS, _NEAR, _FEWEST = 4, 24 << 10, 4
 
 
 @dataclass(frozen=True)
@@ -95,13 +84,13 @@ class Winograd:
     @property
     def span(self) -> int:
         """Width of a tile of inputs."""
-        return self.size + _KERNEL - 1
+        return self.size + KERNEL - 1
 
     @property
     def out_size(self) -> tuple[int, int]:
         """Height and width of the result."""
         top, left, bottom, right = self.padding
-        return self.height + top + bottom - _KERNEL + 1, self.width + left + right - _KERNEL + 1
+        return self.height + top + bottom - KERNEL + 1, self.width + left + right - KERNEL + 1
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -166,30 +155,10 @@ def _cycles(shape: Winograd, chunk: int, high: int, wide: int, deep: int) -> flo
 
 def direct_cycles(shape: Winograd, weight_bytes: int = 4, inputs: int | None = None) -> float:
     """What the convolution costs without the algorithm, with weights of so many bytes each, for so many inputs."""
-    products = _KERNEL**2 * (inputs or shape.blocks_in * shape.lanes) * shape.blocks_out * shape.lanes
+    products = KERNEL**2 * (inputs or shape.blocks_in * shape.lanes) * shape.blocks_out * shape.lanes
     weights = products * weight_bytes
     work = shape.batch * prod(shape.out_size) * products / (shape.core.products * shape.lanes)
     return work / shape.core.direct + fetching(weights, work)
-
-
-def transforms(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The matrices of the algorithm for outputs, weights and inputs: `y = A ((G w) * (B x))` in one dimension."""
-    points, span = _POINTS[size], size + _KERNEL - 1
-    output = [[point**row for point in points] + [Fraction(int(row == size - 1))] for row in range(size)]
-    scales = [prod((p - q for q in points if q != p), start=Fraction(1)) for p in points]
-    weight = [[p**column / scale for column in range(_KERNEL)] for p, scale in zip(points, scales, strict=True)]
-    weight.append([Fraction(0)] * (_KERNEL - 1) + [Fraction(1)])
-    inputs = [_polynomial([q for q in points if q != p], span) for p in points] + [_polynomial(list(points), span)]
-    return tuple(np.array(matrix, dtype=object).astype(np.float64) for matrix in (output, weight, inputs))
-
-
-def _polynomial(roots: list[Fraction], length: int) -> list[Fraction]:
-    """Coefficients of the product of all `x - root`, lowest power first."""
-    coefficients = [Fraction(1)]
-    for root in roots:
-        shifted = [Fraction(0), *coefficients]
-        coefficients = [s - root * c for s, c in zip(shifted, [*coefficients, Fraction(0)], strict=True)]
-    return coefficients + [Fraction(0)] * (length - len(coefficients))
 
 
 def pack_weights(weight: np.ndarray, segments_in: tuple[int, ...], shape: Winograd) -> np.ndarray:
@@ -203,48 +172,6 @@ def pack_weights(weight: np.ndarray, segments_in: tuple[int, ...], shape: Winogr
     places[:, :, np.arange(weight.shape[0])[:, None], positions(segments_in, lanes)[None, :]] = moved
     groups = places.reshape(span, span, outputs // deep, deep, lanes, shape.blocks_in, lanes)
     return np.ascontiguousarray(groups.transpose(2, 0, 1, 5, 6, 3, 4))
-
-
-def _scaled(coefficient: float, value: tirx.Expr) -> tirx.Expr:
-    return value if coefficient == 1 else tirx.const(coefficient, "float32") * value
-
-
-def _sum(coefficients: list[float], values: list[tirx.Expr]) -> tirx.Expr | None:
-    """A sum whose first coefficient is positive, so that opposite rows share it, and the sign that was taken out."""
-    terms = [(c, v) for c, v in zip(coefficients, values, strict=True) if c]
-    if not terms:
-        return None, 1
-    sign = 1 if terms[0][0] > 0 else -1
-    total = _scaled(sign * terms[0][0], terms[0][1])
-    for coefficient, value in terms[1:]:
-        signed = sign * coefficient
-        total = total + _scaled(signed, value) if signed > 0 else total - _scaled(-signed, value)
-    return total, sign
-
-
-def _input_row(row: np.ndarray, values: list[tirx.Expr]) -> tirx.Expr:
-    """One row of the input transform: even and odd powers apart, for rows of opposite points share both sums."""
-    even, sign = _sum([float(c) for c in row[0::2]], values[0::2])
-    odd, odd_sign = _sum([float(c) for c in row[1::2]], values[1::2])
-    if even is None:
-        return odd if odd_sign > 0 else tirx.const(0, "float32") - odd
-    total = even if sign > 0 else tirx.const(0, "float32") - even
-    if odd is None:
-        return total
-    return total + odd if odd_sign > 0 else total - odd
-
-
-def _output_row(row: np.ndarray, values: list[tirx.Expr]) -> tirx.Expr:
-    """One row of the output transform: the products of opposite points enter as their sum or difference."""
-    total = None
-    for first in range(1, len(row) - 1, 2):
-        left, right = values[first], values[first + 1]
-        term = _scaled(float(row[first]), left + right if row[first + 1] > 0 else left - right)
-        total = term if total is None else total + term
-    for place in (0, len(row) - 1):
-        if row[place]:
-            total = total + values[place]
-    return total
 
 
 def _choose(index: tirx.Expr, cases: list[tirx.Expr]) -> tirx.Expr:
@@ -271,13 +198,13 @@ def compute(shape: Winograd, data: te.Tensor, weight: te.Tensor) -> te.Tensor:
 
     def down(n, c, t, u, i, j, lane):
         column = [padded(n, c, t * size + k, u * size + j, lane) for k in range(span)]
-        return _choose(i, [_input_row(row, column) for row in inputs])
+        return _choose(i, [input_row(row, column) for row in inputs])
 
     half = te.compute((*lead, rows, columns, span, span, shape.lanes), down, name="half_input")
 
     def along(i, j, n, c, t, u, lane):
         line = [half(n, c, t, u, i, k, lane) for k in range(span)]
-        return _choose(j, [_input_row(row, line) for row in inputs])
+        return _choose(j, [input_row(row, line) for row in inputs])
 
     moved = te.compute((span, span, *lead, rows, columns, shape.lanes), along, name="input")
     block, lane_in = te.reduce_axis((0, shape.blocks_in), "block"), te.reduce_axis((0, shape.lanes), "lane_in")
@@ -293,7 +220,7 @@ def compute(shape: Winograd, data: te.Tensor, weight: te.Tensor) -> te.Tensor:
 
     def up(n, o, t, u, y, j, lane):
         column = [products(n, o // deep, o % deep, k, j, t, u, lane) for k in range(span)]
-        return _choose(y, [_output_row(row, column) for row in output])
+        return _choose(y, [output_row(row, column) for row in output])
 
     half_out = te.compute(
         (shape.batch, shape.blocks_out, rows, columns, size, span, shape.lanes), up, name="half_output"
@@ -301,7 +228,7 @@ def compute(shape: Winograd, data: te.Tensor, weight: te.Tensor) -> te.Tensor:
 
     def back(n, o, t, u, y, x, lane):
         line = [half_out(n, o, t, u, y, k, lane) for k in range(span)]
-        return _choose(x, [_output_row(row, line) for row in output])
+        return _choose(x, [output_row(row, line) for row in output])
 
     result = te.compute((shape.batch, shape.blocks_out, rows, columns, size, size, shape.lanes), back, name="output")
     return te.compute(
@@ -336,9 +263,9 @@ def schedule(function: tirx.PrimFunc, target: Target) -> s_tir.Schedule | None:
         sch.compute_at(block, inner, preserve_unit_loops=True)
         _unrolled(sch, block)
     sch.compute_at(sums, group, preserve_unit_loops=True)
-    _products(sch, sums, high, wide)
+    loops = _products(sch, sums, high, wide)
     _inputs(sch, outer, few)
-    return _with_prefetch(sch, sums)
+    return _with_prefetch(sch, sums, loops)
 
 
 def _inputs(sch: s_tir.Schedule, outer: s_tir.schedule.LoopRV, few: bool) -> None:
@@ -366,33 +293,56 @@ def _unrolled(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> None:
     unroll(sch, first, second)
 
 
-def _products(sch: s_tir.Schedule, sums: s_tir.schedule.SBlockRV, high: int, wide: int) -> None:
-    """Some input blocks at a time for all tiles: so long do their weights stay in the first-level cache."""
+Loops = list[s_tir.schedule.LoopRV]
+
+
+def _products(sch: s_tir.Schedule, sums: s_tir.schedule.SBlockRV, high: int, wide: int) -> Loops:
+    """Sums stay in registers through all input blocks or, where the weights of these would not stay in the first-level
+    cache from one tile to the next, through some of them for all tiles, then through the next ones.
+
+    Returns the loops over parts of the input blocks, rows and columns of tiles, and the input blocks of a part.
+    """
+    *_, deep, _, _, rows, columns, lanes, blocks, lanes_in = (extent(sch, loop) for loop in sch.get_loops(sums))
+    together = _together(blocks, 4 * lanes_in * deep * lanes, rows // high * (columns // wide))
+    whole = together == blocks
+    registers = sch.cache_write(sums, 0, "local") if whole else None
     *_, n, group, o, i, j, t, u, lane, block, lane_in = sch.get_loops(sums)
     t, inner_t = sch.split(t, [None, high])
     u, inner_u = sch.split(u, [None, wide])
-    count, deep = extent(sch, block), extent(sch, o)
-    # So many blocks of 16 by 16, or as many weights in smaller ones.
-    most = _NEAR_BLOCKS * (16 // extent(sch, lane)) ** 2
-    counts = [1 << power for power in range(most.bit_length())]
-    part, block = sch.split(block, [None, max(n for n in counts if count % n == 0 and n * deep <= most)])
-    sch.reorder(n, group, i, j, part, t, u, block, lane_in, o, inner_t, inner_u, lane)
+    part, block = sch.split(block, [None, together])
+    sch.reorder(n, group, i, j, *((t, u, part) if whole else (part, t, u)), block, lane_in, o, inner_t, inner_u, lane)
     vectorize(sch, lane)
     unroll(sch, lane_in, o, inner_t, inner_u)
+    if registers is not None:
+        sch.reverse_compute_at(registers, u, preserve_unit_loops=True)
+        *_, deep_out, _, _, down, along, lane = sch.get_loops(registers)
+        vectorize(sch, lane)
+        unroll(sch, deep_out, down, along)
     vectorize(sch, sch.get_loops(sch.decompose_reduction(sums, part))[-1])
+    return [part, t, u, block]
 
 
-def _with_prefetch(sch: s_tir.Schedule, sums: s_tir.schedule.SBlockRV) -> s_tir.Schedule:
+def _together(blocks: int, size: int, tiles: int) -> int:
+    """How many input blocks, whose weights have `size` bytes each, are summed up for one tile before the next."""
+    if tiles == 1 or blocks * size <= _NEAR:
+        return blocks
+    most = max(number for number in _divisors(blocks) if number == 1 or number * size <= _NEAR)
+    return most if most >= _FEWEST else blocks
+
+
+def _with_prefetch(sch: s_tir.Schedule, sums: s_tir.schedule.SBlockRV, loops: Loops) -> s_tir.Schedule:
     """While some weights are used for one tile after the other, each tile asks for its portion of those that follow."""
     function = sch.mod["main"]
     weight = next(p for p in function.params if len(p.ty.shape) == 7)
     groups, span, _, blocks, lanes_in, deep, lanes = (int(size) for size in weight.shape)
-    _, group, _, _, i, j, part, t, u, block, *_ = (sch.get(loop) for loop in sch.get_loops(sums))
+    _, group, _, _, i, j, *_ = (sch.get(loop) for loop in sch.get_loops(sums))
+    part, t, u, block = map(sch.get, loops)
     tiles, rows = int(t.extent * u.extent), lanes_in * deep
     if tiles > FEW_TILES or groups * span**2 * blocks * rows * lanes * 4 < LARGE_WEIGHTS:
         return sch
     position = (group.loop_var * span + i.loop_var) * span + j.loop_var
-    ahead = position * blocks + (part.loop_var + 1) * block.extent
+    before = part.loop_var if int(part.extent) > 1 else 0  # else this loop may lie inside of the one that asks
+    ahead = position * blocks + (before + 1) * block.extent
     narrow, step = lanes < NARROW, rows_per_line(rows, lanes)
     asked = rows * int(block.extent) if narrow else rows
     tile, portion = t.loop_var * u.extent + u.loop_var, -(-asked // (step * tiles))

@@ -69,6 +69,27 @@ def test_x86():
     assert loops_of(X86, "x86_64") == {"sums": Loop(instructions=9, vectors=5, products=2, loads=3, stores=1, stack=1)}
 
 
+NESTED = """
+both:
+.LBB0_1:
+	vfmadd231ps	%zmm0, %zmm1, %zmm3
+	vfmadd231ps	%zmm0, %zmm1, %zmm4
+	vfmadd231ps	%zmm0, %zmm1, %zmm5
+	jne	.LBB0_1
+.LBB0_2:
+	xorl	%eax, %eax
+.LBB0_3:
+	vfmadd231ps	(%rdi), %zmm1, %zmm2
+	jne	.LBB0_3
+	jne	.LBB0_2
+	retq
+"""
+
+
+def test_loops_in_loops_do_more():
+    assert loops_of(NESTED, "x86_64") == {"both": Loop(2, vectors=1, products=1, loads=1, stores=0, stack=0)}
+
+
 def test_other_architectures_are_left_out():
     assert loops_of(ARM, "riscv64") == {}
 

@@ -1,12 +1,14 @@
 """3x3 convolutions by the Winograd algorithm: the same numbers, chosen where it pays, and never where it is wrong."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 import tvm
 from torch import nn
 
-from graphprune.backends import lower_convolution, winograd
+from graphprune.backends import lower_convolution, winograd, winograd_transforms
 from graphprune.backends.compiler import compile_model
 from graphprune.backends.import_torch import import_model
 from graphprune.backends.pipeline import optimize_passes
@@ -24,9 +26,9 @@ def test_plans_keep_what_lies_between_the_steps_close(blocks_in, blocks_out):
     assert plan.chunk < numbers.tiles[0] / 2 and between < 2 << 20
 
 
-@pytest.mark.parametrize("size", winograd.SIZES)
+@pytest.mark.parametrize("size", winograd_transforms.SIZES)
 def test_transforms_compute_a_convolution(size):
-    output, weight, inputs = winograd.transforms(size)
+    output, weight, inputs = winograd_transforms.transforms(size)
     rng = np.random.default_rng(0)
     taps, line = rng.normal(size=3), rng.normal(size=size + 2)
     expected = [line[place : place + 3] @ taps for place in range(size)]
@@ -71,15 +73,16 @@ SHAPES = [
     (3, 61, 51, 13, 21, 1),
     (1, 96, 64, 33, 9, (2, 0)),
     (1, 37, 130, 25, 25, 1),
+    (1, 330, 320, 12, 20, 1),  # too many weights for the first-level cache, in parts
 ]
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("size", winograd.SIZES)
+@pytest.mark.parametrize("size", winograd_transforms.SIZES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_any_shape(shape, size, target, monkeypatch):
     # The size is given and the estimate overruled: each kernel is tried on each shape.
-    monkeypatch.setattr(lower_convolution.winograd, "SIZES", (size,))
+    monkeypatch.setattr(lower_convolution, "SIZES", (size,))
     monkeypatch.setattr(lower_convolution, "_MARGIN", 1e9)
     batch, channels_in, channels_out, height, width, padding = shape
     torch.manual_seed(0)
@@ -87,6 +90,14 @@ def test_any_shape(shape, size, target, monkeypatch):
     model = nn.Sequential(nn.Conv2d(channels_in, channels_in, 1), model).eval()
     assert any("winograd" in name for name in kernels(model, example, target))
     assert relative_error(model, example, target) < 1e-5
+
+
+def test_sums_leave_the_registers_only_where_weights_would_leave_the_cache():
+    vector = 16 * 16 * 4  # bytes of weights from one input block to one output block
+    assert [winograd._together(blocks, vector, 7) for blocks in (1, 11, 24)] == [1, 11, 24]
+    assert [winograd._together(blocks, 2 * vector, 7) for blocks in (11, 16, 20, 24, 30)] == [11, 8, 10, 12, 10]
+    assert winograd._together(23, 2 * vector, 7) == 23, "one by one is worse than too many"
+    assert winograd._together(64, 2 * vector, 1) == 64, "nothing is used again"
 
 
 def test_chosen_where_it_pays_only():
@@ -106,10 +117,10 @@ def test_chosen_where_it_pays_only():
 
 def test_usual_points_lose_more_digits(monkeypatch):
     """The control of the choice of points: with (0, 1, -1, 2, -2) the same kernel is several times less exact."""
-    monkeypatch.setattr(lower_convolution.winograd, "SIZES", (4,))
+    monkeypatch.setattr(lower_convolution, "SIZES", (4,))
     monkeypatch.setattr(lower_convolution, "_MARGIN", 1e9)
     torch.manual_seed(0)
     model, example = nn.Conv2d(256, 64, 3, padding=1).eval(), torch.randn(1, 256, 16, 16)
     chosen = relative_error(model, example, "x86")
-    monkeypatch.setitem(winograd._POINTS, 4, tuple(map(winograd.Fraction, (0, 1, -1, 2, -2))))
+    monkeypatch.setitem(winograd_transforms.POINTS, 4, tuple(map(Fraction, (0, 1, -1, 2, -2))))
     assert relative_error(model, example, "x86") > 2 * chosen
