@@ -1,8 +1,9 @@
 """Latency on x86, dense and at half of the multiply-adds: our artifact, ONNX Runtime, torch.compile, PyTorch.
 
-    python benchmarks/x86_latency.py [--models resnet18 ...] [--threads 1 2] [--only dense ...] [--redo] [--page]
+    python benchmarks/x86_latency.py [--models resnet18 ...] [--threads 1 2] [--only dense ...] [--name NAME]
+        [--redo] [--page]
 
-Every program is a process of its own; those of a model take turns. Results are kept in `build/x86_latency.jsonl`
+Every program is a process of its own; those of a model take turns. Results are kept in `build/NAME.jsonl`
 (`--results`): a run that was interrupted goes on where it stopped. The page and the plot are written when everything is
 there, or of what there is with `--page`. transformers is in the extra `bench`.
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 from common import ROOT, console, machine
 from x86_models import MODELS
-from x86_page import summary, write_page
+from x86_page import NAME, summary, write_page
 
 PEERS = ("onnxruntime", "inductor", "eager")
 VARIANTS = ("dense", "aligned", "unaligned")
@@ -66,11 +67,13 @@ def main() -> None:
     options.add_argument("--peers", nargs="*", default=PEERS, choices=PEERS, help="peers to measure")
     options.add_argument("--seconds", type=float, default=40, help="about how long the turns of one process take")
     options.add_argument("--core", help="pin the processes to these cores (taskset)")
-    options.add_argument("--results", type=Path, default=ROOT / "build" / "x86_latency.jsonl")
+    options.add_argument("--name", default=NAME, help="of the page, its plot and its results: another one per machine")
+    options.add_argument("--results", type=Path, help="default: build/NAME.jsonl")
     options.add_argument("--redo", action="store_true", help="measure again what is there")
     options.add_argument("--page", action="store_true", help="write the page of what there is")
     given = options.parse_args()
     given.only, given.peers = list(given.only), list(given.peers)
+    given.results = given.results or ROOT / "build" / f"{given.name}.jsonl"
     results = load_results(given.results)
     given.results.parent.mkdir(parents=True, exist_ok=True)
     for name in given.models:
@@ -84,7 +87,7 @@ def main() -> None:
                 file.write("\n" + json.dumps(record) + "\n")  # the last line may have been cut off
             console.print(summary(record))
     if given.page or all((name, threads) in results for name in MODELS for threads in (1, 2)):
-        write_page([record for record in results.values() if "failed" not in record])
+        write_page([record for record in results.values() if "failed" not in record], given.name)
 
 
 if __name__ == "__main__":

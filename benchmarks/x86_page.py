@@ -12,6 +12,7 @@ from x86_models import CONVOLUTIONAL, MODELS
 Record = dict[str, Any]
 Rows = list[list[str]]
 
+NAME = "x86_latency"
 PEERS = {"onnxruntime": "ONNX Runtime", "inductor": "torch.compile", "eager": "PyTorch"}
 COLOURS = {"dense": INK, "aligned": BLUE, "unaligned": "#e08a2e"}
 TIMES = ("model", "MACs", "artifact", *PEERS.values(), "artifact / ONNX Runtime", "compile")
@@ -40,8 +41,8 @@ def summary(record: Record) -> str:
     return head + "; ".join(parts)
 
 
-def write_page(records: list[Record]) -> None:
-    """The tables of all records, printed and as `docs/benchmarks/x86_latency.md`, and the plot beside it."""
+def write_page(records: list[Record], name: str = NAME) -> None:
+    """The tables of all records, printed and as `docs/benchmarks/NAME.md`, and the plot beside it."""
     records = sorted(records, key=lambda record: (record["threads"], MODELS.index(record["model"])))
     counts = sorted({record["threads"] for record in records})
     more = []
@@ -55,8 +56,12 @@ def write_page(records: list[Record]) -> None:
     if len(counts) > 1:
         more += ["## From one thread to two", SCALING_TEXT.strip(), report.markdown(SCALING, scaling(records)).strip()]
     more += ["## Errors", ERRORS_TEXT.strip(), report.markdown(ERRORS, errors(records)).strip()]
-    picture(records)
-    page("x86_latency", "Latency on x86", TEXT.format(records[-1]["machine"]), more=more)
+    picture(records, name)
+    made_on = records[-1]["machine"]
+    title, given = "Latency on x86", ""
+    if name != NAME:
+        title, given = f"Latency on {made_on.split(' (')[0]}", f" --name {name}"
+    page(name, title, TEXT.format(made_on, name=name, given=given), more=more)
 
 
 def summaries(records: list[Record]) -> Rows:
@@ -153,7 +158,7 @@ def errors(records: list[Record]) -> Rows:
     return rows
 
 
-def picture(records: list[Record]) -> None:
+def picture(records: list[Record], name: str) -> None:
     """Time over the time of ONNX Runtime: a line per model, a dot per variant, a panel per number of threads."""
     from matplotlib.figure import Figure
 
@@ -184,12 +189,12 @@ def picture(records: list[Record]) -> None:
     panels[-1].legend(
         fontsize=9, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2, handletextpad=0
     )
-    with atomic_path(ROOT / "docs" / "benchmarks" / "x86_latency.svg") as temporary:
+    with atomic_path(ROOT / "docs" / "benchmarks" / f"{name}.svg") as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
 TEXT = """
-Printed by `python benchmarks/x86_latency.py`. {}.
+Printed by `python benchmarks/x86_latency.py{given}`. {}.
 
 One 224x224 image or 128 tokens, batch 1; medians of calls. Every program runs in a process of its own, and the programs
 of a model take turns, with a pause between: a program that has its turn is called five times, of which the first is not
@@ -214,7 +219,7 @@ their weights count few MACs, so that a budget of MACs leaves them alone (VGG-11
 [budgets](latency_budget.md)); and the fixed cost of a kernel, which is a larger part of a small network, and on two
 threads of all.
 
-![time of the artifact over time of ONNX Runtime](x86_latency.svg)
+![time of the artifact over time of ONNX Runtime]({name}.svg)
 """
 
 SCALING_TEXT = """

@@ -81,6 +81,21 @@ def test_tables_of_latencies():
     assert x86_page.errors(records)[1] == ["swin_t", "1.0e-07", "2.0e-07", "-", "-"]
 
 
+def test_another_machine_has_a_page_of_its_own(monkeypatch):
+    import x86_page
+
+    pages, pictures = {}, []
+    monkeypatch.setattr(x86_page, "page", lambda name, *text, more: pages.update({name: text}))
+    monkeypatch.setattr(x86_page, "picture", lambda records, name: pictures.append(name))
+    made = record("resnet18", 1, dense=0.5) | {"machine": "A Processor (2 cores), 2026"}
+    for name in (x86_page.NAME, "x86_other"):
+        x86_page.write_page([made], name)
+    assert pictures == list(pages) == ["x86_latency", "x86_other"]
+    assert [pages[name][0] for name in pages] == ["Latency on x86", "Latency on A Processor"]
+    for name, command in (("x86_latency", "x86_latency.py`."), ("x86_other", "x86_latency.py --name x86_other`. A")):
+        assert command in pages[name][1] and f"({name}.svg)" in pages[name][1]
+
+
 def test_an_interrupted_run_goes_on(tmp_path):
     import json
 
