@@ -50,7 +50,7 @@ def _plus(total: tirx.Expr, coefficient: float, value: tirx.Expr) -> tirx.Expr:
 
 
 def _sum(coefficients: list[float], values: list[tirx.Expr]) -> tuple[float, tirx.Expr]:
-    """A sum as its last coefficient and its factor, which is the same in rows that are multiples."""
+    """A sum as its last coefficient and what that multiplies, which is alike in rows that are multiples."""
     *terms, (scale, total) = [(c, v) for c, v in zip(coefficients, values, strict=True) if c]
     for coefficient, value in terms:
         total = _plus(total, coefficient / scale, value)
