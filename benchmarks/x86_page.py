@@ -61,7 +61,8 @@ def write_page(records: list[Record], name: str = NAME) -> None:
     title, given = "Latency on x86", ""
     if name != NAME:
         title, given = f"Latency on {made_on.split(' (')[0]}", f" --name {name}"
-    page(name, title, TEXT.format(made_on, name=name, given=given), more=more)
+    others = UNALIGNED_TEXT if any("unaligned" in record["variants"] for record in records) else ""
+    page(name, title, TEXT.format(made_on, name=name, given=given, others=others), more=more)
 
 
 def summaries(records: list[Record]) -> Rows:
@@ -203,8 +204,7 @@ by the clock on the wall. Models were measured one after the other, while the ma
 compare the programs of a row.
 
 - *dense*: the model as it is. *aligned*: `graphprune.optimize(model, sparsity=0.5, budget="macs", target="x86")`: half
-  of the multiply-adds (MACs), in channel counts that suit the vectors of this machine. *unaligned*: the same with
-  `multiple_of=1`: whatever counts come out.
+  of the multiply-adds (MACs), in channel counts that suit the vectors of this machine.{others}
 - *artifact*: `graphprune.compile(model, target="x86", threads=...)`; *compile*: how long that took.
 - *ONNX Runtime*: the same model through `torch.onnx.export`, default session options but for the threads.
 - *torch.compile*: Inductor in inference mode, with `freezing` or without, whichever was faster on the dense model.
@@ -221,6 +221,9 @@ threads of all.
 
 ![time of the artifact over time of ONNX Runtime]({name}.svg)
 """
+
+UNALIGNED_TEXT = """ *unaligned*: the same with
+  `multiple_of=1`: whatever counts come out."""
 
 SCALING_TEXT = """
 Time on one thread over time on two. The two were measured at different times, and by different clocks: compare programs

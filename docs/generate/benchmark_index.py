@@ -11,7 +11,7 @@ PAGE = DOCS / "benchmarks/index.md"
 TOPICS = {
     "Speed": [
         *("x86_latency", "staircase", "latency_budget", "operators", "narrow", "sparse", "half", "int8", "loader"),
-        *("paced", "cuda"),
+        *("x86_latency_amd", "paced", "cuda"),
     ],
     "Accuracy": ["cifar_pruning", "imagenet_pruning", "cifar", "stories_pruning", "stories"],
     "Right on everything": ["../coverage", "budgets", "fuzz", "fuzz_onnx", "onnx", "onnx_bad_input"],
