@@ -55,11 +55,11 @@ def lower(lowering: Lowering, call: relax.Call) -> Value | None:
     if groups > 1 and weight.shape[:2] == (groups, 1) and shape[1] == groups:
         return _depthwise(lowering, call, data, weight, out_shape)
     few = shape[1] <= _FEW_CHANNELS and not isinstance(data, Blocked)
-    if few and groups == 1 and _takes_patches(attrs, weight.shape):
-        return _patches(lowering, data, weight, shape, out_shape)
     if few:
         segments, lanes_in = (1,) * shape[1], 1
         source = data if len(shape) == 4 else lowering.builder.emit(relax.op.reshape(data, as_image(shape)))
+        if groups == 1 and _takes_patches(attrs, weight.shape):
+            return _patches(lowering, source, weight, as_image(shape), out_shape)
     else:
         source = lowering.blocked(data)
         segments, lanes_in, source = source.segments, lowering.lanes, source.expr
@@ -95,15 +95,15 @@ def _takes_patches(attrs: Any, size: tuple[int, ...]) -> bool:
     return beside and not any(border_of(attrs.padding)) and prod(size[2:]) >= _LARGE_WINDOW
 
 
-def _patches(lowering: Lowering, data: relax.Expr, weight: np.ndarray, shape: tuple, out_shape: tuple) -> relax.Expr:
+def _patches(lowering: Lowering, image: relax.Expr, weight: np.ndarray, shape: tuple, out_shape: tuple) -> relax.Expr:
     """A convolution whose windows do not overlap, as a product: each window is a row."""
     (batch, channels, *_), (columns, _, high, wide) = shape, weight.shape
     _, _, down, along = as_image(out_shape)
     emit, op = lowering.builder.emit, relax.op
-    used, source = (batch, channels, down * high, along * wide), emit(op.reshape(data, as_image(shape)))
-    if used != as_image(shape):
-        source = emit(op.strided_slice(source, [0, 1, 2, 3], [0] * 4, list(used)))
-    apart = emit(op.permute_dims(op.reshape(source, (batch, channels, down, high, along, wide)), [0, 2, 4, 1, 3, 5]))
+    used = (batch, channels, down * high, along * wide)
+    if used != shape:
+        image = emit(op.strided_slice(image, [0, 1, 2, 3], [0] * 4, list(used)))
+    apart = emit(op.permute_dims(op.reshape(image, (batch, channels, down, high, along, wide)), [0, 2, 4, 1, 3, 5]))
     rows = emit(op.reshape(apart, (batch * down * along, channels * high * wide)))
     made = product(lowering, rows, weight.reshape(columns, -1).T, (batch * down * along, columns))
     return emit(op.reshape(op.permute_dims(op.reshape(made, (batch, down, along, columns)), [0, 3, 1, 2]), out_shape))

@@ -326,7 +326,7 @@ def _together(blocks: int, size: int, tiles: int) -> int:
     """How many input blocks, whose weights have `size` bytes each, are summed up for one tile before the next."""
     if tiles == 1 or blocks * size <= _NEAR:
         return blocks
-    most = max(number for number in _divisors(blocks) if number == 1 or number * size <= _NEAR)
+    most = max((number for number in _divisors(blocks) if number * size <= _NEAR), default=1)
     return most if most >= _FEWEST else blocks
 
 

@@ -189,7 +189,8 @@ class Task:
             return replace(program, origin=self.model, analysis=self.analyses[policy])
         program = program.analysed(policy)
         assert program.analysis is not None
-        program.analysis.collector = _remembering(program.analysis.collector)
+        if program.analysis.collector is not None:
+            program.analysis.collector = _remembering(program.analysis.collector)
         self.analyses[policy] = program.analysis
         return program
 
@@ -212,17 +213,16 @@ class Task:
 Collector = Callable[..., Any]
 
 
-def _remembering(collect: Collector | None) -> Collector | None:
+def _remembering(collect: Collector) -> Collector:
     """What collects statistics, once for everything that is wanted; the data are always the same here."""
     known: dict[Any, tuple[Any, Any]] = {}
 
     def collected(data: Any, wanted: frozenset[str], loss: Any, progress: Any) -> Any:
         if (wanted, id(loss)) not in known:
-            assert collect is not None
             known[wanted, id(loss)] = collect(data, wanted, loss, progress), loss  # a loss that lives keeps its id
         return known[wanted, id(loss)][0]
 
-    return None if collect is None else collected
+    return collected
 
 
 def number_of(score: Any) -> float:
