@@ -7,8 +7,9 @@ import pytest
 import torch
 import tvm
 from torch import nn
+from tvm import te
 
-from graphprune.backends import lower_convolution, winograd, winograd_transforms
+from graphprune.backends import lower_convolution, measuring, winograd, winograd_transforms
 from graphprune.backends.compiler import compile_model
 from graphprune.backends.import_torch import import_model
 from graphprune.backends.pipeline import optimize_passes
@@ -98,6 +99,16 @@ def test_sums_leave_the_registers_only_where_weights_would_leave_the_cache():
     assert [winograd._together(blocks, 2 * vector, 7) for blocks in (11, 16, 20, 24, 30)] == [11, 8, 10, 12, 10]
     assert winograd._together(23, 2 * vector, 7) == 23, "one by one is worse than too many"
     assert winograd._together(64, 2 * vector, 1) == 64, "nothing is used again"
+
+
+@pytest.mark.parametrize(("blocks", "kept"), [(5, True), (11, True), (32, False)])
+def test_sums_are_kept_in_registers(blocks, kept):
+    plan = winograd.Plan(0, 4, 1, 4, 2)
+    numbers = winograd.Winograd(1, blocks, 2, 16, 16, 16, (1, 1, 1, 1), 4, 16, plan)
+    parts = measuring.operands(numbers)
+    function = te.create_prim_func([*parts.tensors, parts.result], index_dtype_override="int64")
+    scheduled = winograd.schedule(function, get_target("x86-avx512")).mod["main"].script()
+    assert ("products_local" in scheduled) == kept
 
 
 def test_chosen_where_it_pays_only():
