@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from ..errors import TargetError
-from .cores import CORTEX_A72, CORTEX_A76, NEOVERSE_N1, NEOVERSE_V1, SERVER, Core
+from .cores import CORTEX_A72, CORTEX_A76, NEOVERSE_N1, NEOVERSE_V1, SERVER, ZEN5, Core
 from .driver import missing_gpu
 from .host import architecture, host_architecture, host_features
 from .systems import system_of
@@ -33,7 +33,8 @@ class Target:
     processor's name. `device` is the architecture of a GPU, such as `sm_80`. `alignment` is what
     channel counts should be multiples of, where that is not the width of a vector. `core` is what choices of tiles
     assume of the processor, and `purpose` says to people which machines are meant. `dots` names the instruction for dot
-    products of bytes (see `dots.py`), if there is one: then quantised models compute in integers.
+    products of bytes (see `dots.py`), if there is one: then quantised models compute in integers. `marks` are processor
+    flags by which `"x86"` knows such a machine; the code runs without them.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Target:
     purpose: str = ""
     dots: str = ""
     tall: int = 0
+    marks: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -64,6 +66,11 @@ class Target:
     def missing_features(self) -> list[str]:
         """What this target needs and the processor of this machine lacks."""
         return missing_here(self.architecture, self.features, self.triple, self.device)
+
+    @property
+    def suits_here(self) -> bool:
+        """Whether this machine can run such code, and is of the kind that it is meant for."""
+        return not self.missing_features() and host_features().issuperset(self.marks)
 
 
 def missing_here(needed: str, features: tuple[str, ...], triple: str = "", device: str = "") -> list[str]:
@@ -119,6 +126,22 @@ def _cuda(number: int, purpose: str) -> Target:
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
+        Target(
+            "x86-zen5",
+            "x86",
+            _X86,
+            "x86-64-v4",
+            16,
+            16,
+            (*_AVX512, "avx512_vnni"),
+            _VNNI512,
+            core=ZEN5,
+            purpose="AMD EPYC 9005, Ryzen 9000",
+            dots="avx512-vnni",
+            tall=_TALL512,
+            # Only AMD has `clzero`, and no older one `avx_vnni`.
+            marks=("clzero", "avx_vnni"),
+        ),
         Target(
             "x86-avx512-vnni",
             "x86",
@@ -177,7 +200,7 @@ TARGETS: dict[str, Target] = {
 }
 
 # Names that stand for the first of these that this machine can run.
-_BEST = {"x86": ("x86-avx512-vnni", "x86-avx512", "x86-avx2-vnni", "x86-avx2")}
+_BEST = {"x86": ("x86-zen5", "x86-avx512-vnni", "x86-avx512", "x86-avx2-vnni", "x86-avx2")}
 
 
 def known_targets() -> list[str]:
@@ -200,7 +223,7 @@ def get_target(target: "str | Target | Mapping[str, Any]") -> Target:
         return TARGETS[target]
     if target in _BEST:
         for name in _BEST[target]:
-            if not TARGETS[name].missing_features():
+            if TARGETS[name].suits_here:
                 return TARGETS[name]
         wanted = ", ".join(TARGETS[_BEST[target][-1]].features)
         raise TargetError(f"this machine runs none of the {target} targets; the least of them needs: {wanted}")

@@ -12,9 +12,8 @@ _SERIAL = 0
 _DEEPEST = 6
 # Tiles of at least so many output blocks need few registers beside their sums.
 _DEEP = 3
-# Bytes per cycle that one core reads: of weights that nobody has touched since the last call, from the third-level
-# cache, from the second-level cache.
-_FROM_MEMORY, _FROM_THIRD, _FROM_SECOND = 5.0, 10.0, 40.0
+# Bytes per cycle that one core reads from the third-level cache, from the second-level cache.
+_FROM_THIRD, _FROM_SECOND = 10.0, 40.0
 # Enough parallel pieces to keep the threads of a large machine busy.
 _PIECES = 32
 # Parts of an image that threads share, at least: rows of images often come by the seven.
@@ -178,9 +177,9 @@ def split_for_threads(schedule: s_tir.Schedule, tiles: s_tir.schedule.LoopRV, ot
     return tuple(schedule.split(tiles, [pieces, None]))
 
 
-def fetching(weights: float, work: float) -> float:
+def fetching(weights: float, work: float, core: Core = SERVER) -> float:
     """Cycles that weights from memory add to `work` cycles of computing: half of those hide it, but never all of it."""
-    cycles = weights / _FROM_MEMORY
+    cycles = weights / core.memory
     return max(cycles - work / 2, cycles / 5)
 
 

@@ -34,8 +34,8 @@ from .winograd_transforms import KERNEL, input_row, output_row, transforms
 
 _TILE = "graphprune.winograd"
 # Per vector of a tile of inputs and of a tile of products, with its border, loads and stores: as measured on x86, in
-# multiply-adds that the same time is enough for; cycles before the first product of a position.
-_INPUT_WORK, _OUTPUT_WORK, _START = 14.0, 3.0, 12.0
+# multiply-adds that the same time is enough for.
+_INPUT_WORK, _OUTPUT_WORK = 14.0, 3.0
 # Transformed inputs and products up to so many bytes are near. A byte of more takes so many cycles longer to write or
 # read, for each time that they are twice as much.
 _CLOSE, _FARTHER = 64_000, 0.024
@@ -44,6 +44,9 @@ _SEEN = 0.4
 # Chunks that are too few to keep threads busy; bytes of weights that stay in the first-level cache, and the fewest
 # input blocks for which it pays to write sums to memory and to read them again.
 _FEW_CHUNKS, _NEAR, _FEWEST = 4, 24 << 10, 4
+# TVM takes memory of so many bytes from the heap. With sums of the only tile of a chunk there, and weights fetched
+# ahead in the same loop, the code generator spills registers: measured up to 1.8 times as slow.
+_ON_STACK = 1024
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,12 @@ def _plans(shape: Winograd) -> list[Plan]:
     plans = []
     for deep in range(1, min(shape.blocks_out, 6) + 1):
         for high, wide in product(range(1, min(rows, 4) + 1), _divisors(columns)):
-            if high * wide * deep <= shape.registers:
+            sums = high * wide * deep
+            if sums <= shape.registers:
                 plans += [
                     Plan(_cycles(shape, chunk, high, wide, deep), chunk, high, wide, deep)
                     for chunk in range(high, rows + high, high)
+                    if chunk > high or wide < columns or sums * shape.lanes * 4 < _ON_STACK
                 ]
     return plans
 
@@ -148,9 +153,9 @@ def _cycles(shape: Winograd, chunk: int, high: int, wide: int, deep: int) -> flo
     away = _FARTHER * max(0.0, log2(between / _CLOSE))
     moved = tiles * positions_ * vector * away * (shape.blocks_in + 2 * outputs)
     passes = tiles * positions_ * (_INPUT_WORK * shape.blocks_in + _OUTPUT_WORK * outputs) / shape.core.products
-    starts = _START * shape.batch * chunks * groups * positions_
-    computed = products / efficiency(high * wide, deep, shape.core) + fetching(weights, products) + _SEEN * again
-    return computed + moved + passes + starts
+    starts = shape.core.start * shape.batch * chunks * groups * positions_
+    fetched = fetching(weights, products, shape.core) + _SEEN * again
+    return products / efficiency(high * wide, deep, shape.core) + fetched + moved + passes + starts
 
 
 def direct_cycles(shape: Winograd, weight_bytes: int = 4, inputs: int | None = None) -> float:
@@ -158,7 +163,7 @@ def direct_cycles(shape: Winograd, weight_bytes: int = 4, inputs: int | None = N
     products = KERNEL**2 * (inputs or shape.blocks_in * shape.lanes) * shape.blocks_out * shape.lanes
     weights = products * weight_bytes
     work = shape.batch * prod(shape.out_size) * products / (shape.core.products * shape.lanes)
-    return work / shape.core.direct + fetching(weights, work)
+    return work / shape.core.direct + fetching(weights, work, shape.core)
 
 
 def pack_weights(weight: np.ndarray, segments_in: tuple[int, ...], shape: Winograd) -> np.ndarray:

@@ -29,6 +29,18 @@ def test_machine_without_vectors(monkeypatch):
     assert targets.get_target("x86-avx2").missing_features()
 
 
+def test_x86_knows_processors_by_their_marks(monkeypatch):
+    zen5, plain = targets.TARGETS["x86-zen5"], targets.TARGETS["x86-avx512-vnni"]
+    monkeypatch.setattr(targets, "host_architecture", lambda: "x86_64")
+    monkeypatch.setattr(targets, "host_features", lambda: frozenset({*zen5.features, *zen5.marks}))
+    assert targets.get_target("x86") is zen5
+    for lacking in zen5.marks:
+        here = frozenset({*zen5.features, *zen5.marks} - {lacking})
+        monkeypatch.setattr(targets, "host_features", lambda here=here: here)
+        assert targets.get_target("x86") is plain
+        assert not zen5.missing_features()  # what was compiled for it runs here
+
+
 def test_import_is_light():
     code = "import sys, graphprune.backends.targets; assert not {'tvm', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

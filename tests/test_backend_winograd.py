@@ -1,5 +1,6 @@
 """3x3 convolutions by the Winograd algorithm: the same numbers, chosen where it pays, and never where it is wrong."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,9 +11,11 @@ from torch import nn
 from tvm import te
 
 from graphprune.backends import lower_convolution, measuring, winograd, winograd_transforms
+from graphprune.backends.assembly import loops_of
 from graphprune.backends.compiler import compile_model
+from graphprune.backends.cores import SERVER, ZEN5
 from graphprune.backends.import_torch import import_model
-from graphprune.backends.pipeline import optimize_passes
+from graphprune.backends.pipeline import llvm_target, optimize_passes
 from graphprune.backends.targets import get_target
 
 TARGETS = ("x86", "x86-avx2")
@@ -109,6 +112,34 @@ def test_sums_are_kept_in_registers(blocks, kept):
     function = te.create_prim_func([*parts.tensors, parts.result], index_dtype_override="int64")
     scheduled = winograd.schedule(function, get_target("x86-avx512")).mod["main"].script()
     assert ("products_local" in scheduled) == kept
+
+
+def spilled(numbers):
+    """How often the loop over products reads or writes the stack in each of its rounds."""
+    parts, target = measuring.operands(numbers), get_target("x86-avx512")
+    function = te.create_prim_func([*parts.tensors, parts.result], index_dtype_override="int64")
+    built = tvm.compile(winograd.schedule(function, target).mod, target=llvm_target(target))
+    loops = loops_of(built.mod.inspect_source("asm"), "x86_64").values()
+    return max(loops, key=lambda loop: loop.products).stack
+
+
+def test_the_only_tile_of_a_chunk_has_its_sums_on_the_stack():
+    """Otherwise registers are spilled where weights are fetched ahead in the same loop."""
+    numbers = winograd.Winograd(1, 8, 2, 16, 14, 14, (1, 1, 1, 1), 4, 16)
+    plans = [candidate.plan for candidate in numbers.candidates()]
+    assert max(plan.high * plan.wide * plan.deep for plan in plans) == 16
+    alone = [plan for plan in plans if (plan.high, plan.wide) == (plan.chunk, numbers.tiles[1])]
+    assert alone and all(plan.high * plan.wide * plan.deep < 16 for plan in alone)
+    assert spilled(replace(numbers, chosen=winograd.Plan(0, 1, 1, 4, 2))) == 0
+    assert spilled(replace(numbers, chosen=winograd.Plan(0, 2, 2, 4, 2))) > 0
+
+
+def test_weights_come_as_fast_as_the_core_reads():
+    """With faster memory the larger transformed weights of size 4 pay."""
+    shapes = [winograd.Winograd(1, 11, 11, 16, 14, 14, (1, 1, 1, 1), size, 16) for size in (2, 4)]
+    for core, size in ((SERVER, 2), (ZEN5, 4)):
+        best = min((replace(shape, core=core) for shape in shapes), key=lambda shape: shape.plan.cycles)
+        assert best.size == size
 
 
 def test_chosen_where_it_pays_only():
