@@ -89,7 +89,11 @@ _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _SUMS = (("fast-math-contract", True), ("fast-math-reassoc", True))
 # LLVM avoids 512-bit vectors on some processors unless it is told otherwise.
 _WIDE = (*_SUMS, ("mattr", ("-prefer-256-bit",)))
-_VNNI512 = (*_SUMS, ("mattr", ("-prefer-256-bit", "+avx512vnni")))
+_VNNI512: dict[str, Any] = {
+    "features": (*_AVX512, "avx512_vnni"),
+    "options": (*_SUMS, ("mattr", ("-prefer-256-bit", "+avx512vnni"))),
+    "dots": "avx512-vnni",
+}
 _VNNI256 = (*_SUMS, ("mattr", ("+avxvnni",)))
 _X86 = "x86_64-unknown-linux-gnu"
 # Of 32 registers, one holds a value of the input and up to six hold weights.
@@ -101,6 +105,12 @@ _DOTPROD = (*_NEON, "asimddp")
 _ARMV82 = ("asimd", "atomics", "fphp", "asimdhp", "asimdrdm", "lrcpc", "asimddp")
 _SVE = (*_ARMV82, "fcma", "i8mm", "bf16", "sve")
 _ARM, _MAC = "aarch64-unknown-linux-gnu", "arm64-apple-macos11.0"
+
+
+def _avx512(name: str, purpose: str, **rest: Any) -> Target:
+    """Vectors of sixteen lanes."""
+    usual: dict[str, Any] = {"features": _AVX512, "options": _WIDE, "tall": _TALL512}
+    return Target(name, "x86", _X86, "x86-64-v4", 16, 16, purpose=purpose, **(usual | rest))
 
 
 def _arm(
@@ -126,47 +136,10 @@ def _cuda(number: int, purpose: str) -> Target:
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target(
-            "x86-zen5",
-            "x86",
-            _X86,
-            "x86-64-v4",
-            16,
-            16,
-            (*_AVX512, "avx512_vnni"),
-            _VNNI512,
-            core=ZEN5,
-            purpose="AMD EPYC 9005, Ryzen 9000",
-            dots="avx512-vnni",
-            tall=_TALL512,
-            # Only AMD has `clzero`, and no older one `avx_vnni`.
-            marks=("clzero", "avx_vnni"),
-        ),
-        Target(
-            "x86-avx512-vnni",
-            "x86",
-            _X86,
-            "x86-64-v4",
-            16,
-            16,
-            (*_AVX512, "avx512_vnni"),
-            _VNNI512,
-            purpose="servers that multiply bytes",
-            dots="avx512-vnni",
-            tall=_TALL512,
-        ),
-        Target(
-            "x86-avx512",
-            "x86",
-            _X86,
-            "x86-64-v4",
-            16,
-            16,
-            _AVX512,
-            _WIDE,
-            purpose="servers, newer desktops",
-            tall=_TALL512,
-        ),
+        # Only AMD has `clzero`, and no older one `avx_vnni`.
+        _avx512("x86-zen5", "AMD EPYC 9005, Ryzen 9000", core=ZEN5, marks=("clzero", "avx_vnni"), **_VNNI512),
+        _avx512("x86-avx512-vnni", "servers that multiply bytes", **_VNNI512),
+        _avx512("x86-avx512", "servers, newer desktops"),
         Target(
             "x86-avx2-vnni",
             "x86",
@@ -199,7 +172,7 @@ TARGETS: dict[str, Target] = {
     )
 }
 
-# Names that stand for the first of these that this machine can run.
+# Names that stand for the first of these that suits this machine.
 _BEST = {"x86": ("x86-zen5", "x86-avx512-vnni", "x86-avx512", "x86-avx2-vnni", "x86-avx2")}
 
 

@@ -104,21 +104,23 @@ def test_sums_leave_the_registers_only_where_weights_would_leave_the_cache():
     assert winograd._together(64, 2 * vector, 1) == 64, "nothing is used again"
 
 
+def scheduled(numbers):
+    """The kernel of these numbers alone, for vectors of sixteen lanes."""
+    parts = measuring.operands(numbers)
+    function = te.create_prim_func([*parts.tensors, parts.result], index_dtype_override="int64")
+    return winograd.schedule(function, get_target("x86-avx512")).mod
+
+
 @pytest.mark.parametrize(("blocks", "kept"), [(5, True), (11, True), (32, False)])
 def test_sums_are_kept_in_registers(blocks, kept):
     plan = winograd.Plan(0, 4, 1, 4, 2)
     numbers = winograd.Winograd(1, blocks, 2, 16, 16, 16, (1, 1, 1, 1), 4, 16, plan)
-    parts = measuring.operands(numbers)
-    function = te.create_prim_func([*parts.tensors, parts.result], index_dtype_override="int64")
-    scheduled = winograd.schedule(function, get_target("x86-avx512")).mod["main"].script()
-    assert ("products_local" in scheduled) == kept
+    assert ("products_local" in scheduled(numbers)["main"].script()) == kept
 
 
 def spilled(numbers):
     """How often the loop over products reads or writes the stack in each of its rounds."""
-    parts, target = measuring.operands(numbers), get_target("x86-avx512")
-    function = te.create_prim_func([*parts.tensors, parts.result], index_dtype_override="int64")
-    built = tvm.compile(winograd.schedule(function, target).mod, target=llvm_target(target))
+    built = tvm.compile(scheduled(numbers), target=llvm_target(get_target("x86-avx512")))
     loops = loops_of(built.mod.inspect_source("asm"), "x86_64").values()
     return max(loops, key=lambda loop: loop.products).stack
 
