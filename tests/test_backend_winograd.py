@@ -144,6 +144,12 @@ def test_weights_come_as_fast_as_the_core_reads():
         assert best.size == size
 
 
+def test_where_starts_take_long_there_are_fewer():
+    numbers = winograd.Winograd(1, 5, 5, 16, 28, 28, (1, 1, 1, 1), 4, 16)
+    for start, rows in ((12, 1), (100, 7)):
+        assert replace(numbers, core=replace(SERVER, start=start)).plan.chunk == rows
+
+
 def test_chosen_where_it_pays_only():
     example = torch.randn(1, 64, 56, 56)
     assert any("winograd" in name for name in kernels(nn.Conv2d(64, 64, 3, padding=1), example))
